@@ -1,0 +1,61 @@
+"""Requests into a run: stop, pause, save now, sample now.
+
+The host writes ``control.json`` (replaced atomically), the worker polls it once per optimizer step. Signals and the
+end of the stdin pipe become the same ``stop`` in ``run.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from .files import write_text
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What is asked of a run. ``save`` and ``sample`` count requests: each increase is one."""
+
+    stop: bool = False
+    pause: bool = False
+    save: int = 0
+    sample: int = 0
+
+
+def write(path: Path, requests: Requests) -> None:
+    """Replaces the requests."""
+    write_text(path, json.dumps(asdict(requests)))
+
+
+def read(path: Path) -> Requests:
+    """The requests; none where the file is missing or not ours."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return Requests()
+    if not isinstance(data, dict):
+        return Requests()
+    known = {f.name: type(f.default)(data[f.name]) for f in fields(Requests) if isinstance(data.get(f.name), (bool, int))}
+    return Requests(**known)
+
+
+class Poll:
+    """Reads the requests again only when the file was replaced (one ``stat`` a step)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int] | None = None
+        self._last = Requests()
+
+    def __call__(self) -> Requests:
+        """The current requests."""
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return self._last
+        stamp = (stat.st_mtime_ns, stat.st_ino)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._last = read(self._path)
+        return self._last

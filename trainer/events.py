@@ -1,0 +1,228 @@
+"""What a run tells: typed events, their JSON-lines codec, and the ``Sink`` protocol.
+
+One line of ``events.jsonl`` is ``{"v": 1, "run": ..., "seq": ..., "t": ..., "type": ..., <fields>}``. Values are JSON
+scalars (and dicts of numbers); paths are relative to the run folder, with forward slashes. The outcome of a run is
+its terminal event, never an exit code. Readers ignore types that they do not know.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events. Terminal ones end a run."""
+
+    terminal: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A process began to work on the run (again, if ``step`` is above 0)."""
+
+    name: str
+    step: int
+    total_steps: int
+    epochs: int
+    images: int
+    effective_batch: int
+    trainable: int
+    parameters: int
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Phase(Event):
+    """What is being done, and how far: ``done`` of ``total`` (0: unknown)."""
+
+    name: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Step(Event):
+    """One optimizer step, told every ``log_interval`` steps. ``loss`` is the mean since the last one."""
+
+    step: int
+    total: int
+    epoch: int
+    loss: float
+    lr: float
+    grad_norm: float
+    seconds: float  # per optimizer step
+    memory: int  # peak bytes on the device (on a CPU: of the process)
+    eta: float  # seconds to the end
+
+
+@dataclass(frozen=True)
+class Validation(Event):
+    """The objective on fixed images, noise and timesteps. ``signal``: held_out or train."""
+
+    step: int
+    signal: str
+    loss: float
+    by_timestep: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample(Event):
+    """A picture drawn while training: its latents, and the picture where the trainer has a VAE."""
+
+    step: int
+    index: int
+    prompt: str
+    latents: str
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint(Event):
+    """A complete, verified checkpoint."""
+
+    step: int
+    path: str
+    change: float  # norm of the LoRA's change of the weights
+
+
+@dataclass(frozen=True)
+class Warned(Event):
+    """Something the user should know."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """All steps done; ``path`` is the LoRA."""
+
+    terminal: ClassVar[bool] = True
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class RunStopped(Event):
+    """Stopped on request; all steps so far are saved."""
+
+    terminal: ClassVar[bool] = True
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunFailed(Event):
+    """The run failed: what happened, and the cure. ``user`` tells a mistake of the user's from a fault of the run."""
+
+    terminal: ClassVar[bool] = True
+    message: str
+    cure: str = ""
+    user: bool = False
+    details: str = ""
+
+
+_TYPES: dict[str, type[Event]] = {
+    cls.__name__: cls
+    for cls in (RunStarted, Phase, Step, Validation, Sample, Checkpoint, Warned, RunFinished, RunStopped, RunFailed)
+}
+
+
+class Sink(Protocol):
+    """Takes events as they happen."""
+
+    def __call__(self, event: Event) -> None:
+        """Takes one event; must not raise for reasons of its own."""
+        ...
+
+
+def encode(event: Event, *, run: str, seq: int, t: float) -> str:
+    """One JSON line, without its line end. Non-finite numbers become null."""
+    body = {name: _plain(value) for name, value in asdict(event).items()}
+    head = {"v": VERSION, "run": run, "seq": seq, "t": round(t, 3), "type": type(event).__name__}
+    return json.dumps({**head, **body}, ensure_ascii=False, allow_nan=False)
+
+
+def decode(line: str) -> Event | None:
+    """The event of a line; None for a type this version does not know, or half a line."""
+    try:
+        data = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    cls = _TYPES.get(data.get("type")) if isinstance(data, dict) else None
+    if cls is None:
+        return None
+    known = {f.name: float("nan") if data[f.name] is None else data[f.name] for f in fields(cls) if f.name in data}
+    try:
+        return cls(**known)
+    except TypeError:  # a required field is missing: written by another version
+        return None
+
+
+def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
+    """Events from byte ``offset`` on, and the offset after the last whole line. A missing file has none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole = data.rfind(b"\n") + 1
+    lines = data[:whole].decode("utf-8", errors="replace").splitlines()
+    return [event for event in map(decode, lines) if event is not None], offset + whole
+
+
+def history(path: Path) -> Iterator[Event]:
+    """All events of a run, as if it had never been interrupted: steps that a resumed run did again count once.
+
+    A checkpoint is the point of return: what lies after the last one before a new ``RunStarted`` was lost.
+    """
+    kept: list[Event] = []
+    for event in read(path)[0]:
+        if isinstance(event, RunStarted):
+            kept = [e for e in kept if getattr(e, "step", 0) <= event.step]
+        kept.append(event)
+    yield from kept
+
+
+class Journal:
+    """A sink that appends to ``events.jsonl``, numbering on from what is there."""
+
+    def __init__(self, path: Path, run: str) -> None:
+        self._run = run
+        self._seq = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            data = path.read_bytes()
+            self._seq = data.count(b"\n")
+            if data and not data.endswith(b"\n"):  # killed in mid-line
+                with path.open("ab") as file:
+                    file.write(b"\n")
+                self._seq += 1
+        self._file = path.open("a", encoding="utf-8", newline="\n")
+
+    def __call__(self, event: Event) -> None:
+        """Appends one event and hands it to the system at once."""
+        self._file.write(encode(event, run=self._run, seq=self._seq, t=time.time()) + "\n")
+        self._file.flush()
+        self._seq += 1
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value

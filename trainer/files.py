@@ -1,0 +1,99 @@
+"""Files that are whole or absent: written under a temporary name, then moved into place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file atomically; an existing one is replaced, never changed in place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_bytes`` for text, as UTF-8 with the line ends as given."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """``write_bytes`` for plain data, as readable JSON."""
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file atomically. Tensors may lie anywhere; they are made contiguous on the CPU."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+        save_file(plain, temporary, metadata=dict(metadata) if metadata else None)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(*parts: object) -> str:
+    """A short stable name of some plain values: 32 hex digits of SHA-256 over their JSON."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
+
+
+class ContentHashes:
+    """SHA-256 of files, remembered by (path, size, mtime), so that a base of gigabytes is read once.
+
+    Args:
+        path: the JSON file that remembers; made when missing, started anew when broken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        self._known: dict[str, str] = known if isinstance(known, dict) else {}
+
+    def __call__(self, file: Path) -> str:
+        """64 hex digits; of a folder: of its files' relative names and contents."""
+        if file.is_dir():
+            inside = sorted(p for p in file.rglob("*") if p.is_file())
+            return hashlib.sha256(
+                "\n".join(f"{p.relative_to(file).as_posix()} {self(p)}" for p in inside).encode()
+            ).hexdigest()
+        stat = file.stat()
+        key = f"{file.absolute().as_posix()}|{stat.st_size}|{stat.st_mtime_ns}"
+        if key not in self._known:
+            with file.open("rb") as stream:
+                self._known[key] = _sha256(stream)
+            write_json(self._path, self._known)
+        return self._known[key]
+
+
+def _sha256(stream: Any) -> str:
+    digest_ = hashlib.sha256()
+    while chunk := stream.read(1 << 20):
+        digest_.update(chunk)
+    return digest_.hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    # Short and ASCII whatever the target is called: a long name plus a suffix could be too long.
+    return path.with_name(f".{secrets.token_hex(6)}.tmp")
