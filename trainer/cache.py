@@ -1,0 +1,138 @@
+"""Latents and conditioning on disk: content-keyed safetensors, one store for all runs.
+
+Latents are the mode of the VAE's posterior in fp32, unscaled, as ComfyUI's ``VAE.encode`` gives them; the family
+scales them once when it reads. Conditioning is the text encoder's output in chunks of 77 tokens. An entry's key
+covers all that shaped it, so an entry is never stale: what changes gets another key.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file
+
+from .errors import CacheError
+from .files import digest, write_tensors
+
+Kind = Literal["latents", "conditioning"]
+DEFAULT_LIMIT = 20 * 1024**3
+
+
+def default_folder() -> Path:
+    """The user's cache folder for this program."""
+    if sys.platform == "win32":
+        root = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local"))
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library/Caches"
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return root / "lora-darkroom"
+
+
+def latents_key(encoder: str, image: str, bucket: tuple[int, int]) -> str:
+    """Key of an image's latents.
+
+    Args:
+        encoder: fingerprint of the VAE.
+        image: content id of the image.
+        bucket: (width, height) in pixels.
+    """
+    return digest("latents", 1, encoder, image, bucket)
+
+
+def conditioning_key(encoder: str, caption: str) -> str:
+    """Key of a caption's conditioning; ``encoder`` is the fingerprint of the text encoder and its settings."""
+    return digest("conditioning", 1, encoder, caption)
+
+
+class Cache:
+    """The store.
+
+    Args:
+        folder: made when missing.
+        limit: bytes; ``trim`` removes what was used longest ago beyond it.
+    """
+
+    def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
+        self.folder = folder
+        self._limit = limit
+
+    def path(self, kind: Kind, key: str) -> Path:
+        """Where an entry lies."""
+        return self.folder / kind / key[:2] / f"{key}.safetensors"
+
+    def has(self, kind: Kind, key: str) -> bool:
+        """Whether an entry is there; marks it as used."""
+        path = self.path(kind, key)
+        try:
+            os.utime(path)
+        except OSError:
+            return path.exists()
+        return True
+
+    def load(self, kind: Kind, key: str) -> dict[str, torch.Tensor]:
+        """The tensors of an entry, on the CPU.
+
+        Raises:
+            CacheError: it is missing or broken.
+        """
+        path = self.path(kind, key)
+        try:
+            return load_file(path)
+        except FileNotFoundError:
+            raise CacheError(f"the cached {kind} {key} are gone from {self.folder}", "start the run again") from None
+        except Exception as error:
+            path.unlink(missing_ok=True)
+            raise CacheError(
+                f"the cached {kind} {key} in {self.folder} were broken ({error}) and are removed",
+                "start the run again; they are made anew",
+            ) from None
+
+    def store(self, kind: Kind, key: str, tensors: dict[str, torch.Tensor]) -> None:
+        """Stores an entry.
+
+        Raises:
+            CacheError: a tensor is not finite (a VAE in fp16 does that), or the disk does not take it.
+        """
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise CacheError(
+                    f"encoding gave {kind} that are not finite ({name})",
+                    "run the VAE in fp32 or bf16; in fp16 it overflows",
+                )
+        try:
+            write_tensors(self.path(kind, key), {name: tensor.float() for name, tensor in tensors.items()})
+        except OSError as error:
+            raise CacheError(
+                f"cannot write the cache in {self.folder}: {error.strerror or error}",
+                "free some space, or give another cache_dir",
+            ) from None
+
+    def trim(self, keep: Collection[tuple[Kind, str]]) -> int:
+        """Removes the entries used longest ago until the store is within its limit; returns the bytes freed.
+
+        Args:
+            keep: (kind, key) pairs that stay whatever their age: those of the run at hand.
+        """
+        kept = {self.path(kind, key) for kind, key in keep}
+        entries = []
+        for path in self.folder.glob("*/??/*.safetensors"):
+            try:
+                stat = path.stat()
+            except OSError:  # another run removed it
+                continue
+            entries.append((stat.st_mtime_ns, stat.st_size, path))
+        excess = sum(size for _, size, _ in entries) - self._limit
+        freed = 0
+        for _, size, path in sorted(entries):
+            if freed >= excess:
+                break
+            if path not in kept:
+                path.unlink(missing_ok=True)
+                freed += size
+        return freed
