@@ -17,7 +17,7 @@ from .cache import Cache, conditioning_key, latents_key
 from .config import TrainConfig
 from .dataset import Dataset, ImageItem, load_pixels
 from .errors import DatasetError
-from .events import Event, Phase, Warned
+from .events import Event, Phase
 from .job import Base, Item, Job, Prompt
 
 
@@ -51,38 +51,22 @@ class StoppedWhilePreparing(BaseException):
     """Raised when a stop was asked for while encoding; what is encoded so far stays in the cache."""
 
 
-def prepare(
-    config: TrainConfig,
-    dataset: Dataset,
-    base: Base,
-    encoder: Encoder,
-    cache: Cache,
-    *,
-    emit: Callable[[Event], None],
-    origin: str = "command line",
-    stop: Callable[[], bool] = lambda: False,
+def plan(
+    config: TrainConfig, dataset: Dataset, base: Base, encoder: Encoder, cache_dir: Path, origin: str = "command line"
 ) -> Job:
-    """Fills the cache and returns the job.
-
-    Images and captions are encoded one at a time: the same numbers come out whatever else is in the data set.
+    """The job of a config and a dataset. Encodes nothing: only the encoders' fingerprints are asked for.
 
     Args:
         config: with absolute paths (``resolved``).
         dataset: as scanned with the config's resolution, trigger word and repeats.
         base: the base model.
-        encoder: encodes what is missing.
-        cache: where to.
-        emit: takes Phase and Warned events.
+        encoder: will encode.
+        cache_dir: the folder of the cache.
         origin: ``command line`` or ``host``.
-        stop: polled between two encodings.
 
     Raises:
         DatasetError: too few images for the held-out split.
-        CacheError: an encoding is not finite, or cannot be written.
-        StoppedWhilePreparing: ``stop`` said so.
     """
-    for problem in dataset.problems:
-        emit(Warned(f"{problem.path}: {problem.message}"))
     held_out = _held_out(dataset.items, config)
     vae, text = encoder.latents_fingerprint, encoder.conditioning_fingerprint
     items = tuple(
@@ -92,38 +76,68 @@ def prepare(
             captions=image.captions,
             bucket=image.bucket,
             repeats=image.repeats,
-            latents=latents_key(vae, image.id.split("-")[0], image.bucket),
+            latents=latents_key(vae, _content(image), image.bucket),
             conditioning=tuple(conditioning_key(text, caption) for caption in image.captions),
             held_out=image.id in held_out,
         )
         for image in dataset.items
     )
     prompts = tuple(Prompt(p, conditioning_key(text, p)) for p in _prompts(config, items))
-    empty = conditioning_key(text, "")
+    return Job(config, base, items, prompts, conditioning_key(text, ""), cache_dir, origin)
+
+
+def fill(
+    job: Job,
+    dataset: Dataset,
+    encoder: Encoder,
+    cache: Cache,
+    *,
+    emit: Callable[[Event], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Encodes what the cache lacks for the job.
+
+    Images and captions are encoded one at a time: the same numbers come out whatever else is in the data set.
+
+    Args:
+        job: as ``plan`` made it from the dataset.
+        dataset: where the pixels are.
+        encoder: encodes.
+        cache: where to.
+        emit: takes Phase events.
+        stop: polled between two encodings.
+
+    Raises:
+        CacheError: an encoding is not finite, or cannot be written.
+        StoppedWhilePreparing: ``stop`` said so.
+    """
 
     def check() -> None:
         if stop():
             raise StoppedWhilePreparing
 
-    captions = {empty: ""}
-    captions |= {prompt.conditioning: prompt.text for prompt in prompts}
-    captions |= {key: caption for item in items for key, caption in zip(item.conditioning, item.captions, strict=True)}
+    captions = {job.empty: ""}
+    captions |= {prompt.conditioning: prompt.text for prompt in job.prompts}
+    for item in job.items:
+        captions |= dict(zip(item.conditioning, item.captions, strict=True))
     missing = {key: caption for key, caption in captions.items() if not cache.has("conditioning", key)}
     for done, (key, caption) in enumerate(missing.items()):
         check()
         emit(Phase("encoding captions", done, len(missing)))
         cache.store("conditioning", key, encoder.encode_text(caption))
 
-    pictures = {item.latents: image for item, image in zip(items, dataset.items, strict=True)}
+    pictures = {item.latents: image for item, image in zip(job.items, dataset.items, strict=True)}
     lacking = {key: image for key, image in pictures.items() if not cache.has("latents", key)}
     for done, (key, image) in enumerate(lacking.items()):
         check()
         emit(Phase("encoding images", done, len(lacking)))
         cache.store("latents", key, {"latents": encoder.encode_image(load_pixels(image)[None])})
-
-    job = Job(config, base, items, prompts, empty, cache.folder, origin)
     cache.trim(set(job.cache_entries()))
-    return job
+
+
+def _content(image: ImageItem) -> str:
+    """The content id without the mark of a duplicate."""
+    return image.id.split("-")[0]
 
 
 def _held_out(images: tuple[ImageItem, ...], config: TrainConfig) -> set[str]:
@@ -131,14 +145,14 @@ def _held_out(images: tuple[ImageItem, ...], config: TrainConfig) -> set[str]:
     count = config.validation_images
     if not count:
         return set()
-    contents = sorted({image.id.split("-")[0] for image in images}, key=lambda i: draws.uniform(config.seed, "hold out", i))
+    contents = sorted({_content(image) for image in images}, key=lambda i: draws.uniform(config.seed, "hold out", i))
     if count >= len(contents):
         raise DatasetError(
             f"validation_images: {count} cannot be held out of {len(contents)} different images",
             "hold out fewer, or add images",
         )
     chosen = set(contents[:count])
-    return {image.id for image in images if image.id.split("-")[0] in chosen}
+    return {image.id for image in images if _content(image) in chosen}
 
 
 def _prompts(config: TrainConfig, items: tuple[Item, ...]) -> list[str]:
@@ -149,7 +163,3 @@ def _prompts(config: TrainConfig, items: tuple[Item, ...]) -> list[str]:
     captions = dict.fromkeys(item.captions[0] for item in items if not item.held_out)
     return list(captions)[:2]
 
-
-def cache_folder(config: TrainConfig, default: Path) -> Path:
-    """The config's cache folder, or the default."""
-    return config.cache_dir or default

@@ -1,0 +1,58 @@
+"""The order of a run: every epoch a list of windows, every window one optimizer step.
+
+A window holds samples of one bucket; micro-batches slice it. So batch 4 x 1, 2 x 2 and 1 x 4 see the same windows,
+and with them the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from .. import draws
+from ..job import Item
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """One showing of an image: which of its ``repeats`` this is."""
+
+    item: Item
+    repeat: int
+
+    @property
+    def key(self) -> str:
+        """Names the draws of this showing within an epoch."""
+        return f"{self.item.id}#{self.repeat}"
+
+
+Window = tuple[Presentation, ...]
+
+
+def windows_per_epoch(items: Sequence[Item], size: int) -> int:
+    """Optimizer steps in an epoch: no bucket is dropped, a last window of a bucket may be short."""
+    counts: dict[tuple[int, int], int] = {}
+    for item in items:
+        counts[item.bucket] = counts.get(item.bucket, 0) + item.repeats
+    return sum(ceil(count / size) for count in counts.values())
+
+
+def windows(items: Sequence[Item], *, seed: int, epoch: int, size: int) -> list[Window]:
+    """All windows of an epoch, in order.
+
+    Args:
+        items: the images that are trained on.
+        seed: the run's seed.
+        epoch: counted from 0.
+        size: samples in a window (the effective batch).
+    """
+    buckets: dict[tuple[int, int], list[Presentation]] = {}
+    for item in items:
+        buckets.setdefault(item.bucket, []).extend(Presentation(item, r) for r in range(item.repeats))
+    result: list[Window] = []
+    for shown in buckets.values():
+        shown.sort(key=lambda p: draws.uniform(seed, epoch, p.key, "order"))
+        result += [tuple(shown[i : i + size]) for i in range(0, len(shown), size)]
+    result.sort(key=lambda window: draws.uniform(seed, epoch, window[0].key, "window"))
+    return result
