@@ -1,0 +1,160 @@
+"""Checkpoints that are whole or absent, and all that exact resume needs.
+
+``checkpoints/step-000200/`` holds ``lora.safetensors`` (usable as it is), ``state/`` (fp32 adapter, optimizer,
+scaler, position) and, written last, ``complete.json``. A folder without it is not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file
+
+from . import export
+from .errors import CheckpointError
+from .files import write_json, write_tensors
+
+_T = TypeVar("_T")
+FORMAT = 1
+
+
+@dataclass
+class Position:
+    """Where a run is.
+
+    Args:
+        step: optimizer steps done.
+        cursor: windows gone through; more than ``step`` where steps were skipped.
+        skipped: steps skipped in a row, for not being finite.
+        total: the run's length, in windows, that the schedule is for.
+        extended_at: the step at which the run was last given a new length; 0 if never.
+    """
+
+    step: int = 0
+    cursor: int = 0
+    skipped: int = 0
+    total: int = 0
+    extended_at: int = 0
+
+
+@dataclass
+class State:
+    """All that a run goes on from. ``scaler``: of fp16's gradient scaling, empty without."""
+
+    position: Position
+    adapter: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """The folder of a step's checkpoint."""
+    return run / "checkpoints" / f"step-{step:06d}"
+
+
+def save(run: Path, state: State, lora: dict[str, torch.Tensor], header: dict[str, str]) -> Path:
+    """Writes a checkpoint: under a temporary name, read back, renamed, marked complete last.
+
+    Raises:
+        CheckpointError: it cannot be written, or reads back differently.
+        ExportError: the LoRA is not finite or without effect.
+    """
+    final = folder_of(run, state.position.step)
+    temporary = final.with_name(f".{secrets.token_hex(6)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        export.write(temporary / "lora.safetensors", lora, header)
+        write_tensors(temporary / "state" / "adapter.safetensors", state.adapter)
+        write_tensors(temporary / "state" / "optimizer.safetensors", state.optimizer)
+        position = {"format": FORMAT, "position": asdict(state.position), "scaler": state.scaler}
+        write_json(temporary / "state" / "position.json", position)
+        _compare(_read(temporary), state)
+        if final.exists():  # an unfinished one, or the same step done again after a crash
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        write_json(final / "complete.json", {"format": FORMAT, "step": state.position.step})
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write the checkpoint {final}: {error.strerror or error}",
+            "free some space; the last complete checkpoint is whole, and the run resumes from it",
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def complete(run: Path) -> list[int]:
+    """Steps of the complete checkpoints, in order."""
+    return sorted(int(path.parent.name[5:]) for path in (run / "checkpoints").glob("step-*/complete.json"))
+
+
+def latest(run: Path) -> int | None:
+    """Step of the last complete checkpoint."""
+    steps = complete(run)
+    return steps[-1] if steps else None
+
+
+def load(run: Path, step: int) -> State:
+    """Reads a checkpoint.
+
+    Raises:
+        CheckpointError: it is broken.
+    """
+    return _read(folder_of(run, step))
+
+
+def _read(folder: Path) -> State:
+    try:
+        data = json.loads((folder / "state" / "position.json").read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']}, expected {FORMAT}")
+        return State(
+            Position(**data["position"]),
+            _copied(load_file(folder / "state" / "adapter.safetensors")),
+            _copied(load_file(folder / "state" / "optimizer.safetensors")),
+            data["scaler"],
+        )
+    except Exception as error:
+        raise CheckpointError(
+            f"the checkpoint {folder} cannot be read: {error}",
+            "delete that folder; the run then resumes from the checkpoint before it",
+        ) from None
+
+
+def _compare(back: State, state: State) -> None:
+    same = back.position == state.position and all(
+        mine.keys() == theirs.keys() and all(torch.equal(mine[n].cpu(), theirs[n]) for n in mine)
+        for mine, theirs in ((state.adapter, back.adapter), (state.optimizer, back.optimizer))
+    )
+    if not same:
+        raise CheckpointError("the checkpoint was written, but reads back differently", "check the disk")
+
+
+def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # A copy: safetensors maps the file, and a mapped file cannot be renamed on Windows.
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def retry_older(run: Path, read: Callable[[int], _T]) -> _T | None:
+    """Reads the newest checkpoint that can be read; None if there is none.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none can be read.
+    """
+    error: CheckpointError | None = None
+    for step in reversed(complete(run)):
+        try:
+            return read(step)
+        except CheckpointError as failed:
+            error = error or failed
+    if error is not None:
+        raise error
+    return None
