@@ -1,0 +1,24 @@
+"""The nodes. Thin: schemas, and the mapping of inputs to the trainer; what touches ComfyUI's inside is in ``host``."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import ComfyExtension, io
+
+from .demo import LoadDemoBase
+
+
+class DarkroomExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes."""
+
+    async def on_load(self) -> None:
+        """Make the demo base's architecture known, so that the stock loader takes its file as well."""
+        from .host import demo_base
+
+        if not demo_base.register():
+            logging.warning("LoRA Darkroom: the demo base %s is missing; Load Demo Base will not work", demo_base.FILE)
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes of the pack."""
+        return [LoadDemoBase]

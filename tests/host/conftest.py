@@ -1,0 +1,47 @@
+"""Fixtures: one server for the whole session, and servers of a test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host.server import ComfyServer
+
+
+@pytest.fixture(scope="session")
+def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """The server that tests share; they may add files, and never stop it."""
+    server = ComfyServer(tmp_path_factory.mktemp("host"))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def start_comfy(tmp_path: Path) -> Iterator[Callable[..., ComfyServer]]:
+    """Start servers that a test may kill: `start_comfy(*arguments)`; all share one base directory."""
+    servers: list[ComfyServer] = []
+
+    def start(*arguments: str) -> ComfyServer:
+        servers.append(ComfyServer(tmp_path, arguments))
+        return servers[-1]
+
+    try:
+        yield start
+    finally:
+        for server in servers:
+            server.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Add the end of the server's log to a failed test's report."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, ComfyServer):
+                report.sections.append(("ComfyUI's log", value.log()[-6000:]))
+    return report

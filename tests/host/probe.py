@@ -1,0 +1,113 @@
+"""A custom node for tests only: looks at what is wired to it from inside the server, and writes down what it saw.
+
+Copied into the test server's custom_nodes. Its output goes into a safetensors file that the test names.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+
+class AnyType(str):
+    """Equal to every type name, so that anything can be wired."""
+
+    __slots__ = ()
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+ANY = AnyType("*")
+
+
+class DarkroomProbe:
+    """Runs one of the `look_*` functions below on its inputs."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "look"
+    OUTPUT_NODE = True
+    CATEGORY = "LoRA Darkroom tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """`task` names the function, `path` the file, `arguments` are JSON."""
+        text = ("STRING", {"default": ""})
+        wired = {name: (ANY,) for name in ("model", "clip", "vae", "anything")}
+        return {"required": {"task": text, "path": text}, "optional": {"arguments": text, **wired}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> float:
+        """Never cached."""
+        return float("nan")
+
+    def look(self, task: str, path: str, arguments: str = "", **wired: Any) -> dict[str, Any]:
+        """Run the task; tensors into the file, plain values into the node's ui."""
+        tensors, plain = TASKS[task](**wired, **json.loads(arguments or "{}"))
+        if path:
+            save_file({k: v.detach().clone().float().contiguous() for k, v in tensors.items()}, path)
+        return {"ui": {"seen": [plain]}}
+
+
+def look_modules() -> Any:
+    """Which modules are imported."""
+    return {}, sorted(name for name in sys.modules if "." not in name)
+
+
+def look_unet(model: Any, seed: int, size: int, context: int, tokens: int = 77) -> Any:
+    """The denoiser's own output (epsilon) for drawn inputs."""
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+    generator = torch.Generator().manual_seed(seed)
+    noisy = torch.randn(2, 4, size, size, generator=generator)
+    hidden = torch.randn(2, tokens, context, generator=generator)
+    timestep = torch.tensor([7.0, 801.0])
+    unet = model.model.diffusion_model
+    dtype = unet.dtype
+    out = unet(noisy.to(dtype), timestep, context=hidden.to(dtype), transformer_options={})
+    return {"noisy": noisy, "hidden": hidden, "timestep": timestep, "out": out}, str(dtype)
+
+
+def look_text(clip: Any, captions: list[str], weights: bool = False) -> Any:
+    """Conditioning of captions, and their tokens."""
+    tensors, tokens = {}, []
+    for index, caption in enumerate(captions):
+        chunks = clip.tokenize(caption, disable_weights=not weights)
+        tokens.append({name: [[token for token, _ in chunk] for chunk in value] for name, value in chunks.items()})
+        tensors[str(index)] = clip.encode_from_tokens(chunks)
+    return tensors, tokens
+
+
+def look_vae(vae: Any, seed: int, width: int, height: int) -> Any:
+    """Latents of a drawn picture, and the picture of those latents."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.rand(1, height, width, 3, generator=generator)
+    latents = vae.encode(pixels)
+    return {"pixels": pixels, "latents": latents, "decoded": vae.decode(latents)}, str(vae.vae_dtype)
+
+
+def look_weights(model: Any, keys: list[str], clip: Any = None) -> Any:
+    """The weights that a MODEL (and CLIP) will compute with, its patches in them; an empty list of keys: all patched."""
+    tensors = {}
+    for patcher in (model, clip.patcher if clip is not None else None):
+        if patcher is None:
+            continue
+        for key in [k for k in keys if k in patcher.model.state_dict()] or patcher.patches:
+            weight = patcher.patch_weight_to_device(key, return_weight=True)
+            tensors[key] = weight
+    return tensors, sorted(model.patches)
+
+
+TASKS = {
+    "modules": look_modules,
+    "unet": look_unet,
+    "text": look_text,
+    "vae": look_vae,
+    "weights": look_weights,
+}
+NODE_CLASS_MAPPINGS = {"DarkroomProbe": DarkroomProbe}
