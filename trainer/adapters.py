@@ -84,7 +84,9 @@ def inject(
             parameter.data = parameter.data.float()
     found = sum(1 for _ in layers(model))
     if found != len(names):
-        raise BaseModelError(f"{len(names)} layers are LoRA targets, but PEFT adapted {found}", "choose other lora_targets")
+        raise BaseModelError(
+            f"{len(names)} layers are LoRA targets, but PEFT adapted {found}", "choose other lora_targets"
+        )
 
 
 def layers(model: nn.Module) -> Iterator[Adapted]:

@@ -80,10 +80,17 @@ class TrainConfig(BaseModel):
         0.05, "Share of presentations with the empty caption, 0 to 1; keeps guidance working.", ge=0, le=1
     )
     resolution: int = _field(
-        512, "Side of a square training image, in pixels; others get the same area.", ge=64, le=4096, multiple_of=64
+        512,
+        "Side of a square training image, in pixels; others get the same area.",
+        ge=64,
+        le=4096,
+        multiple_of=64,
     )
     validation_images: int = _field(
-        0, "Images held out from training to validate on. 0: validate on a few training images.", ge=0, le=1000
+        0,
+        "Images held out from training to validate on. 0: validate on a few training images.",
+        ge=0,
+        le=1000,
     )
 
     lora_rank: int = _field(8, "Rank of the LoRA. 4 to 16 is the range; 8 to begin with.", ge=1, le=1024)
@@ -101,7 +108,10 @@ class TrainConfig(BaseModel):
     learning_rate: float = _field(2e-4, "Step size. 1e-4 to 3e-4 for images.", gt=0, le=10)
     lr_scheduler: Literal["constant", "linear", "cosine"] = _field("cosine", "How the rate falls after the warm-up.")
     warmup_steps: int = _field(
-        100, "Optimizer steps over which the rate rises; at most a tenth of the run is used.", ge=0, le=1_000_000
+        100,
+        "Optimizer steps over which the rate rises; at most a tenth of the run is used.",
+        ge=0,
+        le=1_000_000,
     )
     epochs: int = _field(10, "How often the data set is gone through.", ge=1, le=100_000, identity=False)
     max_steps: int | None = _field(
@@ -110,7 +120,10 @@ class TrainConfig(BaseModel):
     weight_decay: float = _field(0.01, "Decoupled weight decay of AdamW.", ge=0, le=1)
     max_grad_norm: float = _field(1.0, "Gradients are clipped to this norm. 0: not clipped.", ge=0)
     noise_offset: float = _field(
-        0.0, "Adds so much of a constant per channel to the noise: helps very dark or bright styles.", ge=0, le=1
+        0.0,
+        "Adds so much of a constant per channel to the noise: helps very dark or bright styles.",
+        ge=0,
+        le=1,
     )
     seed: int = _field(42, "Seed of every random draw.", ge=0, le=2**63 - 1)
 
@@ -118,10 +131,17 @@ class TrainConfig(BaseModel):
         "fp16", "Number format of the base model and of the activations. On a CPU fp16 becomes fp32."
     )
     gradient_checkpointing: bool = _field(True, "Half the memory of activations, for a third more time.")
-    device: str = _field("auto", "auto, cpu, cuda, cuda:1, mps.", identity=False, pattern=r"^(auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?)$")
+    device: str = _field(
+        "auto",
+        "auto, cpu, cuda, cuda:1, mps.",
+        identity=False,
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?)$",
+    )
 
     log_interval: int = _field(10, "Optimizer steps between two lines of the log.", ge=1, identity=False)
-    save_steps: int = _field(100, "Optimizer steps between two checkpoints; the last one is always saved.", ge=1, identity=False)
+    save_steps: int = _field(
+        100, "Optimizer steps between two checkpoints; the last one is always saved.", ge=1, identity=False
+    )
     validation_steps: int = _field(100, "Optimizer steps between two validations. 0: none.", ge=0, identity=False)
     sample_every: int = _field(100, "Optimizer steps between two rounds of samples. 0: none.", ge=0, identity=False)
     sample_prompts: tuple[str, ...] = Field(
@@ -253,13 +273,17 @@ def load(path: Path, *, overrides: Mapping[str, Any] | None = None) -> TrainConf
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError([f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"], str(path)) from None
+        raise ConfigError(
+            [f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"], str(path)
+        ) from None
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], str(path)) from None
     return loads(text, overrides=overrides, source=str(path))
 
 
-def parse(data: Mapping[Any, Any], *, overrides: Mapping[str, Any] | None = None, source: str = "the config") -> TrainConfig:
+def parse(
+    data: Mapping[Any, Any], *, overrides: Mapping[str, Any] | None = None, source: str = "the config"
+) -> TrainConfig:
     """Validates plain data, flat or in sections.
 
     Raises:

@@ -36,7 +36,9 @@ def read(path: Path) -> Requests:
         return Requests()
     if not isinstance(data, dict):
         return Requests()
-    known = {f.name: type(f.default)(data[f.name]) for f in fields(Requests) if isinstance(data.get(f.name), (bool, int))}
+    known = {
+        f.name: type(f.default)(data[f.name]) for f in fields(Requests) if isinstance(data.get(f.name), (bool, int))
+    }
     return Requests(**known)
 
 

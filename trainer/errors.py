@@ -1,18 +1,18 @@
 """Everything that can go wrong, as one tree.
 
-    DarkroomError              what happened, and the cure
-    |-- UserError              the user's mistake: exit code 2, no traceback
-    |   |-- ConfigError        a config; lists every fault at once
-    |   |-- DatasetError       a folder of images, its captions
-    |   |-- CaptionError       writing captions
-    |   |-- BaseModelError     a base model that is missing, broken or of another kind
-    |   |-- RunFolderError     a run folder that belongs to another run
-    |   `-- HostError          an input of the graph that cannot be used
-    `-- RunError               the run failed: exit code 1
-        |-- CacheError         the cache of latents and conditioning
-        |-- CheckpointError    a checkpoint that cannot be read or written
-        |-- ExportError        a LoRA file that would be wrong
-        `-- WorkerError        the worker process died
+DarkroomError              what happened, and the cure
+|-- UserError              the user's mistake: exit code 2, no traceback
+|   |-- ConfigError        a config; lists every fault at once
+|   |-- DatasetError       a folder of images, its captions
+|   |-- CaptionError       writing captions
+|   |-- BaseModelError     a base model that is missing, broken or of another kind
+|   |-- RunFolderError     a run folder that belongs to another run
+|   `-- HostError          an input of the graph that cannot be used
+`-- RunError               the run failed: exit code 1
+    |-- CacheError         the cache of latents and conditioning
+    |-- CheckpointError    a checkpoint that cannot be read or written
+    |-- ExportError        a LoRA file that would be wrong
+    `-- WorkerError        the worker process died
 """
 
 from __future__ import annotations

@@ -132,7 +132,18 @@ class RunFailed(Event):
 
 _TYPES: dict[str, type[Event]] = {
     cls.__name__: cls
-    for cls in (RunStarted, Phase, Step, Validation, Sample, Checkpoint, Warned, RunFinished, RunStopped, RunFailed)
+    for cls in (
+        RunStarted,
+        Phase,
+        Step,
+        Validation,
+        Sample,
+        Checkpoint,
+        Warned,
+        RunFinished,
+        RunStopped,
+        RunFailed,
+    )
 }
 
 

@@ -52,7 +52,12 @@ class StoppedWhilePreparing(BaseException):
 
 
 def plan(
-    config: TrainConfig, dataset: Dataset, base: Base, encoder: Encoder, cache_dir: Path, origin: str = "command line"
+    config: TrainConfig,
+    dataset: Dataset,
+    base: Base,
+    encoder: Encoder,
+    cache_dir: Path,
+    origin: str = "command line",
 ) -> Job:
     """The job of a config and a dataset. Encodes nothing: only the encoders' fingerprints are asked for.
 
@@ -162,4 +167,3 @@ def _prompts(config: TrainConfig, items: tuple[Item, ...]) -> list[str]:
         return list(config.sample_prompts)
     captions = dict.fromkeys(item.captions[0] for item in items if not item.held_out)
     return list(captions)[:2]
-

@@ -1,0 +1,182 @@
+"""The command line: ``python -m trainer <command>``.
+
+Exit codes: 0 done; 1 the run failed; 2 the user's mistake; 130 stopped by Ctrl-C, saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from . import config as configs
+from .errors import ConfigError, DarkroomError, UserError
+from .events import Event, RunFailed, RunFinished, Sink
+
+DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code."""
+    _utf8()
+    args = _parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except DarkroomError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED
+
+
+def _parser() -> argparse.ArgumentParser:
+    from .captioning import cli as captioning
+
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Train a LoRA and see what it does.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    train = commands.add_parser("train", help="train a LoRA as a YAML file says, or go on with a run")
+    what = train.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, metavar="FILE", help="a YAML file; copy configs/lora_default.yaml")
+    what.add_argument("--resume", type=Path, metavar="RUN", help="the output_dir of a run to go on with")
+    what.add_argument("--job", type=Path, metavar="RUN", help=argparse.SUPPRESS)  # the worker of ComfyUI's nodes
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="set a field of the config, such as lora_rank=16 (can be given again)",
+    )
+    train.add_argument("--epochs", type=int, metavar="N", help="the same as --set epochs=N")
+    train.set_defaults(run=_train)
+
+    caption = commands.add_parser("caption", help="write captions for a folder of images")
+    captioning.add_arguments(caption)
+    caption.set_defaults(run=captioning.run)
+
+    demo = commands.add_parser("demo", help="train on drawn pictures with the embedded base, and look at the result")
+    demo.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="(default %(default)s)")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _train(args: argparse.Namespace) -> int:
+    changes = dict(_setting(text) for text in args.set)
+    if args.epochs is not None:
+        changes["epochs"] = args.epochs
+    from . import job as jobs
+    from . import run
+
+    stop = Stop()
+    if args.job:
+        stop.with_stdin()
+        with stop:
+            return exit_code(run.work(args.job, [], stop))
+    if args.config:
+        config = configs.load(args.config, overrides=changes)
+    else:
+        job = jobs.load(args.resume)
+        config = job.config.but(**changes, output_dir=args.resume.absolute().as_posix())
+        if job.origin == "host":
+            job_folder = args.resume.absolute()
+            jobs.Job(config, job.base, job.items, job.prompts, job.empty, job.cache_dir, job.origin).save(job_folder)
+            with stop:
+                return exit_code(run.work(job_folder, [screen()], stop))
+    with stop:
+        return exit_code(run.start(config, [screen()], stop))
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import command
+
+    with Stop() as stop:
+        return command.run(args.output, screen(), stop)
+
+
+def screen() -> Sink:
+    """Tells events to the person at the terminal: with bars where it is one."""
+    from .sinks import Bar, Log
+
+    return Bar() if sys.stderr.isatty() else Log(sys.stdout)
+
+
+def exit_code(event: Event) -> int:
+    """The exit code of a terminal event; a failure is explained on stderr."""
+    if isinstance(event, RunFinished):
+        return DONE
+    if isinstance(event, RunFailed):
+        cure = f"\n  -> {event.cure}" if event.cure else ""
+        print(f"error: {event.message}{cure}", file=sys.stderr)
+        return MISTAKE if event.user else FAILED
+    return STOPPED
+
+
+class Stop:
+    """Whether to stop: after Ctrl-C (or a polite kill) the step is ended and saved; a second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._asked.is_set()
+
+    def with_stdin(self) -> None:
+        """Also stops when the pipe on stdin ends: the process that started this one is gone."""
+
+        def wait() -> None:
+            try:
+                while sys.stdin.buffer.read(1):
+                    pass
+            except (OSError, ValueError):
+                pass
+            self._asked.set()
+
+        threading.Thread(target=wait, daemon=True, name="stdin").start()
+
+    def __enter__(self) -> Stop:
+        """Takes over the signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        if self._asked.is_set():
+            raise KeyboardInterrupt
+        self._asked.set()
+        print("stopping after this step, and saving; once more to stop at once", file=sys.stderr)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError([f"--set {text}: expected FIELD=VALUE, such as lora_rank=16"], "the command line")
+    return name.strip(), configs.parse_value(value)
+
+
+def _utf8() -> None:
+    # On Windows a redirected stream has the code page of the machine, which cannot write every file's name.
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,199 @@
+"""The training loop: a page, read from top to bottom. Events go out, requests come in."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import nn
+
+from . import optim
+from .checkpoint import Position
+from .config import TrainConfig
+from .control import Requests
+from .dataset.sampler import Window, windows
+from .errors import RunError
+from .events import Event, Step, Warned
+from .job import Item
+from .tasks.diffusion import Diffusion
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+SKIPS_ALLOWED = 20  # in a row; fp16 may need a few until its loss scale has come down
+
+
+class Studio(Protocol):
+    """What the loop asks for between two steps."""
+
+    def validate(self, position: Position) -> None:
+        """Measures the objective on the fixed set."""
+        ...
+
+    def sample(self, position: Position) -> None:
+        """Draws the samples."""
+        ...
+
+    def save(self, position: Position) -> None:
+        """Writes a checkpoint."""
+        ...
+
+    def pause(self) -> None:
+        """Gives the device back until it is asked to go on, or to stop."""
+        ...
+
+
+@dataclass
+class Training:
+    """The trained things and their order.
+
+    Args:
+        config: the run's settings.
+        items: the images that are trained on.
+        task: makes batches and losses.
+        model: the denoiser with its adapters, prepared by accelerate.
+        optimizer: over the adapters, prepared by accelerate.
+        parameters: the adapters.
+        accelerator: precision, and several processes.
+        position: where the run is; moved on in place.
+        per_epoch: windows in an epoch.
+    """
+
+    config: TrainConfig
+    items: Sequence[Item]
+    task: Diffusion
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    parameters: Sequence[nn.Parameter]
+    accelerator: Accelerator
+    position: Position
+    per_epoch: int
+
+
+def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit: Callable[[Event], None]) -> bool:
+    """Trains from ``run.position`` to its total. Returns whether it got there, or was asked to stop.
+
+    One optimizer step is one window: gradients are divided by the samples truly in it, the schedule and the counter
+    move only when the optimizer did.
+
+    Raises:
+        RunError: too many steps in a row were not finite.
+    """
+    config, position = run.config, run.position
+    clock, losses, asked = _Clock(position.step), [], requests()
+    epoch_windows: tuple[int, list[Window]] = (-1, [])
+    if config.validation_steps and position.step == 0:
+        clock.outside(lambda: studio.validate(position))
+
+    while position.cursor < position.total:
+        epoch, index = divmod(position.cursor, run.per_epoch)
+        if epoch != epoch_windows[0]:
+            epoch_windows = epoch, windows(run.items, seed=config.seed, epoch=epoch, size=config.window)
+        rate = optim.rate(config, position.step, position.total, position.extended_at)
+        loss, norm, stepped = _step(run, epoch_windows[1][index], epoch, rate)
+        position.cursor += 1
+        position.skipped = 0 if stepped else position.skipped + 1
+        position.step += stepped
+        ended = position.cursor == position.total
+
+        if not stepped:
+            emit(Warned(f"step {position.step + 1} was not finite (loss {float(loss):g}) and is skipped"))
+            if position.skipped >= SKIPS_ALLOWED or (ended and position.step == 0):
+                raise RunError(
+                    f"{position.skipped} steps in a row were not finite",
+                    "lower learning_rate, or train with mixed_precision: bf16 or no; "
+                    "check that the base model itself draws good pictures",
+                )
+        else:
+            losses.append(loss)
+            if position.step == 1 or _due(position.step, config.log_interval) or ended:
+                mean, losses = float(torch.stack(losses).mean()), []
+                memory = _memory(run.accelerator.device)
+                seconds = clock.per_step(position.step)
+                left = seconds * (position.total - position.cursor)
+                emit(Step(position.step, position.total, epoch, mean, rate, float(norm), seconds, memory, left))
+
+        before, asked = asked, requests()
+        stop = asked.stop and not ended
+        due = stepped and not stop  # a stop only saves, so that Cancel is quick
+        if due and config.validation_steps and (_due(position.step, config.validation_steps) or ended):
+            clock.outside(lambda: studio.validate(position))
+        if asked.sample > before.sample or (
+            due and config.sample_every and (_due(position.step, config.sample_every) or ended)
+        ):
+            clock.outside(lambda: studio.sample(position))
+        if ended or stop or asked.save > before.save or (due and _due(position.step, config.save_steps)):
+            clock.outside(lambda: studio.save(position))
+        if stop:
+            return False
+        if asked.pause:
+            clock.outside(studio.pause)
+    return True
+
+
+def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """One optimizer step: its loss, the gradient's norm before clipping, and whether it happened."""
+    accelerator, size = run.accelerator, run.config.batch_size
+    optim.set_rate(run.optimizer, rate)
+    run.optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=accelerator.device)
+    for start in range(0, len(window), size):
+        batch = run.task.batch(window[start : start + size], epoch)
+        last = start + size >= len(window)
+        with nullcontext() if last else accelerator.no_sync(run.model):
+            with accelerator.autocast():
+                loss = run.task.loss(run.model, batch).sum() / len(window)
+            accelerator.backward(loss)
+        total += loss.detach()
+    norm = accelerator.clip_grad_norm_(run.parameters, run.config.max_grad_norm or math.inf)
+    assert isinstance(norm, torch.Tensor)
+    # fp16's scaler must see every step, to find its scale; it skips by itself.
+    if accelerator.scaler is not None:
+        run.optimizer.step()
+        return total, norm, not accelerator.optimizer_step_was_skipped
+    stepped = bool(torch.isfinite(norm)) and bool(torch.isfinite(total))
+    if stepped:
+        run.optimizer.step()
+    return total, norm, stepped
+
+
+class _Clock:
+    """Seconds per optimizer step, without what is done between steps."""
+
+    def __init__(self, step: int) -> None:
+        self._since, self._step, self._away = time.perf_counter(), step, 0.0
+
+    def outside(self, do: Callable[[], None]) -> None:
+        """Does something that is no training."""
+        start = time.perf_counter()
+        do()
+        self._away += time.perf_counter() - start
+
+    def per_step(self, step: int) -> float:
+        """Mean seconds per step since the last call."""
+        now = time.perf_counter()
+        mean = (now - self._since - self._away) / max(1, step - self._step)
+        self._since, self._step, self._away = now, step, 0.0
+        return mean
+
+
+def _due(step: int, every: int) -> bool:
+    return step % every == 0
+
+
+def _memory(device: torch.device) -> int:
+    """Peak bytes: of the device where it is one of its own, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

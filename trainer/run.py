@@ -1,0 +1,325 @@
+"""The composition root: a config or a job becomes a run, told in events, ending in exactly one terminal event.
+
+``start`` is the command line's way (dataset and encoders are the trainer's own), ``work`` the worker's (the host has
+planned the job and filled the cache). Both end in ``_execute``.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from . import adapters, checkpoint, control, export, families, optim
+from . import job as jobs
+from .cache import Cache, default_folder
+from .checkpoint import Position, State
+from .config import TrainConfig
+from .control import Requests
+from .dataset import scan
+from .dataset.sampler import windows_per_epoch
+from .device import DTYPES, precision, resolve
+from .errors import CacheError, DarkroomError, RunFolderError, UserError
+from .events import (
+    Event,
+    Journal,
+    Phase,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    Sink,
+    Warned,
+)
+from .files import ContentHashes, write_json
+from .job import Base, Job
+from .lock import locked
+from .loop import Training, train
+from .prepare import StoppedWhilePreparing, fill, plan
+from .runfolder import check_folder, finished, read_result, total_steps
+from .sinks import Log, TensorBoard
+from .studio import Studio
+from .tasks.diffusion import Diffusion
+
+MEMORY_CURE = (
+    "set batch_size: 2 (or 1) with gradient_accumulation_steps: 2, mixed_precision: fp16 and "
+    "gradient_checkpointing: true; a lower resolution helps too"
+)
+
+
+def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] = lambda: False) -> Event:
+    """Trains as a config says, or goes on with, extends or returns the same run in its ``output_dir``.
+
+    Args:
+        config: the settings.
+        sinks: told every event, beside the run folder's own journal, log and TensorBoard.
+        stop: polled between steps and encodings.
+
+    Returns:
+        The terminal event.
+
+    Raises:
+        UserError: config, dataset, base model or run folder cannot be used; nothing was written.
+    """
+    config = config.resolved()
+    emit = _Fan(sinks)
+    cache = Cache(config.cache_dir or default_folder())
+    emit(Phase("reading the data set"))
+    dataset = scan(
+        config.train_data_dir,
+        metadata_path=config.metadata_path,
+        resolution=config.resolution,
+        trigger_word=config.trigger_word,
+        repeats=config.repeats,
+    )
+    for problem in dataset.problems:
+        emit(Warned(f"{problem.path}: {problem.message}"))
+    resolve(config)
+    family = families.detect(config.base_model)
+    base = Base(config.base_model, family.name, ContentHashes(cache.folder / "hashes.json")(config.base_model))
+    encoder = _FamilyEncoder(family, base)
+    job = plan(config, dataset, base, encoder, cache.folder)
+    folder = config.output_dir
+    check_folder(folder, job)
+    with locked(folder):
+        try:
+            fill(job, dataset, encoder, cache, emit=emit, stop=stop)
+        except StoppedWhilePreparing:
+            event = RunStopped(0, "before the first step")
+            emit(event)
+            return event
+        job.save(folder)
+        return _execute(job, folder, sinks, stop, encoder.decode)
+
+
+def work(folder: Path, sinks: Sequence[Sink], stop: Callable[[], bool] = lambda: False) -> Event:
+    """Trains the job in a run folder, whose cache the host has filled. Returns the terminal event.
+
+    Raises:
+        RunFolderError: the folder holds no job, or another process works on it.
+    """
+    job = jobs.load(folder)
+    with locked(folder):
+        return _execute(job, folder, sinks, stop, None)
+
+
+def _execute(
+    job: Job,
+    folder: Path,
+    sinks: Sequence[Sink],
+    stop: Callable[[], bool],
+    decode: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> Event:
+    """Trains a job whose cache is filled; whatever happens ends in one terminal event."""
+    total = total_steps(job)
+    with ExitStack() as stack:
+        journal, log = Journal(folder / "events.jsonl", job.run_id), Log(folder / "log.txt")
+        stack.callback(journal.close)
+        stack.callback(log.close)
+        emit = _Fan([journal, log, *sinks])
+        if path := finished(folder, total):
+            return emit.last(RunFinished(read_result(folder)["step"], path.name))
+        (folder / "control.json").unlink(missing_ok=True)  # requests to a former process
+        try:
+            board = TensorBoard(folder)
+            stack.callback(board.close)
+            emit.add(board)
+        except ImportError:
+            emit(Warned("tensorboard is not installed: no logs for it are written (pip install tensorboard)"))
+        try:
+            return emit.last(_train(job, folder, total, emit, stop, decode))
+        except BaseException as error:
+            return emit.last(_failure(error, folder))
+
+
+def _train(
+    job: Job,
+    folder: Path,
+    total: int,
+    emit: Callable[[Event], None],
+    stop: Callable[[], bool],
+    decode: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> Event:
+    from accelerate import Accelerator
+
+    config = job.config
+    device = resolve(config)
+    mixed, why = precision(config, device)
+    if why:
+        emit(Warned(why))
+    if optim.warmup(config, total) < config.warmup_steps:
+        emit(
+            Warned(
+                f"warmup_steps: {config.warmup_steps} is more than a tenth of the {total} steps; "
+                f"warming up over {optim.warmup(config, total)}"
+            )
+        )
+    cache = Cache(job.cache_dir)
+    missing = [key for kind, key in job.cache_entries() if not cache.has(kind, key)]
+    if missing:
+        raise CacheError(f"{len(missing)} entries of the cache in {cache.folder} are gone", "start the run again")
+
+    emit(Phase("loading the base model"))
+    family = families.get(job.base.family)
+    model = family.load_denoiser(job.base.file, DTYPES[mixed])
+    adapters.inject(
+        model,
+        lambda name, module: family.is_target(name, module, config.lora_targets),
+        rank=config.lora_rank,
+        alpha=config.alpha,
+        seed=config.seed,
+    )
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()  # type: ignore[operator]
+    model.train()
+    if device.index is not None:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+    model.to(accelerator.device)
+    named = adapters.parameters(model)
+    optimizer = optim.make(config, named.values())
+
+    state = checkpoint.retry_older(folder, lambda step: checkpoint.load(folder, step))
+    position = _position(state, total, folder, emit)
+    if state is not None:
+        adapters.load(model, state.adapter)
+        optim.load_state(optimizer, list(named), state.optimizer)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    if state is not None and accelerator.scaler is not None and state.scaler:
+        accelerator.scaler.load_state_dict(state.scaler)
+
+    task = Diffusion(job, family, cache, accelerator.device)
+    run = Training(
+        config,
+        job.train_items,
+        task,
+        prepared,
+        optimizer,
+        list(named.values()),
+        accelerator,
+        position,
+        windows_per_epoch(job.train_items, config.window),
+    )
+    emit(
+        RunStarted(
+            job.name,
+            position.step,
+            total,
+            config.epochs,
+            len(job.train_items),
+            config.window,
+            sum(p.numel() for p in named.values()),
+            sum(p.numel() for p in model.parameters() if not p.requires_grad),
+            str(accelerator.device),
+            {"no": "fp32"}.get(mixed, mixed),
+        )
+    )
+    poll = control.Poll(folder / "control.json")
+
+    def requests() -> Requests:
+        asked = poll()
+        return Requests(asked.stop or stop(), asked.pause, asked.save, asked.sample)
+
+    studio = Studio(job, folder, run, family.export_key, list(named), emit, requests, decode)
+    with ExitStack() as stack:
+        if mixed != "no":
+            # fp32 adapters under autocast: PEFT's own casts would keep a second copy of every input.
+            from peft.helpers import disable_input_dtype_casting
+
+            stack.enter_context(disable_input_dtype_casting(model))
+        if not train(run, studio, requests, emit):
+            return RunStopped(position.step, "as asked")
+    path = folder / f"{job.name}.safetensors"
+    export.write(path, studio.lora(), export.metadata(job, position.step))
+    write_json(folder / "result.json", {"total": total, "step": position.step, "path": path.name, "run": job.run_id})
+    return RunFinished(position.step, path.name)
+
+
+def _position(state: State | None, total: int, folder: Path, emit: Callable[[Event], None]) -> Position:
+    """Where to begin; a run that is given another length goes on with a schedule for it."""
+    if state is None:
+        return Position(total=total)
+    position = state.position
+    if position.cursor > total:
+        raise RunFolderError(
+            f"{folder} has been trained for {position.cursor} steps; epochs (or max_steps) now ask for only {total}",
+            "raise epochs, or give another output_dir; its earlier checkpoints are usable as they are",
+        )
+    if position.total != total:
+        emit(Warned(f"the run's length changes from {position.total} to {total} steps; its schedule is recomputed"))
+        position.total, position.extended_at = total, position.step
+    return position
+
+
+class _FamilyEncoder:
+    """The family's own encoders, loaded when first needed."""
+
+    def __init__(self, family: families.Family, base: Base) -> None:
+        self._family, self._base = family, base
+        self._encoders: families.Encoders | None = None
+        self.latents_fingerprint = f"{base.family}-vae-1:{base.content}"
+        self.conditioning_fingerprint = f"{base.family}-text-1:{base.content}"
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[1, 3, H, W] in 0..1 -> [1, C, H/8, W/8], unscaled."""
+        with torch.no_grad():
+            return self._load().encode_images(pixels)
+
+    def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
+        """The conditioning of one caption."""
+        with torch.no_grad():
+            return self._load().encode_text([caption])[0]
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """[1, C, h, w] unscaled -> [1, 3, H, W] in 0..1."""
+        with torch.no_grad():
+            return self._load().decode_latents(latents)
+
+    def _load(self) -> families.Encoders:
+        if self._encoders is None:
+            self._encoders = self._family.load_encoders(self._base.file)
+        return self._encoders
+
+
+class _Fan:
+    """One emit for many sinks."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = list(sinks)
+
+    def add(self, sink: Sink) -> None:
+        self._sinks.append(sink)
+
+    def __call__(self, event: Event) -> None:
+        for sink in self._sinks:
+            sink(event)
+
+    def last(self, event: Event) -> Event:
+        self(event)
+        return event
+
+
+def _failure(error: BaseException, folder: Path) -> Event:
+    """The terminal event of an exception, with how to go on."""
+    step = checkpoint.latest(folder)
+    resume = f'then go on from step {step}: python -m trainer train --resume "{folder}"' if step else ""
+    if isinstance(error, KeyboardInterrupt):
+        return RunStopped(step or 0, "at once; steps after the last checkpoint are lost")
+    if isinstance(error, DarkroomError):
+        return RunFailed(error.message, _and(error.cure, resume), isinstance(error, UserError))
+    details = "".join(traceback.format_exception(error))
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower():
+        return RunFailed(f"out of memory: {error}", _and(MEMORY_CURE, resume), False, details)
+    if isinstance(error, OSError) and error.strerror:
+        return RunFailed(
+            f"{error.filename or folder}: {error.strerror}", _and("check the disk", resume), False, details
+        )
+    return RunFailed(f"{type(error).__name__}: {error}", _and("see log.txt", resume), False, details)
+
+
+def _and(cure: str, resume: str) -> str:
+    return "; ".join(filter(None, (cure, resume)))

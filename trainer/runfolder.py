@@ -1,0 +1,59 @@
+"""A run folder as a whole: whose it is, whether its run has finished, and with what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from . import job as jobs
+from .dataset.sampler import windows_per_epoch
+from .errors import RunFolderError
+from .job import Job
+
+
+def check_folder(folder: Path, job: Job) -> None:
+    """Whether a run folder is this run's, or free.
+
+    Raises:
+        RunFolderError: it is another run's, or has a file that would be overwritten.
+    """
+    if not jobs.exists(folder):
+        final = folder / f"{job.name}.safetensors"
+        if final.exists():
+            raise RunFolderError(f"{final} exists, but is of no run; it is not overwritten", "give another output_dir")
+        if folder.exists() and not folder.is_dir():
+            raise RunFolderError(f"output_dir: {folder} is a file, expected a folder", "give another output_dir")
+        return
+    old = jobs.load(folder)
+    if old.run_id != job.run_id:
+        differing = "\n".join(f"  - {line}" for line in jobs.differences(old, job))
+        raise RunFolderError(
+            f"{folder} holds another run; it differs in\n{differing}",
+            f'give another output_dir, or go on with that run as it is: python -m trainer train --resume "{folder}"',
+        )
+
+
+def total_steps(job: Job) -> int:
+    """Optimizer steps of a run, if none is skipped."""
+    config = job.config
+    total = config.epochs * windows_per_epoch(job.train_items, config.window)
+    return min(total, config.max_steps or total)
+
+
+def finished(folder: Path, total: int) -> Path | None:
+    """The LoRA of a run that has finished with this length; None if it has not."""
+    result = read_result(folder)
+    if result.get("total") != total:
+        return None
+    path = folder / str(result.get("path"))
+    return path if path.is_file() else None
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """``result.json`` of a run folder; empty where there is none."""
+    try:
+        data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,177 @@
+"""Where events go: the terminal, the log, TensorBoard. The journal, ``events.jsonl``, is in ``events.py``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from .events import (
+    Checkpoint,
+    Event,
+    Phase,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    Sample,
+    Step,
+    Validation,
+    Warned,
+)
+
+
+def describe(event: Event) -> str:
+    """An event as a line for people; empty for those that are only for programs."""
+    match event:
+        case RunStarted():
+            share = 100 * event.trainable / event.parameters
+            going_on = f", going on from step {event.step}" if event.step else ""
+            return (
+                f"{event.name}: {event.images} images, {event.total_steps} optimizer steps of "
+                f"{event.effective_batch} ({event.epochs} epochs), {event.trainable:,} trainable parameters "
+                f"({share:.2g} % of {event.parameters:,}), on {event.device} in {event.precision}{going_on}"
+            )
+        case Step():
+            return (
+                f"step {event.step}/{event.total}  loss {event.loss:.4f}  rate {event.lr:.2e}  "
+                f"{event.seconds:.2f} s/step  {event.memory / 2**30:.1f} GiB  {clock(event.eta)} left"
+            )
+        case Validation():
+            return f"step {event.step}  validation ({event.signal.replace('_', ' ')}) {event.loss:.4f}"
+        case Sample():
+            return f"step {event.step}  sample {event.image or event.latents}: {event.prompt}"
+        case Checkpoint():
+            return f"step {event.step}  saved {event.path} (norm of the change {event.change:.3g})"
+        case Warned():
+            return f"warning: {event.message}"
+        case RunFinished():
+            return f"finished after {event.step} steps: {event.path}"
+        case RunStopped():
+            return f"stopped after {event.step} steps ({event.reason}); all of them are saved"
+        case RunFailed():
+            return f"failed: {event.message}" + (f"\n  -> {event.cure}" if event.cure else "")
+    return ""
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    whole = max(0, round(seconds))
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Log:
+    """A sink that writes lines for people to a stream, or appends them to a file."""
+
+    def __init__(self, target: Path | TextIO) -> None:
+        self._stream = target.open("a", encoding="utf-8") if isinstance(target, Path) else target
+
+    def __call__(self, event: Event) -> None:
+        """Writes the event's line, if it has one; of a failure its details too."""
+        line = describe(event)
+        if isinstance(event, RunFailed) and event.details:
+            line = f"{event.details}\n{line}"
+        if isinstance(event, Phase) and event.done == 0:
+            line = f"{event.name} ..."
+        if line:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Closes the file; a stream that was given stays open."""
+        if self._stream not in (sys.stdout, sys.stderr):
+            self._stream.close()
+
+
+class Bar:
+    """A sink that draws progress bars on a terminal and writes the other lines above them."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._name = ""
+
+    def __call__(self, event: Event) -> None:
+        """Moves the bar, or writes a line."""
+        from tqdm import tqdm
+
+        match event:
+            case Phase():
+                self._show(event.name, event.done, event.total)
+            case Step():
+                self._show("training", event.step, event.total, loss=f"{event.loss:.4f}", lr=f"{event.lr:.1e}")
+            case _:
+                if event.terminal:
+                    self.close()
+                if line := describe(event):
+                    tqdm.write(line)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _show(self, name: str, done: int, total: int, **figures: str) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None or name != self._name:
+            self.close()
+            self._bar, self._name = (
+                tqdm(total=total or None, desc=name, dynamic_ncols=True, initial=done),
+                name,
+            )
+        self._bar.n = done
+        if figures:
+            self._bar.set_postfix(figures, refresh=False)
+        self._bar.refresh()
+
+
+class TensorBoard:
+    """A sink that writes losses, rate and samples for TensorBoard.
+
+    Args:
+        run: the run folder; logs lie in ``logs`` below it.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+    """
+
+    def __init__(self, run: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._run, self._make = run, SummaryWriter
+        self._writer: Any = None
+
+    def __call__(self, event: Event) -> None:
+        """Writes what TensorBoard can show of the event."""
+        if isinstance(event, RunStarted):
+            # What a broken run wrote beyond its last checkpoint is not part of the run.
+            self._writer = self._make(str(self._run / "logs"), purge_step=event.step + 1 if event.step else None)
+        if self._writer is None or isinstance(event, Phase):
+            return
+        writer = self._writer
+        match event:
+            case Step():
+                for name in ("loss", "lr", "grad_norm", "seconds"):
+                    writer.add_scalar(f"train/{name}", getattr(event, name), event.step)
+            case Validation():
+                writer.add_scalar(f"validation/{event.signal}", event.loss, event.step)
+                for timestep, loss in event.by_timestep.items():
+                    writer.add_scalar(f"validation/{event.signal} at {timestep}", loss, event.step)
+            case Sample() if event.image:
+                writer.add_image(f"samples/{event.index}: {event.prompt}", _pixels(self._run / event.image), event.step)
+        writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _pixels(path: Path) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)

@@ -1,0 +1,121 @@
+"""What happens between two steps: validation, samples, checkpoints, pauses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from . import adapters, checkpoint, export, optim
+from .checkpoint import Position, State
+from .control import Requests
+from .errors import RunError
+from .events import Checkpoint, Event, Phase, Sample, Validation
+from .files import write_tensors
+from .job import Job
+from .loop import Training
+
+
+class Studio:
+    """What happens between two steps: validation, samples, checkpoints, pauses."""
+
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        run: Training,
+        export_key: Callable[[str], str],
+        names: list[str],
+        emit: Callable[[Event], None],
+        requests: Callable[[], Requests],
+        decode: Callable[[torch.Tensor], torch.Tensor] | None,
+    ) -> None:
+        self._job, self._folder, self._run, self._names = job, folder, run, names
+        self._export_key, self._emit, self._requests, self._decode = export_key, emit, requests, decode
+        self._model = run.accelerator.unwrap_model(run.model)
+
+    def lora(self) -> dict[str, torch.Tensor]:
+        """The LoRA as it is now."""
+        return export.tensors(adapters.layers(self._model), self._export_key)
+
+    def validate(self, position: Position) -> None:
+        """Measures the objective on the fixed set."""
+        with self._run.accelerator.autocast():
+            signal, losses = self._run.task.validate(self._model)
+        self._emit(Validation(position.step, signal, sum(losses.values()) / len(losses), losses))
+
+    def sample(self, position: Position) -> None:
+        """Draws the samples, and makes sure that they are pictures.
+
+        Raises:
+            RunError: a sample is not finite, or of one colour.
+        """
+        config = self._job.config
+        for index, prompt in enumerate(self._job.prompts):
+            self._emit(Phase("drawing samples", index, len(self._job.prompts)))
+            with adapters.strength(self._model, config.sample_strength), self._run.accelerator.autocast():
+                latents = self._run.task.sample(self._model, index).float().cpu()
+            _check_picture(latents, position.step, prompt.text)
+            stem = f"samples/step-{position.step:06d}-{index}"
+            write_tensors(self._folder / f"{stem}.safetensors", {"latents": latents})
+            image = ""
+            if self._decode is not None:
+                pixels = self._decode(latents)
+                _check_picture(pixels, position.step, prompt.text)
+                image = f"{stem}.png"
+                _write_png(self._folder / image, pixels)
+            self._emit(Sample(position.step, index, prompt.text, f"{stem}.safetensors", image))
+
+    def save(self, position: Position) -> None:
+        """Writes a checkpoint; before the first step there is nothing to save."""
+        if position.step == 0:
+            return
+        lora = self.lora()
+        scaler = self._run.accelerator.scaler
+        state = State(
+            position,
+            {name: p.detach().cpu() for name, p in zip(self._names, self._run.parameters, strict=True)},
+            optim.state(self._run.optimizer, self._names),
+            scaler.state_dict() if scaler is not None else {},
+        )
+        path = checkpoint.save(self._folder, state, lora, export.metadata(self._job, position.step))
+        relative = path.relative_to(self._folder).as_posix()
+        self._emit(Checkpoint(position.step, relative, export.change_norm(lora)))
+
+    def pause(self) -> None:
+        """Gives the device back until it is asked to go on, or to stop."""
+        device = self._run.accelerator.device
+        self._emit(Phase("paused"))
+        self._move("cpu")
+        while (asked := self._requests()).pause and not asked.stop:
+            time.sleep(0.2)
+        self._move(device)
+        self._emit(Phase("training"))
+
+    def _move(self, device: torch.device | str) -> None:
+        self._model.to(device)
+        for entries in self._run.optimizer.state.values():
+            for key, value in entries.items():
+                if isinstance(value, torch.Tensor) and key != "step":
+                    entries[key] = value.to(device)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _check_picture(tensor: torch.Tensor, step: int, prompt: str) -> None:
+    if torch.isfinite(tensor).all() and tensor.std() > 1e-4:
+        return
+    what = "is of one colour" if torch.isfinite(tensor).all() else "is not finite"
+    raise RunError(
+        f"the sample at step {step} {what} ({prompt!r})",
+        "lower learning_rate, or train with mixed_precision: bf16 or no; check that the base model draws good pictures",
+    )
+
+
+def _write_png(path: Path, pixels: torch.Tensor) -> None:
+    from PIL import Image
+
+    array = (pixels[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(array).save(path)
