@@ -1,0 +1,188 @@
+"""What a model family is: the contract that every file of this package fulfils, and the shapes that pass through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a safetensors header says of one tensor.
+
+    Args:
+        dtype: in safetensors' names, such as F16.
+        shape: as in torch.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What can be known of a base model without reading a weight.
+
+    Args:
+        path: the file, or the diffusers folder.
+        tensors: of a file: by their names in it; of a folder: as ``<component>/<name>``, such as
+            ``unet/conv_in.weight``.
+        files: which file holds a tensor.
+        metadata: the free text of a file's header; empty for a folder.
+        configs: of a folder: each component's ``config.json``, and ``model_index``; empty for a file.
+    """
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    files: Mapping[str, Path]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def is_folder(self) -> bool:
+        """A diffusers folder, not a single file."""
+        return bool(self.configs)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a tensor; None if there is none of this name."""
+        info = self.tensors.get(name)
+        return info.shape if info else None
+
+
+class Encoders(Protocol):
+    """A family's own VAE and text encoder, in fp32. Results lie on the CPU whatever device encoded them."""
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] in 0..1 -> [B, C, H/8, W/8], fp32: the mode of the posterior, unscaled.
+
+        Raises:
+            ValueError: a side is not a multiple of the family's ``downsample``.
+        """
+        ...
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """[B, C, h, w] unscaled -> [B, 3, H, W] in 0..1."""
+        ...
+
+    def encode_text(self, captions: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        """What the denoiser is conditioned on, for each caption; ``hidden`` is [1, tokens, D]."""
+        ...
+
+    def to(self, device: torch.device | str) -> Encoders:
+        """Moves both to a device, in place."""
+        ...
+
+
+class Family(Protocol):
+    """One model family. It owns only what differs between families.
+
+    It never draws a timestep, computes a loss or steps an optimizer.
+    """
+
+    name: str
+    """The name of its file, such as ``sd15``."""
+    title: str
+    """Its name for people."""
+    prediction_type: str
+    """What the denoiser predicts: ``epsilon``."""
+    latent_channels: int
+    latent_scale: float
+    latent_shift: float
+    """The denoiser sees ``(unscaled - latent_shift) * latent_scale``."""
+    downsample: int
+    """Pixels a latent, along a side."""
+    targets: Mapping[str, str]
+    """What LoRA layers may be put on: ``attention``, ``linear``, ``conv`` -> what that means, in words."""
+
+    def recognise(self, header: Header) -> bool:
+        """Whether a file or folder is a base model of this family, by its keys and shapes alone."""
+        ...
+
+    def noise_schedule(self) -> torch.Tensor:
+        """The cumulative product of the alphas, [1000], fp32, falling."""
+        ...
+
+    def load_denoiser(self, path: Path, dtype: torch.dtype) -> nn.Module:
+        """The denoiser, frozen, in eval mode, on the CPU.
+
+        Raises:
+            BaseModelError: the file is missing, broken, or not of this family.
+        """
+        ...
+
+    def load_encoders(self, path: Path) -> Encoders:
+        """The VAE and the text encoder, on the CPU.
+
+        Raises:
+            BaseModelError: the file is missing, broken, not of this family, or holds no encoders.
+        """
+        ...
+
+    def predict(
+        self,
+        model: nn.Module,
+        noisy: torch.Tensor,
+        timestep: torch.Tensor,
+        conditioning: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """The denoiser's prediction.
+
+        Args:
+            model: from ``load_denoiser``, possibly with adapters.
+            noisy: [B, C, h, w], noised scaled latents.
+            timestep: [B], int64.
+            conditioning: by name, each [B, ...].
+
+        Returns:
+            [B, C, h, w] in the denoiser's dtype.
+        """
+        ...
+
+    def is_target(self, module_name: str, module: nn.Module, which: str) -> bool:
+        """Whether a module of the denoiser gets a LoRA layer; ``which`` is a key of ``targets``."""
+        ...
+
+    def export_key(self, module_name: str) -> str:
+        """The module's name in an exported LoRA, without the suffix (``.lora_down.weight`` ...)."""
+        ...
+
+    def sample(
+        self,
+        model: nn.Module,
+        conditioning: Mapping[str, torch.Tensor],
+        negative: Mapping[str, torch.Tensor],
+        *,
+        width: int,
+        height: int,
+        steps: int,
+        guidance: float,
+        seed: int,
+    ) -> torch.Tensor:
+        """Draws one picture with classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
+
+        Args:
+            model: from ``load_denoiser``, possibly with adapters, on any device.
+            conditioning: of the prompt, each tensor [1, ...].
+            negative: of the negative prompt.
+            width: in pixels, a multiple of ``downsample``.
+            height: in pixels, likewise.
+            steps: evaluations of the denoiser.
+            guidance: 1 is no guidance.
+            seed: the picture is a function of it.
+
+        Returns:
+            [1, C, h, w], fp32, on the CPU, unscaled.
+        """
+        ...
+
+    def tiny(self, path: Path, seed: int) -> Path:
+        """Writes a base model of this family at toy size with random weights: a single file, for tests.
+
+        The same seed writes the same bytes. Returns the path.
+        """
+        ...
