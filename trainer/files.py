@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -40,14 +40,8 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file atomically. Tensors may lie anywhere; they are made contiguous on the CPU."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-        save_file(plain, temporary, metadata=dict(metadata) if metadata else None)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(plain, metadata=dict(metadata) if metadata else None))
 
 
 def digest(*parts: object) -> str:
