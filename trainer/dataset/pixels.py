@@ -1,0 +1,214 @@
+"""From a file to pixels: the only place where images are decoded.
+
+Rules: the first frame of an animation; rotated as EXIF says; transparency over white; gray, palette, CMYK and
+16 bit gray brought to 8 bit RGB. Colour profiles are not applied (as in ComfyUI's LoadImage and in other
+trainers). What a file is, is read from its bytes, not from its name. Files are only read, and only by
+decoders of ``FORMATS``.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from ..errors import DatasetError
+from .buckets import STEP, cover
+from .items import ImageItem
+
+#: Decoders that are tried. A short list: a renamed EPS or PDF must not start another program.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+
+#: Above this many pixels a picture is not decoded: PIL's own limit, which a host may have switched off.
+MAX_PIXELS = 178_956_970
+
+_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Unusable(Exception):
+    """An image that cannot be trained on. ``kind`` is one of ``items.KINDS``."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+class _StrictDecoding:
+    """Half-decoded pictures are errors, and PIL's warnings are not shown, while at least one thread is inside.
+
+    Both switches belong to the process (ComfyUI and its node packs turn the first one off), so the first
+    thread sets them and the last one puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._truncated_allowed = False
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            Image.init()
+            self._truncated_allowed = ImageFile.LOAD_TRUNCATED_IMAGES
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+            self._warnings = warnings.catch_warnings()
+            self._warnings.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._warnings.__exit__(None, None, None)
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._truncated_allowed
+
+
+_strict_decoding = _StrictDecoding()
+
+
+def inspect(path: Path) -> tuple[int, int]:
+    """Decodes an image and forgets it.
+
+    Returns:
+        (width, height) in pixels after EXIF rotation.
+
+    Raises:
+        Unusable: it cannot be decoded to its last byte, or a side is under 64 pixels.
+    """
+    with _strict_decoding:
+        return _decode(path, thumbnail=True)[1]
+
+
+def load_pixels(item: ImageItem) -> torch.Tensor:
+    """The picture as it is trained: shrunk to cover its bucket (Lanczos), cropped in the middle.
+
+    Returns:
+        float32 ``[3, height, width]`` in 0..1, the size of ``item.bucket``; the same values on every call.
+
+    Raises:
+        DatasetError: the file is gone, broken, or has another size than when it was scanned.
+    """
+    try:
+        with _strict_decoding:
+            image, size = _decode(item.path)
+    except Unusable as error:
+        raise DatasetError(
+            f"{item.path}: could be read when the dataset was scanned, now it {error.message}",
+            "Leave the images alone while a run prepares its data; start the run again.",
+        ) from None
+    if size != item.size:
+        raise DatasetError(
+            f"{item.path}: was {item.size[0]}x{item.size[1]} pixels when the dataset was scanned, "
+            f"now it is {size[0]}x{size[1]}",
+            "Leave the images alone while a run prepares its data; start the run again.",
+        )
+    resized, (left, top) = cover(size, item.bucket)
+    image = image.resize(resized, Image.Resampling.LANCZOS)
+    image = image.crop((left, top, left + item.bucket[0], top + item.bucket[1]))
+    pixels = np.asarray(image, dtype=np.float32) / 255.0
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def _decode(path: Path, *, thumbnail: bool = False) -> tuple[Image.Image, tuple[int, int]]:
+    """RGB image and its size. With ``thumbnail`` a JPEG is decoded in small: all its bytes are read, 3 x faster."""
+    try:
+        if not path.is_file():
+            raise Unusable("not-a-file", "is not a file (a folder, or a link to nothing)")
+        if path.stat().st_size == 0:
+            raise Unusable("empty", "is empty (0 bytes)")
+        with path.open("rb") as file:
+            head = file.read(32)
+    except OSError as error:
+        raise Unusable("unreadable", f"cannot be read: {error.strerror}") from None
+    try:
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            size = image.size
+            if size[0] * size[1] > MAX_PIXELS:
+                raise Unusable("decompression-bomb", f"has more than {MAX_PIXELS:,} pixels")
+            if thumbnail:
+                image.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
+            image.load()
+            # Only now: a PNG may carry its EXIF behind the pixels, and PIL rotates a TIFF while it loads.
+            orientation = _orientation(image)
+            rgb = _to_rgb(image)
+    except Unusable:
+        raise
+    except UnidentifiedImageError:
+        raise _unidentified(head) from None
+    except Image.DecompressionBombError:
+        raise Unusable("decompression-bomb", f"has more than {MAX_PIXELS:,} pixels") from None
+    # The decoders answer a damaged file with nearly any exception: SyntaxError, struct.error, IndexError, ...
+    except Exception as error:
+        if "truncated" in str(error).lower():
+            raise Unusable("truncated", "ends too early: the file is cut off") from None
+        raise Unusable("corrupt", "is damaged and cannot be decoded") from None
+    if orientation in _TRANSPOSE:
+        rgb = rgb.transpose(_TRANSPOSE[orientation])
+        if orientation >= 5:
+            size = size[1], size[0]
+    if not thumbnail:
+        size = rgb.size
+    if min(size) < STEP:
+        raise Unusable("too-small", f"is too small: {size[0]}x{size[1]} pixels, expected at least {STEP}x{STEP}")
+    return rgb, size
+
+
+def _unidentified(head: bytes) -> Unusable:
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html")):
+        return Unusable("corrupt", "is a web page, not a picture: the download went wrong")
+    if head[4:8] == b"ftyp":
+        brand = head[8:12].decode("ascii", "replace")
+        if brand in {"avif", "avis"} and "AVIF" not in Image.OPEN:
+            return Unusable("unsupported", "is an AVIF picture, which this version of Pillow cannot read")
+        if brand in {"heic", "heix", "mif1", "msf1"}:
+            return Unusable("unsupported", "is a HEIC picture, which cannot be read; save it as PNG or JPEG")
+    return Unusable("corrupt", "is not a picture that can be read (PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF)")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    # Broken EXIF does not make a broken picture.
+    except Exception:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_16_bit(image)
+    if image.mode == "F":
+        raise Unusable("unsupported", "has floating-point pixels; save it with 8 bit a channel")
+    if image.mode == "LAB":
+        raise Unusable("unsupported", "has Lab colours; save it as RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise Unusable("unsupported", "has 32 bit a pixel; save it with 8 bit a channel")
+    gray = (values.astype(np.uint32) * 255 + 32767) // 65535
+    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
