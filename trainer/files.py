@@ -41,7 +41,18 @@ def write_json(path: Path, data: Any) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file atomically. Tensors may lie anywhere; they are made contiguous on the CPU."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(plain, metadata=dict(metadata) if metadata else None))
+    write_bytes(path, _ordered(save(plain, metadata=dict(metadata) if metadata else None)))
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the library writes them in an order drawn anew each time."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    if metadata := header.pop("__metadata__", None):
+        header = {"__metadata__": dict(sorted(metadata.items())), **header}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def digest(*parts: object) -> str:

@@ -1,0 +1,317 @@
+"""Whole runs on a toy base: what comes out, and the equivalences that the design promises."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainer import checkpoint, control, events, export, job, run
+from trainer.config import TrainConfig
+from trainer.errors import DatasetError, RunFolderError, UserError
+from trainer.events import Event, RunFailed, RunFinished, RunStarted, RunStopped, Sample, Step, Validation, Warned
+
+Sinks = list[Event]
+
+
+def final(config: TrainConfig) -> Path:
+    return config.output_dir / f"{config.name}.safetensors"
+
+
+def stop_at(seen: Sinks, step: int) -> Callable[[], bool]:
+    return lambda: any(isinstance(e, Step) and e.step >= step for e in seen)
+
+
+def lora_of(config: TrainConfig) -> dict[str, torch.Tensor]:
+    return load_file(final(config))
+
+
+def losses(seen: Sinks) -> list[float]:
+    return [e.loss for e in seen if isinstance(e, Step)]
+
+
+def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Largest difference, against the largest number, over the changes of all weights."""
+    assert a.keys() == b.keys()
+    keys = {name.rsplit(".", 2)[0] for name in a if name.endswith("lora_up.weight")}
+
+    def change(t: dict[str, torch.Tensor], key: str) -> torch.Tensor:
+        return t[f"{key}.lora_up.weight"].flatten(1) @ t[f"{key}.lora_down.weight"].flatten(1)
+
+    difference = max(float((change(a, k) - change(b, k)).abs().max()) for k in keys)
+    return difference / max(float(change(b, k).abs().max()) for k in keys)
+
+
+def test_a_run_tells_everything_and_leaves_a_whole_folder(config: TrainConfig, seen: Sinks) -> None:
+    config = config.but(
+        validation_steps=10,
+        sample_every=10,
+        sample_prompts=["a house"],
+        sample_inference_steps=2,
+        mixed_precision="fp16",
+    )
+    data = {p: hashlib.sha256(p.read_bytes()).digest() for p in config.train_data_dir.iterdir()}
+    end = run.start(config, [seen.append])
+
+    assert isinstance(end, RunFinished)
+    assert end.step == 20  # 3 square pictures make 2 windows of at most 2, the other shapes 1 each: 4 an epoch
+    folder = config.output_dir
+    assert {p.name for p in folder.iterdir()} == {
+        "job.yaml", "dataset.jsonl", "events.jsonl", "log.txt", "logs", "checkpoints", "samples", "result.json",
+        "run.lock", f"{config.name}.safetensors",
+    }  # fmt: skip
+    assert checkpoint.complete(folder) == [4, 8, 12, 16, 20]
+    started = next(e for e in seen if isinstance(e, RunStarted))
+    assert (started.total_steps, started.images, started.effective_batch, started.precision) == (20, 5, 2, "fp32")
+    assert any(isinstance(e, Warned) and "fp16 cannot be trained on a CPU" in e.message for e in seen)
+    assert any(isinstance(e, Warned) and "warmup_steps" in e.message for e in seen)
+    assert [e.step for e in seen if isinstance(e, Validation)] == [0, 10, 20]
+    pictures = [e for e in seen if isinstance(e, Sample)]
+    assert [(e.step, e.prompt) for e in pictures] == [(10, "a house"), (20, "a house")]
+    assert all((folder / e.image).is_file() and (folder / e.latents).is_file() for e in pictures)
+    written, _ = events.read(folder / "events.jsonl")
+    assert written == [e for e in seen if e in written]
+    assert sum(e.terminal for e in written) == 1
+    assert any((folder / "logs").iterdir())
+    _, header = export.read(final(config))
+    assert header["ss_network_dim"] == "8"
+    assert json.loads(header["darkroom.config"])["lora_rank"] == 8
+    assert {p: hashlib.sha256(p.read_bytes()).digest() for p in config.train_data_dir.iterdir()} == data
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(config: TrainConfig, tmp_path: Path) -> None:
+    def train(name: str, **changes: object) -> bytes:
+        changed = config.but(output_dir=(tmp_path / name / "same name").as_posix(), epochs=1, **changes)
+        assert isinstance(run.start(changed, []), RunFinished)
+        return final(changed).read_bytes()
+
+    assert train("a") == train("b")
+    assert train("c") != train("d", seed=7)
+
+
+def test_an_interrupted_run_equals_an_unbroken_one_bit_for_bit(
+    config: TrainConfig, tmp_path: Path, seen: Sinks
+) -> None:
+    unbroken = config.but(output_dir=(tmp_path / "unbroken" / config.name).as_posix())
+    run.start(unbroken, [])
+    for step in (3, 9, 14):  # in mid-epoch, and not where save_steps would save
+        seen.clear()
+        end = run.start(config, [seen.append], stop_at(seen, step))
+        assert isinstance(end, RunStopped)
+        assert checkpoint.latest(config.output_dir) == end.step
+    seen.clear()
+    assert isinstance(run.start(config, [seen.append]), RunFinished)
+    assert final(config).read_bytes() == final(unbroken).read_bytes()
+    told = [e.step for e in events.history(config.output_dir / "events.jsonl") if isinstance(e, Step)]
+    assert told == list(range(1, 21))
+
+
+def test_a_checkpoint_lost_in_a_crash_costs_steps_but_no_bit(config: TrainConfig, tmp_path: Path, seen: Sinks) -> None:
+    unbroken = config.but(output_dir=(tmp_path / "unbroken" / config.name).as_posix())
+    run.start(unbroken, [])
+    run.start(config, [seen.append], stop_at(seen, 10))
+    newest = checkpoint.folder_of(config.output_dir, checkpoint.latest(config.output_dir) or 0)
+    (newest / "state" / "adapter.safetensors").write_bytes(b"half a fi")
+    assert isinstance(run.start(config, []), RunFinished)
+    assert final(config).read_bytes() == final(unbroken).read_bytes()
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(1, 2), (2, 1)])
+def test_batch_and_accumulation_are_the_same_thing(
+    config: TrainConfig, tmp_path: Path, batch: int, accumulation: int, seen: Sinks
+) -> None:
+    reference: Sinks = []
+    whole = config.but(output_dir=(tmp_path / "whole").as_posix(), gradient_checkpointing=False)
+    run.start(whole, [reference.append])
+    split = config.but(
+        output_dir=(tmp_path / "split").as_posix(), batch_size=batch, gradient_accumulation_steps=accumulation
+    )
+    run.start(split, [seen.append])
+    assert len(losses(seen)) == 20
+    assert losses(seen) == pytest.approx(losses(reference), rel=1e-5)
+    assert relative(lora_of(split), lora_of(whole)) < 1e-5
+
+
+def test_a_warm_cache_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
+    files = []
+    for name in ("cold", "warm"):
+        changed = config.but(
+            output_dir=(tmp_path / name / "x").as_posix(), cache_dir=(tmp_path / "cache").as_posix(), epochs=1
+        )
+        run.start(changed, [])
+        files.append(final(changed).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_a_finished_run_is_returned_at_once_and_more_epochs_extend_it(config: TrainConfig, seen: Sinks) -> None:
+    config = config.but(epochs=2)
+    run.start(config, [])
+    first = final(config).read_bytes()
+    assert isinstance(run.start(config, [seen.append]), RunFinished)
+    assert not losses(seen)
+    assert final(config).read_bytes() == first
+
+    seen.clear()
+    longer = config.but(epochs=3)
+    end = run.start(longer, [seen.append])
+    assert isinstance(end, RunFinished)
+    assert end.step == 12
+    assert [e.step for e in seen if isinstance(e, Step)] == [9, 10, 11, 12]
+    assert any(isinstance(e, Warned) and "length changes from 8 to 12" in e.message for e in seen)
+    rates = [e.lr for e in seen if isinstance(e, Step)]
+    assert rates[0] < rates[1]  # it warms up again
+    assert final(config).read_bytes() != first
+
+    end = run.start(config, [])
+    assert isinstance(end, RunFailed)
+    assert "has been trained for 12 steps; epochs (or max_steps) now ask for only 8" in end.message
+    assert end.user
+
+
+def test_another_run_s_folder_is_refused_and_untouched(config: TrainConfig) -> None:
+    run.start(config.but(epochs=1), [])
+    before = {p: p.stat().st_mtime_ns for p in config.output_dir.rglob("*") if p.name != "run.lock"}
+    with pytest.raises(RunFolderError) as error:
+        run.start(config.but(lora_rank=4, trigger_word="zwx"), [])
+    assert "lora_rank: 8 there, 4 now" in error.value.message
+    assert "trigger_word: '' there, 'zwx' now" in error.value.message
+    assert "train_data_dir: other images or captions" in error.value.message
+    assert "another output_dir" in error.value.cure
+    assert "--resume" in error.value.cure
+    assert {p: p.stat().st_mtime_ns for p in config.output_dir.rglob("*") if p.name != "run.lock"} == before
+
+
+def test_changed_captions_and_another_base_are_another_run(config: TrainConfig, tmp_path: Path) -> None:
+    from trainer import families
+
+    run.start(config.but(epochs=1), [])
+    other = families.get("sd15").tiny(tmp_path / "other.safetensors", 1)
+    with pytest.raises(RunFolderError, match="base_model: another file, or other content"):
+        run.start(config.but(epochs=1, base_model=other.as_posix()), [])
+    (config.train_data_dir / "picture 0.txt").write_text("something else")
+    with pytest.raises(RunFolderError, match="train_data_dir: other images or captions"):
+        run.start(config.but(epochs=1), [])
+
+
+def test_a_file_of_no_run_is_not_overwritten(config: TrainConfig) -> None:
+    config.output_dir.mkdir(parents=True)
+    final(config).write_bytes(b"mine")
+    with pytest.raises(RunFolderError, match="exists, but is of no run"):
+        run.start(config, [])
+    assert final(config).read_bytes() == b"mine"
+
+
+def test_two_processes_do_not_share_a_folder(config: TrainConfig) -> None:
+    from trainer.lock import locked
+
+    with locked(config.output_dir), pytest.raises(RunFolderError, match="another process is training"):
+        run.start(config, [])
+
+
+def test_control_stops_saves_and_samples(config: TrainConfig, seen: Sinks) -> None:
+    config = config.but(sample_every=1000, sample_prompts=["x"], sample_inference_steps=1, save_steps=1000)
+
+    def sink(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, Step):
+            path = config.output_dir / "control.json"
+            asked = control.Requests(stop=event.step >= 6, save=int(event.step >= 2), sample=int(event.step >= 4))
+            control.write(path, asked)
+
+    assert isinstance(run.start(config, [sink]), RunStopped)
+    assert checkpoint.complete(config.output_dir) == [2, 6]
+    assert [e.step for e in seen if isinstance(e, Sample)] == [4]
+
+
+def test_pause_gives_the_device_back_and_goes_on(config: TrainConfig, tmp_path: Path, seen: Sinks) -> None:
+    plain = config.but(output_dir=(tmp_path / "plain" / config.name).as_posix(), epochs=1)
+    run.start(plain, [])
+    paused = config.but(epochs=1)
+    path = paused.output_dir / "control.json"
+
+    def sink(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, Step) and event.step == 2:
+            control.write(path, control.Requests(pause=True))
+        if isinstance(event, events.Phase) and event.name == "paused":
+            control.write(path, control.Requests())
+
+    assert isinstance(run.start(paused, [sink]), RunFinished)
+    assert any(isinstance(e, events.Phase) and e.name == "paused" for e in seen)
+    assert final(paused).read_bytes() == final(plain).read_bytes()
+
+
+def test_held_out_images_are_validated_on_and_never_trained(config: TrainConfig, seen: Sinks) -> None:
+    config = config.but(validation_images=2, validation_steps=3, epochs=2)
+    run.start(config, [seen.append])
+    loaded = job.load(config.output_dir)
+    assert sum(item.held_out for item in loaded.items) == 2
+    assert len(loaded.train_items) == 3
+    assert {e.signal for e in seen if isinstance(e, Validation)} == {"held_out"}
+    with pytest.raises(DatasetError, match="validation_images: 5 cannot be held out of 5"):
+        run.start(config.but(validation_images=5, output_dir=(config.output_dir / "x").as_posix()), [])
+
+
+def test_training_lowers_the_loss_on_the_training_images(config: TrainConfig, seen: Sinks) -> None:
+    config = config.but(validation_steps=1000, epochs=20, learning_rate=5e-3, caption_dropout=0.0, save_steps=1000)
+    run.start(config, [seen.append])
+    first, last = (e.loss for e in seen if isinstance(e, Validation))
+    assert last < 0.95 * first
+
+
+def test_a_rate_that_explodes_fails_by_name_and_keeps_no_broken_file(config: TrainConfig, seen: Sinks) -> None:
+    config = config.but(learning_rate=10.0, max_grad_norm=0.0, lora_alpha=4096.0, epochs=100, warmup_steps=0)
+    end = run.start(config, [seen.append])
+    assert isinstance(end, RunFailed)
+    assert "20 steps in a row were not finite" in end.message
+    assert "lower learning_rate" in end.cure
+    assert not final(config).exists()
+    for step in checkpoint.complete(config.output_dir):
+        assert all(torch.isfinite(t).all() for t in checkpoint.load(config.output_dir, step).adapter.values())
+
+
+def test_running_out_of_memory_says_what_helps(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.tasks.diffusion import Diffusion
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Diffusion, "loss", fail)
+    end = run.start(config, [])
+    assert isinstance(end, RunFailed)
+    assert end.message.startswith("out of memory")
+    assert "batch_size: 2" in end.cure
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, seen: Sinks
+) -> None:
+    save = checkpoint.save
+
+    def full(folder: Path, state: checkpoint.State, *rest: object) -> Path:
+        if state.position.step >= 8:
+            monkeypatch.setattr(
+                checkpoint, "write_tensors", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+            )
+        return save(folder, state, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    end = run.start(config, [seen.append])
+    assert isinstance(end, RunFailed)
+    assert "No space left" in end.message
+    assert "go on from step 4" in end.cure
+    assert checkpoint.complete(config.output_dir) == [4]
+    monkeypatch.undo()
+    assert isinstance(run.start(config, []), RunFinished)
+
+
+def test_the_dataset_is_refused_when_there_is_nothing_in_it(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError):
+        run.start(config.but(train_data_dir=(tmp_path / "empty").as_posix()), [])
+    assert not config.output_dir.exists()
