@@ -6,7 +6,11 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
+from .config import LoRATrainConfig
+from .dataset import LoadDataset
 from .demo import LoadDemoBase
+from .lora import ApplyLoRA, SaveLoRA
+from .train import TrainLoRA
 
 
 class DarkroomExtension(ComfyExtension):
@@ -21,4 +25,4 @@ class DarkroomExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""
-        return [LoadDemoBase]
+        return [LoadDataset, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase]

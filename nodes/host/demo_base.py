@@ -25,6 +25,10 @@ from ...trainer.errors import BaseModelError
 FILE = Path(__file__).resolve().parents[2] / "trainer" / "demo" / "base.safetensors"
 HEADER_KEY = "darkroom.sd15"
 START, END = "<|startoftext|>", "<|endoftext|>"
+TEXT_DEFAULTS = {  # CLIPTextConfig's own, which a header need not repeat
+    "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
+    "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
+}  # fmt: skip
 
 
 def read_header(file: Path) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def _model_class(file: Path, header: dict[str, Any]) -> type[comfy.supported_mod
 
 def _clip_target(header: dict[str, Any]) -> comfy.supported_models_base.ClipTarget:
     """Text encoder and tokenizer classes for the header's sizes and vocabulary."""
-    sizes, vocabulary = header["text_encoder"], header["tokenizer"]["vocab"]
+    sizes, vocabulary = {**TEXT_DEFAULTS, **header["text_encoder"]}, header["tokenizer"]["vocab"]
     special = {"start": vocabulary[START], "end": vocabulary[END], "pad": vocabulary[END]}
 
     class TextModel(comfy.clip_model.CLIPTextModel):

@@ -1,0 +1,95 @@
+"""The wired CLIP and VAE as the trainer's encoder: conditioning is exactly what generation will use."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.sd1_clip
+import torch
+
+from ...trainer.errors import HostError
+from ...trainer.files import digest
+from .base_model import patches_hash
+
+_hashes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+class HostEncoder:
+    """``trainer.prepare.Encoder`` by a wired CLIP and VAE.
+
+    Args:
+        clip: the CLIP.
+        vae: the VAE.
+
+    Raises:
+        HostError: they are not of Stable Diffusion 1.5's kind.
+    """
+
+    def __init__(self, clip: Any, vae: Any) -> None:
+        if clip is None:
+            raise HostError("CLIP: this checkpoint has no text encoder", "load one with Load CLIP, and wire it")
+        vae.throw_exception_if_invalid()
+        if vae.latent_channels != 4 or vae.latent_dim != 2:
+            raise HostError(
+                f"VAE: its latents have {vae.latent_channels} channels; Stable Diffusion 1.5 has 4",
+                "wire the VAE of the checkpoint",
+            )
+        self._clip, self._vae = clip, vae
+
+    @property
+    def latents_fingerprint(self) -> str:
+        """The VAE by content, and the number format it computes in."""
+        return digest("host-vae-1", _content(self._vae.first_stage_model), str(self._vae.vae_dtype))
+
+    @property
+    def conditioning_fingerprint(self) -> str:
+        """The CLIP by content, with its patches, clip skip and tokenizer settings."""
+        clip = self._clip
+        return digest(
+            "host-clip-1",
+            _content(clip.cond_stage_model),
+            patches_hash(clip.patcher.patches),
+            clip.layer_idx,
+            clip.tokenizer_options,
+        )
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[1, 3, H, W] in 0..1 -> [1, 4, H/8, W/8], fp32: the posterior's mode, unscaled."""
+        return self._vae.encode(pixels.movedim(1, -1)).float().cpu()
+
+    def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
+        """``hidden`` [1, 77 n, D]. Brackets are letters here, and ``embedding:`` is a word."""
+        with _embeddings_off(self._clip.tokenizer):
+            tokens = self._clip.tokenize(caption, disable_weights=True)
+        hidden = self._clip.encode_from_tokens(tokens)
+        if hidden.ndim != 3:
+            raise HostError(f"CLIP: its output has the shape {list(hidden.shape)}", "wire the CLIP of the checkpoint")
+        return {"hidden": hidden.float().cpu()}
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """[B, 4, h, w] unscaled -> [B, H, W, 3] in 0..1, on the CPU: ComfyUI's IMAGE."""
+        return self._vae.decode(latents).float().cpu()
+
+
+@contextmanager
+def _embeddings_off(tokenizer: Any) -> Iterator[None]:
+    """Within it ``embedding:name`` in a caption is text; the tokenizer looks up no file."""
+    inner = [t for t in vars(tokenizer).values() if isinstance(t, comfy.sd1_clip.SDTokenizer)]
+    before = [(t, t.embedding_directory) for t in inner]
+    for t in inner:
+        t.embedding_directory = None
+    try:
+        yield
+    finally:
+        for t, directory in before:
+            t.embedding_directory = directory
+
+
+def _content(module: torch.nn.Module) -> str:
+    """A hash of a module's weights as they were loaded; remembered while the module lives."""
+    if module not in _hashes:
+        _hashes[module] = patches_hash(module.state_dict())
+    return _hashes[module]

@@ -1,0 +1,37 @@
+"""Pictures of latents on the node while a worker holds the card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import latent_preview
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+SMALL_VAE = 20 * 2**20
+
+
+def load(path: Path) -> torch.Tensor:
+    """The latents of a sample's file, [1, C, h, w], unscaled."""
+    return load_file(path)["latents"]
+
+
+def of_latents(latents: torch.Tensor, model: Any, vae: Any) -> Image.Image | None:
+    """A picture of unscaled latents: by the VAE where it is tiny, else by ComfyUI's latent preview, on the CPU.
+
+    None where ComfyUI was told to show no previews.
+    """
+    size = sum(p.numel() * p.element_size() for p in vae.first_stage_model.parameters())
+    if size < SMALL_VAE:
+        pixels = vae.decode(latents)[0].clamp(0, 1).mul(255).round().to(torch.uint8)
+        return Image.fromarray(pixels.cpu().numpy())
+    form = model.model.latent_format
+    previewer = latent_preview.get_previewer(torch.device("cpu"), form)
+    if previewer is None:
+        return None
+    picture = previewer.decode_latent_to_preview(form.process_in(latents))
+    if not isinstance(picture, Image.Image):
+        return None
+    return picture.resize((latents.shape[-1] * 8, latents.shape[-2] * 8), Image.Resampling.BICUBIC)

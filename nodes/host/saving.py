@@ -1,0 +1,91 @@
+"""LoRA files of a ComfyUI: written beside the others and never over one, at once in every list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import torch
+from PIL import Image
+
+from ...trainer import export
+from ...trainer.errors import HostError
+from . import graph, places
+from .lora import LoraModel, read
+
+MOST_NUMBERS = 10_000
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+
+
+def save(lora: Mapping[str, torch.Tensor], filename: str, samples: torch.Tensor | None) -> str:
+    """Write a LORA_MODEL below the first loras folder; returns its name in ComfyUI's lists.
+
+    The same LoRA under the same name is not written twice.
+
+    Args:
+        lora: the tensors; a LoraModel brings its header along.
+        filename: without ending; may name a subfolder.
+        samples: [N, H, W, 3] in 0..1; the first becomes ``<name>.preview.png``.
+
+    Raises:
+        HostError: the name cannot be used.
+        ExportError: the LoRA is not finite or changes nothing, or cannot be written.
+    """
+    wanted = _clean(filename)
+    folder = places.new_lora_folder(str(wanted.parent))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in lora.items()}
+    target = _free_or_same(folder, wanted.name, tensors)
+    if not target.exists():
+        header = dict(getattr(lora, "metadata", {}))
+        if header:
+            header.update({"ss_output_name": target.stem, "modelspec.title": target.stem})
+        export.write(target, tensors, header)
+        places.forget_lora_list()
+    if samples is not None and len(samples):
+        _write_preview(target.with_suffix(".preview.png"), samples[0])
+    name = places.lora_name(target)
+    graph.tell_page("loras", {"name": name})
+    return name
+
+
+def chosen(lora_name: str, nothing: str) -> LoraModel:
+    """The LoRA file that a user chose in a list.
+
+    Raises:
+        HostError: none was chosen, or it is gone.
+        ExportError: it cannot be read.
+    """
+    if lora_name == nothing:
+        raise HostError("Apply LoRA has no LoRA", "wire one from Train LoRA, or choose a file as lora_name")
+    return read(places.lora(lora_name))
+
+
+def _clean(filename: str) -> PurePosixPath:
+    text = filename.strip().replace("\\", "/").removesuffix(".safetensors").strip("/ ")
+    path = PurePosixPath(text)
+    if not text or FORBIDDEN.search(text) or any(part in ("..", ".") for part in path.parts):
+        raise HostError(f"filename: {filename!r} is no name for a file", "give a name such as my_style_lora")
+    return path
+
+
+def _free_or_same(folder: Path, stem: str, tensors: dict[str, torch.Tensor]) -> Path:
+    """The first name that is free, or whose file holds these very tensors."""
+    for number in range(1, MOST_NUMBERS):
+        path = folder / (f"{stem}.safetensors" if number == 1 else f"{stem}_{number:03}.safetensors")
+        if not path.exists() or _holds(path, tensors):
+            return path
+    raise HostError(f"filename: {stem} has been used {MOST_NUMBERS} times", "give another name")
+
+
+def _holds(path: Path, tensors: dict[str, torch.Tensor]) -> bool:
+    try:
+        there = read(path)
+    except export.ExportError:
+        return False
+    return there.keys() == tensors.keys() and all(torch.equal(there[name], t) for name, t in tensors.items())
+
+
+def _write_preview(path: Path, picture: torch.Tensor) -> None:
+    pixels = picture.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
+    Image.fromarray(pixels).save(path)
