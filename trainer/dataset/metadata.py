@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import io
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ class Metadata:
     filename_column: int
     prompt_column: int
     rows: tuple[Row, ...]
+    bom: bool
 
 
 def decode(data: bytes) -> str:
@@ -77,7 +79,11 @@ def read_metadata(path: Path) -> Metadata:
         DatasetError: the file is missing, not UTF-8, without the header, or its quotes are broken (with the
             line).
     """
-    text = _read(path)
+    data = _read(path)
+    try:
+        text = decode(data)
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}", "Save it as UTF-8 (in a spreadsheet: CSV UTF-8).") from None
     header, delimiter, columns = _header(path, text)
     taken: list[str] = []
 
@@ -100,7 +106,9 @@ def read_metadata(path: Path) -> Metadata:
     names = [column.casefold() for column in columns]
     filename_column = next(names.index(name) for name in FILENAME_COLUMNS if name in names)
     prompt_column = next(names.index(name) for name in PROMPT_COLUMNS if name in names)
-    return Metadata(path, delimiter, header, columns, filename_column, prompt_column, tuple(rows))
+    return Metadata(
+        path, delimiter, header, columns, filename_column, prompt_column, tuple(rows), data.startswith(BOM_UTF8)
+    )
 
 
 _QUOTING = (
@@ -109,7 +117,7 @@ _QUOTING = (
 )
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     if path.is_dir():
         raise DatasetError(f"{path}: is a folder, expected a CSV file", "Name the file, such as metadata.csv.")
     if not path.is_file():
@@ -117,11 +125,9 @@ def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DatasetError(f"{path}: is larger than {MAX_BYTES >> 20} MiB, which is no table of captions")
-        return decode(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise DatasetError(f"{path}: {error}", "Save it as UTF-8 (in a spreadsheet: CSV UTF-8).") from None
 
 
 def _header(path: Path, text: str) -> tuple[str, str, tuple[str, ...]]:

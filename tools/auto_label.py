@@ -1,0 +1,10 @@
+"""Captions a folder of images: ``python tools/auto_label.py --input DIR``, the same as ``python -m trainer caption``."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from trainer.__main__ import main
+
+    raise SystemExit(main(["caption", *sys.argv[1:]]))
