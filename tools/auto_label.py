@@ -1,4 +1,4 @@
-"""Captions a folder of images: ``python tools/auto_label.py --input DIR``, the same as ``python -m trainer caption``."""
+"""Captions a folder of images: the guide's name for ``python -m trainer caption``."""
 
 import sys
 from pathlib import Path

@@ -11,7 +11,8 @@ from .registry import all_captioners, names
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    methods = "; ".join(f"{name}: {captioner.description}" for name, captioner in all_captioners().items())
+    modes = "; ".join(f"{name}: {what}" for name, what in MODES.items())
+    methods = " ".join(f"{name}: {captioner.description}" for name, captioner in all_captioners().items())
     parser.add_argument("--input", type=Path, required=True, metavar="DIR", help="the folder with the images")
     parser.add_argument(
         "--output",
@@ -26,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=MODES,
         default="missing",
-        help="if an image has a caption: "
-        + "; ".join(f"{k}: {v}" for k, v in MODES.items())
-        + " (default %(default)s)",
+        help=f"if an image has a caption: {modes} (default %(default)s)",
     )
 
 

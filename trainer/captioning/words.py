@@ -10,28 +10,8 @@ _COUNTER = re.compile(r"(?<=[^\W\d])0\d+$")
 _NUMBER = re.compile(r"[#(\[]*\d+[)\]]*")
 _HASH = re.compile(r"(?=.*\d)[0-9a-f]{8,}", re.IGNORECASE)
 # What cameras, phones and programs call every file.
-_MEANINGLESS = frozenset(
-    [
-        "img",
-        "image",
-        "images",
-        "dsc",
-        "dscn",
-        "dscf",
-        "pxl",
-        "vid",
-        "pic",
-        "picture",
-        "photo",
-        "screenshot",
-        "scan",
-        "untitled",
-        "unnamed",
-        "download",
-        "copy",
-        "comfyui",
-    ]
-)
+_MEANINGLESS = {"img", "image", "images", "pic", "picture", "photo", "scan", "screenshot", "download", "copy"}
+_MEANINGLESS |= {"dsc", "dscn", "dscf", "pxl", "vid", "untitled", "unnamed", "comfyui"}
 
 
 def words_of(name: str) -> str:

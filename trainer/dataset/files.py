@@ -114,7 +114,11 @@ def _match(images: list[Path], captions: list[Path]) -> tuple[dict[Path, tuple[P
     folded: dict[tuple[str, str], Path] = {}
     for path in captions:
         exact.setdefault((path.stem, path.suffix.lower()), path)
-        folded.setdefault((fold(path.stem), path.suffix.lower()), path)
+    own = {path for image in images for suffix in SIDECAR_SUFFIXES if (path := exact.get((image.stem, suffix)))}
+    for path in captions:
+        # On Linux A.png and a.png are two images: a.txt belongs to one of them.
+        if path not in own:
+            folded.setdefault((fold(path.stem), path.suffix.lower()), path)
     sidecars: dict[Path, tuple[Path, ...]] = {}
     for image in images:
         found = [
