@@ -6,6 +6,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
+from .caption import AutoCaption
 from .config import LoRATrainConfig
 from .dataset import LoadDataset
 from .demo import LoadDemoBase
@@ -25,4 +26,4 @@ class DarkroomExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""
-        return [LoadDataset, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase]
+        return [LoadDataset, AutoCaption, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase]

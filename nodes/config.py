@@ -34,6 +34,8 @@ class LoRATrainConfig(io.ComfyNode):
                 _float("learning_rate", 0.0000001),
                 _int("batch_size"),
                 _int("resolution", 64),
+                # Not called seed: ComfyUI's page would draw a new one for every run, and train anew each time.
+                _int("training_seed", field="seed", most=2**53 - 1),
                 _int("gradient_accumulation_steps", advanced=True),
                 _int(
                     "max_steps", advanced=True, default=0, least=0, most=10_000_000,
@@ -64,6 +66,10 @@ class LoRATrainConfig(io.ComfyNode):
                     "sample_every", advanced=True, least=1, most=1_000_000,
                     tooltip="Optimizer steps between two rounds of samples; the last one is always drawn.",
                 ),
+                _int("sample_inference_steps", advanced=True),
+                _float("sample_guidance", 0.1),
+                _float("sample_strength", 0.05),
+                _int("log_interval", advanced=True, most=1_000_000),
                 io.String.Input(
                     "sample_prompts",
                     default="",
@@ -71,12 +77,6 @@ class LoRATrainConfig(io.ComfyNode):
                     tooltip="Prompts of the samples, a line each. Empty: the first two captions.",
                     advanced=True,
                 ),
-                _int("sample_inference_steps", advanced=True),
-                _float("sample_guidance", 0.1),
-                _float("sample_strength", 0.05),
-                _int("log_interval", advanced=True, most=1_000_000),
-                # Not called seed: ComfyUI's page would draw a new one for every run, and train anew each time.
-                _int("training_seed", field="seed", advanced=True, most=2**53 - 1),
             ],
             outputs=[ConfigType.Output(display_name="config", tooltip="For Train LoRA.")],
         )  # fmt: skip

@@ -44,7 +44,9 @@ class SaveLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, lora: dict[str, torch.Tensor], filename: str, samples: torch.Tensor | None = None) -> io.NodeOutput:
+    def execute(
+        cls, lora: dict[str, torch.Tensor], filename: str, samples: torch.Tensor | None = None
+    ) -> io.NodeOutput:
         """Write the file and its preview, and let the page know."""
         name = saving.save(lora, filename, samples)
         NodeProgress().say(f"Saved as {name}")
@@ -73,7 +75,9 @@ class ApplyLoRA(io.ComfyNode):
                     default=WIRED,
                     tooltip="A LoRA file, where none is wired.",
                 ),
-                io.Float.Input("strength_model", default=0.8, min=-20.0, max=20.0, step=0.05, round=0.01, tooltip=strength),
+                io.Float.Input(
+                    "strength_model", default=0.8, min=-20.0, max=20.0, step=0.05, round=0.01, tooltip=strength
+                ),
                 io.Float.Input(
                     "strength_clip",
                     default=0.8,

@@ -7,6 +7,7 @@ finishes its step, saves, and ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -124,10 +125,8 @@ def _stop(process: subprocess.Popen[bytes], run: Path, read: Callable[[], None],
 
 def _close_pipe(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None and not process.stdin.closed:
-        try:
+        with contextlib.suppress(OSError):
             process.stdin.close()
-        except OSError:
-            pass
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -152,9 +152,7 @@ def _free_the_card(note: Callable[[str], None]) -> None:
         note(f"only {free / 2**30:.1f} GB are free on {memory.device()}: the training may not fit")
 
 
-def _work(
-    folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress, note: Callable[[str], None]
-) -> None:
+def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress, note: Callable[[str], None]) -> None:
     """Run the worker to its end, showing on the node how far it is."""
     progress.say("Starting the worker")
     reached = 0
@@ -191,7 +189,8 @@ def _work(
             log.error(outcome.details)
         raise (UserError if outcome.user else RunError)(outcome.message, outcome.cure)
     assert isinstance(outcome, RunStopped)
-    raise RunError(f"the run was stopped at step {outcome.step} ({outcome.reason})", "queue again: it goes on from there")
+    message = f"the run was stopped at step {outcome.step} ({outcome.reason})"
+    raise RunError(message, "queue again: it goes on from there")
 
 
 def _samples(story: list[Event], folder: Path, encoder: HostEncoder) -> torch.Tensor:

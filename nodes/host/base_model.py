@@ -78,7 +78,7 @@ def _family(model: Any) -> str:
     name = type(config).__name__
     if config.unet_config.get("in_channels") not in (4, None):
         raise HostError(
-            f"this MODEL is an inpainting or edit model ({config.unet_config['in_channels']} input channels, 4 expected)",
+            f"this MODEL is an inpainting or edit model ({config.unet_config['in_channels']} input channels, not 4)",
             "train on the ordinary checkpoint; the LoRA works in its inpainting version too",
         )
     known = isinstance(config, comfy.supported_models.SD15) and isinstance(
@@ -112,7 +112,7 @@ def _prediction(model: Any) -> str:
         sampling.sigmas.cpu(), plain.sigmas, rtol=1e-4
     ):
         raise HostError(
-            "this MODEL's noise schedule was changed (zero terminal SNR, for instance); epsilon cannot be trained on it",
+            "this MODEL's noise schedule was changed (to zero terminal SNR, for instance); it cannot be trained on",
             "wire the MODEL before the node that changes its sampling",
         )
     return "epsilon"

@@ -43,7 +43,7 @@ def input_folders() -> list[str]:
         below[:] = sorted(name for name in below if not name.startswith((".", "_")))
         if len(relative.parts) >= DEEPEST or len(found) >= MOST_FOLDERS:
             below.clear()
-        if relative.parts and (any(_is_image(name) for name in files) or _holds_images_below(Path(folder), below)):
+        if relative.parts and any(_is_image(name) for name in files):
             found.append(relative.as_posix())
     return found
 
@@ -134,8 +134,3 @@ def lora_name(file: Path) -> str:
 
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
-
-
-def _holds_images_below(folder: Path, below: list[str]) -> bool:
-    """Whether it is a dataset of kohya's layout: images only in folders such as ``10_name``."""
-    return any(_is_image(name) for sub in below for name in os.listdir(folder / sub))

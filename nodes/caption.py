@@ -1,0 +1,67 @@
+"""Auto Caption: writes captions for a data set."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..trainer import captioning
+from ..trainer.dataset import scan
+from .dataset import describe
+from .host.graph import NodeProgress
+from .payloads import CATEGORY, DatasetRef, DatasetType
+
+
+class AutoCaption(io.ComfyNode):
+    """A data set with the captions that it lacked."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and texts."""
+        known = captioning.all_captioners()
+        methods = "; ".join(f"{name}: {captioner.description}" for name, captioner in known.items())
+        return io.Schema(
+            node_id="Darkroom_AutoCaption",
+            display_name="Auto Caption",
+            category=CATEGORY,
+            description="Writes captions into the data set's folder, as one metadata.csv that you can edit, or as a "
+            ".txt file beside each image. Your own captions stay, unless you choose otherwise; then the former file is "
+            "kept beside the new one.",
+            search_aliases=[
+                "caption", "tag", "label", "auto label", "tagger",
+                "\u6253\u6807", "\u6807\u6ce8", "\u81ea\u52a8\u6807\u6ce8",
+            ],
+            inputs=[
+                DatasetType.Input("dataset", tooltip="From Load Dataset."),
+                io.Combo.Input("method", options=list(known), default="filename", tooltip=f"{methods}."),
+                io.Combo.Input(
+                    "mode",
+                    options=list(captioning.MODES),
+                    default="missing",
+                    tooltip="What happens to an image that has a caption. "
+                    + "; ".join(f"{name}: {text}" for name, text in captioning.MODES.items())
+                    + ".",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(captioning.FORMATS),
+                    default="csv",
+                    tooltip="; ".join(f"{name}: {text}" for name, text in captioning.FORMATS.items()) + ".",
+                ),
+                io.String.Input(
+                    "trigger_word",
+                    default="",
+                    tooltip="Stands first in every caption that is written. Empty: the data set's own trigger word.",
+                ),
+            ],
+            outputs=[DatasetType.Output(display_name="dataset", tooltip="The same data set, with its new captions.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, dataset: DatasetRef, method: str, mode: str, format: str, trigger_word: str) -> io.NodeOutput:
+        """Write the captions, and say what was done."""
+        word = trigger_word.strip() or dataset.trigger_word
+        report = captioning.label(dataset.folder, method=method, mode=mode, format=format, trigger_word=word)
+        scanned = scan(dataset.folder, trigger_word=dataset.trigger_word, repeats=dataset.repeats)
+        text = f"{report}\n{describe(scanned)}"
+        NodeProgress().say(text)
+        return io.NodeOutput(dataset, ui={"text": [text]})
