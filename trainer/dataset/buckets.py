@@ -3,9 +3,10 @@
 The idea is NovelAI's ("NovelAI Improvements on Stable Diffusion", 2022, section Aspect Ratio Bucketing):
 images are trained in rectangles of about the same area, in steps of 64 pixels, so that little is cropped away
 and a batch can be stacked. As there, an image goes to the bucket whose aspect ratio is nearest (in the
-logarithm), the area is at most ``resolution`` squared and the longer side at most twice ``resolution``.
-Unlike there, no image is enlarged: its buckets are those that fit inside it. Among buckets of one aspect
-ratio only the largest counts.
+logarithm), the area is at most ``resolution`` squared, the longer side at most twice ``resolution`` and the
+shorter one at least half of it, so that what is longer than 4:1 is cropped. As there, a bucket is as high as
+its width allows, or as wide as its height allows. Unlike there, no image is enlarged: its buckets are those
+that fit inside it.
 """
 
 from __future__ import annotations
@@ -34,20 +35,21 @@ def check_resolution(resolution: int) -> None:
 
 @lru_cache(maxsize=4096)
 def _candidates(width: int, height: int, resolution: int) -> tuple[tuple[int, int], ...]:
-    """Buckets inside width x height (multiples of 64) that no side can be added to without breaking a bound."""
-    longest = 2 * resolution
-    area = resolution * resolution
-    max_width, max_height = min(width, longest), min(height, longest)
-    found = []
-    for bucket_width in range(STEP, max_width + 1, STEP):
-        bucket_height = min(max_height, area // bucket_width // STEP * STEP)
-        if bucket_height < STEP:
-            break
-        wider = bucket_width + STEP
-        if wider <= max_width and wider * bucket_height <= area:
-            continue
-        found.append((bucket_width, bucket_height))
-    return tuple(found)
+    """Buckets inside width x height (multiples of 64): each width with its largest height, and the other way."""
+
+    longest, shortest = 2 * resolution, max(STEP, resolution // 2 // STEP * STEP)
+
+    def pairs(side: int, other_side: int) -> list[tuple[int, int]]:
+        least, other_least = min(side, shortest), min(other_side, shortest)
+        found = []
+        for length in range(least, min(side, longest) + 1, STEP):
+            other = min(other_side, longest, resolution**2 // length // STEP * STEP)
+            if other >= other_least:
+                found.append((length, other))
+        return found
+
+    by_height = [(wide, high) for high, wide in pairs(height, width)]
+    return tuple(dict.fromkeys(pairs(width, height) + by_height))
 
 
 def bucket_for(size: tuple[int, int], resolution: int) -> tuple[int, int]:
@@ -58,9 +60,9 @@ def bucket_for(size: tuple[int, int], resolution: int) -> tuple[int, int]:
         resolution: side of the square bucket, in pixels; a multiple of 64.
 
     Returns:
-        (width, height), multiples of 64: never larger than the image, area at most ``resolution ** 2``, sides
-        at most ``2 * resolution``. Of two aspect ratios that are equally near, the bucket with the larger
-        area, then the wider one.
+        (width, height), multiples of 64: never larger than the image, area at most ``resolution ** 2``, sides at
+        most ``2 * resolution`` and, where the image is as large, at least half of it (rounded down to 64). Of two
+        aspect ratios that are equally near, the bucket with the larger area, then the wider one.
 
     Raises:
         DatasetError: the image is smaller than 64 pixels, or the resolution is not a multiple of 64.
