@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPO, find_comfy
+from tests.host.server import comfy_python
 
 CAPTIONS = [
     "",
@@ -51,19 +50,12 @@ print(json.dumps([
 """
 
 
-@pytest.fixture(scope="module")
-def comfy_python() -> Path:
-    """ComfyUI's own interpreter, or ours where it has none."""
+@pytest.mark.host
+def test_tokens_are_comfyuis() -> None:
     comfy = find_comfy()
     assert comfy is not None
-    places = [comfy / ".venv" / "bin" / "python", comfy / ".venv" / "Scripts" / "python.exe"]
-    return next((place for place in places if place.is_file()), Path(sys.executable))
-
-
-@pytest.mark.host
-def test_tokens_are_comfyuis(comfy_python: Path) -> None:
-    command = [str(comfy_python), "-c", COMFY_SIDE, str(find_comfy()), str(REPO), json.dumps(CAPTIONS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=str(find_comfy()))
+    command = [comfy_python(comfy), "-c", COMFY_SIDE, str(comfy), str(REPO), json.dumps(CAPTIONS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=comfy)
     assert done.returncode == 0, done.stderr[-3000:]
     pairs = json.loads(done.stdout.splitlines()[-1])
     assert len(pairs) == len(CAPTIONS)

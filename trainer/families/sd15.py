@@ -375,10 +375,8 @@ def save_checkpoint(
         "vae": {"type": kind, **vae_config},
         "tokenizer": {"vocab": dict(vocab), "merges": list(merges)},
     }
-    metadata = {"format": "pt"}
-    if describe:
-        metadata[DESCRIPTION] = json.dumps(description, sort_keys=True)
-    write_tensors(path, tensors, metadata)
+    # One key only: safetensors writes several in an order that changes from run to run.
+    write_tensors(path, tensors, {DESCRIPTION: json.dumps(description, sort_keys=True)} if describe else None)
     return path
 
 

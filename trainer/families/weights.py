@@ -109,7 +109,7 @@ def fill(model: nn.Module, state: Mapping[str, torch.Tensor], part: str, path: P
     if shapes:
         name = shapes[0]
         raise BaseModelError(
-            f"{path}: in its {part} {_some(shapes, 'weight')} has another shape: {list(state[name].shape)}, "
+            f"{path}: in its {part} the shape of {_some(shapes, 'weight')} differs: {list(state[name].shape)}, "
             f"expected {list(own[name])}",
             cure,
         )

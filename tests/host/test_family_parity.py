@@ -1,0 +1,102 @@
+"""SD1.5 in the trainer and in ComfyUI, on one checkpoint that the stock loader takes: the same numbers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tests.conftest import find_comfy
+from tests.host.server import comfy_python
+from tests.trainer.families.toy import relative
+from trainer.families import sd15, sd15_random
+
+FAMILY = sd15.FAMILY
+CAPTIONS = ["name_(series), a (photo:1.3)", "", "red " * 100, "\u521d\u97f3  \U0001f600 don't", "x" * 400]
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The trainer's models, the inputs, and what ComfyUI made of them."""
+    comfy = find_comfy()
+    assert comfy is not None
+    folder = tmp_path_factory.mktemp("p\u00e4rity \u6a21")
+    checkpoint = sd15_random.write_random(folder / "small model.safetensors", full=False)
+    model, encoders = FAMILY.load_denoiser(checkpoint, torch.float32), FAMILY.load_encoders(checkpoint)
+    hidden = encoders.encode_text(CAPTIONS)
+    generator = torch.Generator().manual_seed(0)
+    given = {
+        "pixels": torch.rand(2, 3, 64, 96, generator=generator),
+        "latents": torch.randn(1, 4, 8, 12, generator=generator) * 4,
+        "noisy": torch.randn(2, 4, 16, 8, generator=generator),
+        "timestep": torch.tensor([10, 800]),
+        "hidden": torch.cat([hidden[0]["hidden"], hidden[1]["hidden"]]),
+    }
+    keys = [_lora(name, module) for name, module in model.named_modules() if FAMILY.is_target(name, module, "conv")]
+    metadata = {"captions": json.dumps(CAPTIONS), "keys": json.dumps(keys)}
+    inputs, outputs = folder / "in.safetensors", folder / "out.safetensors"
+    save_file(given, inputs, metadata=metadata)
+    script = Path(__file__).with_name("comfy_side.py")
+    done = subprocess.run(
+        [comfy_python(comfy), str(script), str(comfy), str(checkpoint), str(inputs), str(outputs)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=comfy,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    checkpoint.unlink()
+    theirs = load_file(outputs)
+    return {"model": model, "encoders": encoders, "hidden": hidden, "given": given, "theirs": theirs, "keys": keys}
+
+
+def _lora(name: str, module: nn.Module) -> tuple[str, list[int], list[int]]:
+    """An exported key with the shapes of its two matrices at rank 2."""
+    if isinstance(module, nn.Conv2d):
+        return FAMILY.export_key(name), [2, module.in_channels, *module.kernel_size], [module.out_channels, 2, 1, 1]
+    assert isinstance(module, nn.Linear)
+    return FAMILY.export_key(name), [2, module.in_features], [module.out_features, 2]
+
+
+@pytest.mark.host
+def test_text(sides: dict[str, Any]) -> None:
+    for i, entry in enumerate(sides["hidden"]):
+        assert entry["hidden"].shape == sides["theirs"][f"hidden{i}"].shape
+        assert relative(entry["hidden"], sides["theirs"][f"hidden{i}"]) < 1e-5
+
+
+@pytest.mark.host
+def test_latents_and_pixels(sides: dict[str, Any]) -> None:
+    encoders, given = sides["encoders"], sides["given"]
+    assert relative(encoders.encode_images(given["pixels"]), sides["theirs"]["latents"]) < 1e-5
+    assert relative(encoders.decode_latents(given["latents"]), sides["theirs"]["pixels"]) < 1e-5
+
+
+@pytest.mark.host
+def test_prediction(sides: dict[str, Any]) -> None:
+    given = sides["given"]
+    with torch.no_grad():
+        ours = FAMILY.predict(sides["model"], given["noisy"], given["timestep"], {"hidden": given["hidden"]})
+    assert relative(ours, sides["theirs"]["prediction"]) < 1e-5
+
+
+@pytest.mark.host
+def test_schedule_and_sample_are_the_ksamplers(sides: dict[str, Any]) -> None:
+    alphas = FAMILY.noise_schedule()
+    torch.testing.assert_close(((1 - alphas) / alphas).sqrt(), sides["theirs"]["sigmas"], rtol=1e-5, atol=0)
+    options = {"width": 64, "height": 128, "steps": 5, "guidance": 4.0, "seed": 5}
+    ours = FAMILY.sample(sides["model"], *sides["hidden"][:2], **options)
+    assert relative(ours, sides["theirs"]["sample"]) < 1e-4
+
+
+@pytest.mark.host
+def test_every_exported_key_is_patched(sides: dict[str, Any]) -> None:
+    assert len(sides["keys"]) > 0
+    assert int(sides["theirs"]["patches"]) == len(sides["keys"])

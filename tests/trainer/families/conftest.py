@@ -1,0 +1,36 @@
+"""Toy models and files for the families' tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.trainer.families.toy import Toy
+
+
+@pytest.fixture(scope="session")
+def toy() -> Toy:
+    """With a KL VAE."""
+    return Toy()
+
+
+@pytest.fixture(scope="session")
+def toy_file(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy as a single file in fp32."""
+    return toy.save(tmp_path_factory.mktemp("t\u00f6y \u6a21\u578b") / "toy model.safetensors")
+
+
+@pytest.fixture
+def write_shapes(tmp_path: Path) -> Callable[..., Path]:
+    """Writes zeros of given shapes: ``write_shapes({"name": (2, 3)}, "file name")``."""
+
+    def write(shapes: Mapping[str, tuple[int, ...]], name: str = "f\u00fcle \u6a21.safetensors") -> Path:
+        path = tmp_path / name
+        save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, path)
+        return path
+
+    return write
