@@ -90,7 +90,8 @@ def test_prediction(sides: dict[str, Any]) -> None:
 @pytest.mark.host
 def test_schedule_and_sample_are_the_ksamplers(sides: dict[str, Any]) -> None:
     alphas = FAMILY.noise_schedule()
-    torch.testing.assert_close(((1 - alphas) / alphas).sqrt(), sides["theirs"]["sigmas"], rtol=1e-5, atol=0)
+    # 1 - alpha loses digits where alpha is almost 1.
+    torch.testing.assert_close(((1 - alphas) / alphas).sqrt(), sides["theirs"]["sigmas"], rtol=1e-4, atol=0)
     options = {"width": 64, "height": 128, "steps": 5, "guidance": 4.0, "seed": 5}
     ours = FAMILY.sample(sides["model"], *sides["hidden"][:2], **options)
     assert relative(ours, sides["theirs"]["sample"]) < 1e-4
