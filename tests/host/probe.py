@@ -37,7 +37,7 @@ class DarkroomProbe:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """`task` names the function, `path` the file, `arguments` are JSON."""
         text = ("STRING", {"default": ""})
-        wired = {name: (ANY,) for name in ("model", "clip", "vae", "anything")}
+        wired = dict.fromkeys(("model", "clip", "vae", "anything"), (ANY,))
         return {"required": {"task": text, "path": text}, "optional": {"arguments": text, **wired}}
 
     @classmethod
@@ -92,7 +92,7 @@ def look_vae(vae: Any, seed: int, width: int, height: int) -> Any:
 
 
 def look_weights(model: Any, keys: list[str], clip: Any = None) -> Any:
-    """The weights that a MODEL (and CLIP) will compute with, its patches in them; an empty list of keys: all patched."""
+    """The weights that a MODEL (and CLIP) will compute with, patches included; no keys: all that are patched."""
     tensors = {}
     for patcher in (model, clip.patcher if clip is not None else None):
         if patcher is None:

@@ -18,6 +18,7 @@ import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -233,6 +234,11 @@ class ComfyServer:
         """A picture of a node's output, by the name that the output gives."""
         query = urllib.parse.urlencode({k: result[k] for k in ("filename", "subfolder", "type")})
         return Image.open(io.BytesIO(self.request(f"/view?{query}"))).convert("RGB")
+
+    def pixels(self, result: dict[str, str]) -> torch.Tensor:
+        """A picture of a node's output as [H, W, 3] in 0..1."""
+        array = np.asarray(self.image(result), dtype=np.float32)
+        return torch.from_numpy(array) / 255
 
     def executed(self, entry: dict[str, Any]) -> list[str]:
         """The nodes that came out of the cache in a history entry are not among these."""

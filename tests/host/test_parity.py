@@ -1,0 +1,124 @@
+"""The trainer and the host compute the same: latents, conditioning, predictions, and the weights of a trained LoRA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.host.graphs import CLIP, apply_lora, demo_loader, training
+from tests.host.measure import relative_error, run_id, runs
+from tests.host.server import ComfyServer
+from trainer import adapters, checkpoint, families
+from trainer import job as jobs
+from trainer.cache import Cache
+from trainer.dataset import load_pixels, scan
+from trainer.families import ldm
+from trainer.job import Job
+
+pytestmark = pytest.mark.host
+CAPTIONS = [
+    "name_(series), a red circle",
+    "",
+    "a big blue star on a white background, " * 12 + "(heart:1.3)",
+    "embedding:circle [a] {b|c} \u00fcber \u6f2b\u753b",
+]
+SIZES = [(128, 128), (150, 131), (257, 140), (64, 200)]
+
+
+@pytest.fixture(scope="module")
+def trained(comfy: ComfyServer) -> tuple[dict[str, Any], Path, Job]:
+    """A run on pictures of several sizes with difficult captions: its graph, folder and job."""
+    folder = comfy.base / "input" / "Parit\u00e4t \u6f2b\u753b"
+    folder.mkdir()
+    for index, (caption, size) in enumerate(zip(CAPTIONS, SIZES, strict=True)):
+        noise = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(index))
+        Image.fromarray(noise.to(torch.uint8).numpy()).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(caption, encoding="utf-8")
+    graph = {**demo_loader(), **training(folder=folder.name, lora_targets="conv", lora_alpha=3.0, epochs=3)}
+    run = runs(comfy) / run_id(comfy.run(graph))
+    return graph, run, jobs.load(run)
+
+
+def test_latents_and_conditioning_of_the_host_are_the_trainers(trained: tuple[dict[str, Any], Path, Job]):
+    _, _, job = trained
+    encoders = families.get("sd15").load_encoders(job.base.file)
+    cache = Cache(job.cache_dir)
+    images = {image.id: image for image in scan(Path(job.items[0].path).parent, resolution=128).items}
+    assert len(job.items) == len(CAPTIONS)
+    assert len({item.bucket for item in job.items}) > 1
+    for item in job.items:
+        ours = encoders.encode_images(load_pixels(images[item.id])[None])
+        assert relative_error(ours, cache.load("latents", item.latents)["latents"]) < 1e-4
+        (conditioning,) = encoders.encode_text([item.captions[0]])
+        theirs = cache.load("conditioning", item.conditioning[0])
+        assert theirs.keys() == conditioning.keys() == {"hidden"}
+        assert relative_error(conditioning["hidden"], theirs["hidden"]) < 1e-4
+    assert sorted(item.captions[0] for item in job.items) == sorted(caption.strip() for caption in CAPTIONS)
+    lengths = {cache.load("conditioning", item.conditioning[0])["hidden"].shape[1] for item in job.items}
+    assert len(lengths) == 2, "the long caption should have more chunks than the others"
+
+
+@pytest.mark.parametrize("strength", [0.8, 1.0, -0.5])
+def test_applied_weights_are_pefts_merged_ones(
+    comfy: ComfyServer, trained: tuple[dict[str, Any], Path, Job], strength: float
+):
+    from peft.tuners.lora import LoraLayer
+
+    graph, run, job = trained
+    wires = {"model": ["apply", 0]}
+    seen = comfy.probe("weights", {**graph, "apply": apply_lora(strength)}, wires, keys=[])
+    model, base = adapted(run, job), families.get("sd15").load_denoiser(job.base.file, torch.float32)
+    with adapters.strength(model, strength):
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.merge()
+    merged = {n.replace(".base_layer", ""): t for n, t in model.state_dict().items() if ".lora_" not in n}
+    layers = base.config["layers_per_block"]  # type: ignore[index]
+    ours, plain = ldm.unet_state(merged, layers), ldm.unet_state(base.state_dict(), layers)
+    assert len(seen.tensors) == sum(1 for _ in adapters.layers(model)) > 80
+    for key, weight in seen.tensors.items():
+        name = f"model.{key}"
+        assert relative_error(ours[name], weight) < 1e-5
+        assert relative_error(ours[name] - plain[name], weight - plain[name]) < 1e-2  # the change itself, for its sign
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.8])
+def test_predictions_are_the_servers(comfy: ComfyServer, trained: tuple[dict[str, Any], Path, Job], strength: float):
+    graph, run, job = trained
+    wired = {**graph, "apply": apply_lora(strength)}
+    seen = comfy.probe("unet", wired, {"model": ["apply", 0]}, seed=8, size=24, context=96, tokens=154)
+    model, t = adapted(run, job), seen.tensors
+    with torch.no_grad(), adapters.strength(model, strength):
+        ours = families.get("sd15").predict(model, t["noisy"], t["timestep"].long(), {"hidden": t["hidden"]})
+    assert relative_error(ours, t["out"]) < 1e-4
+
+
+def test_generation_still_knows_prompt_weights(comfy: ComfyServer):
+    captions = ["a (red:1.5) circle"]
+    plain, weighted = (
+        comfy.probe("text", demo_loader(), {"clip": CLIP}, captions=captions, weights=weights)
+        for weights in (False, True)
+    )
+    assert not torch.equal(plain.tensors["0"], weighted.tensors["0"])
+
+
+def adapted(run: Path, job: Job) -> torch.nn.Module:
+    """The denoiser with the run's trained adapters, as PEFT has it."""
+    family = families.get("sd15")
+    model = family.load_denoiser(job.base.file, torch.float32)
+    config = job.config
+    adapters.inject(
+        model,
+        lambda name, module: family.is_target(name, module, config.lora_targets),
+        rank=config.lora_rank,
+        alpha=config.alpha,
+        seed=config.seed,
+    )
+    step = checkpoint.latest(run)
+    assert step is not None
+    adapters.load(model, checkpoint.load(run, step).adapter)
+    return model
