@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,33 +75,32 @@ def _train(args: argparse.Namespace) -> int:
     changes = dict(_setting(text) for text in args.set)
     if args.epochs is not None:
         changes["epochs"] = args.epochs
+    # Imported when needed: a mistake in the config is told at once, without torch and diffusers.
+    config = configs.load(args.config, overrides=changes) if args.config else None
     from . import job as jobs
     from . import run
 
-    stop = Stop()
-    if args.job:
-        stop.with_stdin()
-        with stop:
+    with Stop() as stop:
+        if config is not None:
+            return exit_code(run.start(config, [screen()], stop))
+        if args.job:
+            stop.with_stdin()
             return exit_code(run.work(args.job, [], stop))
-    if args.config:
-        config = configs.load(args.config, overrides=changes)
-    else:
-        job = jobs.load(args.resume)
-        config = job.config.but(**changes, output_dir=args.resume.absolute().as_posix())
-        if job.origin == "host":
-            job_folder = args.resume.absolute()
-            jobs.Job(config, job.base, job.items, job.prompts, job.empty, job.cache_dir, job.origin).save(job_folder)
-            with stop:
-                return exit_code(run.work(job_folder, [screen()], stop))
-    with stop:
-        return exit_code(run.start(config, [screen()], stop))
+        folder = args.resume.absolute()
+        job = jobs.load(folder)
+        config = job.config.but(**changes, output_dir=folder.as_posix())
+        if job.origin == "command line":
+            return exit_code(run.start(config, [screen()], stop))
+        # A run of ComfyUI's: its encoders are there, but its cache is here, and that is all that training reads.
+        replace(job, config=config).save(folder)
+        return exit_code(run.work(folder, [screen()], stop))
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from .demo import command
+    from .demo.command import run_demo
 
     with Stop() as stop:
-        return command.run(args.output, screen(), stop)
+        return exit_code(run_demo(args.output, screen(), stop))
 
 
 def screen() -> Sink:

@@ -1,0 +1,98 @@
+"""Pictures for people: a labelled grid of images, and the loss curve of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .events import Event, Step, Validation
+
+_INK, _PAPER, _GAP = (30, 30, 30), (255, 255, 255), 6
+
+
+def labelled_grid(
+    rows: Sequence[Sequence[Image.Image]], row_labels: Sequence[str], column_labels: Sequence[str], *, side: int = 128
+) -> Image.Image:
+    """Images in rows, each row named at its left (wrapped) and each column above it.
+
+    Args:
+        rows: images, row by row; each is fitted into a square.
+        row_labels: one a row.
+        column_labels: one a column.
+        side: of a cell, in pixels.
+    """
+    font = ImageFont.load_default(size=max(12, side // 9))
+    margin, line = round(1.6 * side), round(font.size * 1.3)
+    head = line + 2 * _GAP
+    sheet = Image.new(
+        "RGB", (margin + len(column_labels) * (side + _GAP) + _GAP, head + len(rows) * (side + _GAP)), _PAPER
+    )
+    pen = ImageDraw.Draw(sheet)
+    for column, label in enumerate(column_labels):
+        x = margin + _GAP + column * (side + _GAP)
+        pen.text((x + side / 2, head / 2), label, _INK, font, anchor="mm")
+    for row, (images, label) in enumerate(zip(rows, row_labels, strict=True)):
+        y = head + row * (side + _GAP)
+        text = _wrapped(label, font, margin - 2 * _GAP)
+        pen.multiline_text((_GAP, y + side / 2), text, _INK, font, anchor="lm", spacing=line - font.size)
+        for column, image in enumerate(images):
+            fitted = image.copy()
+            fitted.thumbnail((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(fitted, (margin + _GAP + column * (side + _GAP), y))
+    return sheet
+
+
+def loss_curve(events: Sequence[Event], path: Path, title: str) -> None:
+    """Draws the losses of a run: every logged step, a running mean, and the validation.
+
+    Args:
+        events: the run's events (``events.history``).
+        path: a PNG file to write.
+        title: above the curve.
+    """
+    from matplotlib.figure import Figure
+
+    steps = [e for e in events if isinstance(e, Step)]
+    checks = [e for e in events if isinstance(e, Validation)]
+    figure = Figure(figsize=(8, 4.5), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    axes.plot(
+        [e.step for e in steps], [e.loss for e in steps], color="#b9c6d8", linewidth=1, label="training, as logged"
+    )
+    axes.plot(
+        [e.step for e in steps],
+        _smooth([e.loss for e in steps]),
+        color="#2b5c9e",
+        linewidth=2,
+        label="training, smoothed",
+    )
+    if checks:
+        label = "validation, " + checks[-1].signal.replace("_", " ") + " images"
+        axes.plot([e.step for e in checks], [e.loss for e in checks], "o-", color="#d0662c", markersize=4, label=label)
+    axes.set(title=title, xlabel="optimizer steps", ylabel="loss", ylim=(0, None))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _smooth(values: Sequence[float], keep: float = 0.85) -> list[float]:
+    """Exponential mean, corrected for its start as Adam's is."""
+    result, mean = [], 0.0
+    for count, value in enumerate(values, 1):
+        mean = keep * mean + (1 - keep) * value
+        result.append(mean / (1 - keep**count))
+    return result
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
