@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.dataset import Dataset, scan
+from trainer.dataset.captions import contains_word, tidy, with_trigger
+from trainer.errors import DatasetError
+
+MUG = "ein gr\u00fcner Becher, \u7eff\u8272\u7684\u676f\u5b50"
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    # As bytes: line ends must arrive as they are written here, on every system.
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def captions(dataset: Dataset) -> dict[str, str]:
+    return {item.path.name: " | ".join(item.captions) for item in dataset.items}
+
+
+def said(dataset: Dataset) -> list[tuple[str, str, str]]:
+    return [(p.path.name, p.kind, p.message) for p in dataset.problems]
+
+
+@pytest.fixture
+def two(draw: Callable[..., Path], folder: Path) -> Path:
+    """A folder with a.png and b.jpg."""
+    draw("a.png")
+    draw("b.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".caption", ".TXT", ".Caption"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_file_beside_the_image(two: Path, suffix: str, encoding: str) -> None:
+    write(two / f"a{suffix}", MUG, encoding)
+    write(two / f"b{suffix}", "  two\r\nlines \n", encoding)
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": MUG, "b.jpg": "two lines"}
+    assert dataset.problems == ()
+
+
+def test_a_file_beside_an_image_with_a_name_of_another_composition(draw: Callable[..., Path], folder: Path) -> None:
+    # macOS writes u-umlaut as two characters.
+    draw("gru\u0308n.png")
+    write(folder / "Gr\u00fcn.txt", "green")
+    assert list(captions(scan(folder, resolution=64)).values()) == ["green"]
+
+
+def test_images_that_differ_in_case_keep_their_own_captions(draw: Callable[..., Path], folder: Path) -> None:
+    draw("A.png")
+    if (folder / "a.png").exists():
+        pytest.skip("this file system does not tell A.png from a.png")
+    draw("a.png", seed=1)
+    write(folder / "a.txt", "small")
+    assert captions(scan(folder, resolution=64)) == {"A.png": "", "a.png": "small"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_table(two: Path, encoding: str, newline: str) -> None:
+    rows = ["filename,prompt", f'a.png,"{MUG}"', "", 'b.jpg,"say ""hello"",', 'twice"']
+    write(two / "metadata.csv", newline.join(rows), encoding)
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": MUG, "b.jpg": 'say "hello", twice'}
+    assert dataset.problems == ()
+
+
+@pytest.mark.parametrize(
+    "filename",
+    [
+        "a.png",
+        "a",
+        "A.PNG",
+        "A",
+        "./a.png",
+        ".\\a.png",
+        "f\u00fcr training/a.png",
+        "..\\F\u00dcR TRAINING\\a.png",
+        " a.png ",
+    ],
+)
+def test_the_ways_to_write_a_filename(draw: Callable[..., Path], folder: Path, filename: str) -> None:
+    draw("a.png")
+    write(folder / "metadata.csv", f"filename,prompt\n{filename},a house\n")
+    dataset = scan(folder, resolution=64)
+    assert captions(dataset) == {"a.png": "a house"}
+    assert dataset.problems == ()
+
+
+def test_an_absolute_filename(draw: Callable[..., Path], folder: Path) -> None:
+    path = draw("a.png")
+    write(folder / "metadata.csv", f"filename,prompt\n{path},a house\n")
+    assert captions(scan(folder, resolution=64)) == {"a.png": "a house"}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "filename,prompt\na.png,a house\n",
+        "FileName , Prompt\na.png,a house\n",
+        '"filename","prompt"\n"a.png","a house"\n',
+        "file_name,text\na.png,a house\n",
+        "prompt,filename\na house,a.png\n",
+        "id,filename,prompt,author\n7,a.png,a house,me\n",
+        "filename;prompt\na.png;a house\n",
+        "filename\tprompt\na.png\ta house\n",
+        'filename,prompt\na.png, "a house"\n',
+        "filename,prompt,,\na.png,a house,,\n",
+        "filename,prompt\na.png,a house,,\n",
+    ],
+)
+def test_tables_as_spreadsheets_and_people_write_them(draw: Callable[..., Path], folder: Path, table: str) -> None:
+    draw("a.png")
+    write(folder / "metadata.csv", table)
+    dataset = scan(folder, resolution=64)
+    assert captions(dataset) == {"a.png": "a house"}
+    assert dataset.problems == ()
+
+
+def test_a_table_elsewhere(two: Path, tmp_path: Path) -> None:
+    write(two / "metadata.csv", "filename,prompt\na.png,of the folder\nb.jpg,of the folder\n")
+    named = write(tmp_path / "other \u8868.csv", "filename,prompt\na.png,of the named table\n")
+    dataset = scan(two, metadata_path=named, resolution=64)
+    assert captions(dataset) == {"a.png": "of the named table", "b.jpg": ""}
+
+
+def test_a_table_wins_over_txt_and_txt_over_caption(two: Path) -> None:
+    write(two / "metadata.csv", "filename,prompt\na.png,of the table\nb.jpg,\n")
+    write(two / "a.txt", "of a.txt")
+    write(two / "b.txt", "of b.txt")
+    write(two / "b.caption", "of b.caption")
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": "of the table", "b.jpg": "of b.txt"}
+    assert said(dataset) == [
+        ("a.png", "caption-conflict", "a.txt and metadata.csv differ; metadata.csv is used"),
+        ("b.jpg", "caption-conflict", "b.caption and b.txt differ; b.txt is used"),
+    ]
+    # Named or found, a table means the same.
+    assert scan(two, metadata_path=two / "metadata.csv", resolution=64) == dataset
+
+
+def test_sources_that_agree_are_no_conflict(two: Path) -> None:
+    write(two / "metadata.csv", "filename,prompt\na,a house\nb,a tree\n")
+    write(two / "a.txt", "a  house\n")
+    write(two / "b.caption", "a tree")
+    assert scan(two, resolution=64).problems == ()
+
+
+def test_images_without_a_caption_are_trained_and_named(two: Path) -> None:
+    write(two / "b.txt", " \n")
+    write(two / "b.caption", "")
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": "", "b.jpg": ""}
+    assert said(dataset) == [
+        ("a.png", "no-caption", "no caption: expected a.txt or a row in metadata.csv; trained with the empty caption"),
+        ("b.jpg", "no-caption", "no caption: b.txt and b.caption gave none; trained with the empty caption"),
+    ]
+    dataset = scan(two, resolution=64, trigger_word=" sks  style ")
+    assert captions(dataset) == {"a.png": "sks style", "b.jpg": "sks style"}
+    assert said(dataset)[0][2].endswith("; trained with the trigger word 'sks style'")
+
+
+BAD_SIDECARS = {
+    "GBK": (MUG.replace("\u00fc", "u").encode("gbk"), "is not UTF-8 text (byte 20); save it as UTF-8"),
+    "UTF-16": (MUG.encode("utf-16"), "is UTF-16 text, expected UTF-8; save it as UTF-8"),
+    "UTF-16 without a mark": ("a house".encode("utf-16-le"), "is not text (it has zero bytes); save it as UTF-8"),
+    "huge": (b"a" * ((1 << 20) + 1), "is larger than 1 MiB, which is no caption"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SIDECARS)
+def test_a_caption_file_that_cannot_be_read(two: Path, case: str) -> None:
+    data, message = BAD_SIDECARS[case]
+    (two / "a.txt").write_bytes(data)
+    write(two / "a.caption", "the next source")
+    write(two / "b.txt", "fine")
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": "the next source", "b.jpg": "fine"}
+    assert said(dataset) == [("a.txt", "bad-caption", message)]
+
+
+def test_a_folder_named_like_a_caption_file(two: Path) -> None:
+    (two / "a.txt").mkdir()
+    assert ("a.txt", "bad-caption", "is not a file (a folder, or a link to nothing)") in said(scan(two, resolution=64))
+
+
+def test_caption_files_without_an_image_are_named(two: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.txt", "a.png.txt"):
+        write(two / name, "text")
+    assert said(scan(two, resolution=64)) == [
+        ("a.png.txt", "orphan-caption", "belongs to no image: no image is named 'a.png'"),
+        ("c.txt", "orphan-caption", "belongs to no image: no image is named 'c'"),
+    ]
+
+
+BAD_ROWS = {
+    "an unquoted comma": (
+        "a.png,a red house, snow",
+        "bad-row",
+        "line 2: expected 2 columns, got 3: a prompt with a comma in it stands in double quotes",
+    ),
+    "no prompt": ("a.png", "bad-row", "line 2: expected 2 columns, got 1"),
+    "no such image": ("z.png,a house", "unknown-file", "line 2: no image is named 'z.png'"),
+    "another suffix": ("a.webp,a house", "unknown-file", "line 2: no image is named 'a.webp'"),
+    "another folder": ("elsewhere/a.png,a house", "unknown-file", "line 2: no image is named 'elsewhere/a.png'"),
+    "no filename": (",a house", "unknown-file", "line 2: the filename is empty"),
+    "only dots": ("..,a house", "unknown-file", "line 2: no image is named '..'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_a_bad_row_is_named_with_its_line_and_the_rest_is_read(two: Path, case: str) -> None:
+    row, kind, message = BAD_ROWS[case]
+    write(two / "metadata.csv", f"filename,prompt\n{row}\nb.jpg,fine\n")
+    write(two / "a.txt", "of a.txt")
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": "of a.txt", "b.jpg": "fine"}
+    assert said(dataset) == [("metadata.csv", kind, message)]
+
+
+def test_a_second_row_of_an_image(two: Path) -> None:
+    write(two / "metadata.csv", 'filename,prompt\na.png,"one\ntwo"\nb.jpg,fine\nA,again\n')
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": "one two", "b.jpg": "fine"}
+    message = "line 5: a.png has a row already, in line 2; that one is used"
+    assert said(dataset) == [("metadata.csv", "duplicate-row", message)]
+
+
+def test_a_semicolon_in_a_table_with_semicolons(two: Path) -> None:
+    write(two / "metadata.csv", "filename;prompt\na.png;red; blue\nb.jpg;red, blue\n")
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": "", "b.jpg": "red, blue"}
+    assert said(dataset)[0][2] == (
+        "line 2: expected 2 columns, got 3: a prompt with a semicolon in it stands in double quotes"
+    )
+
+
+BAD_TABLES = {
+    "empty": (b"", "{}, line 1: expected the header filename,prompt, the file is empty"),
+    "no header": (b"a.png,a house\n", "{}, line 1: expected the header filename,prompt, got 'a.png,a house'"),
+    "half a header": (
+        b"filename,label\na,b\n",
+        "{}, line 1: expected the header filename,prompt, got 'filename,label'",
+    ),
+    "not UTF-8": (b"filename,prompt\na.png,gr\xfcn\n", "{}: is not UTF-8 text (byte 25)"),
+    "UTF-16": ("filename,prompt\na.png,x\n".encode("utf-16"), "{}: is UTF-16 text, expected UTF-8"),
+    "a quote left open": (
+        b'filename,prompt\nb.jpg,fine\na.png,"a house\n',
+        "{}, line 3: a double quote is opened here and never closed",
+    ),
+    "text after a quote": (
+        b'filename,prompt\nb.jpg,"a ""fine"" one"\n\na.png,"a "big" house"\n',
+        "{}, line 4: text stands after a closing double quote",
+    ),
+    "a quote over half the file": (
+        b'filename,prompt\na.png,"a house\n' + b"b.jpg,a tree\n" * 12_000,
+        "{}, line 2: a cell is longer than 131,072 characters: a double quote is not closed",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_a_table_that_cannot_be_read_is_an_error(two: Path, case: str) -> None:
+    data, message = BAD_TABLES[case]
+    path = two / "metadata.csv"
+    path.write_bytes(data)
+    with pytest.raises(DatasetError) as caught:
+        scan(two, resolution=64)
+    assert caught.value.message == message.format(path)
+    assert caught.value.cure
+
+
+def test_a_named_table_that_is_not_there(two: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        scan(two, metadata_path=two / "gone.csv", resolution=64)
+    assert caught.value.message == f"{two / 'gone.csv'}: the metadata file does not exist"
+    with pytest.raises(DatasetError) as caught:
+        scan(two, metadata_path=two, resolution=64)
+    assert caught.value.message == f"{two}: is a folder, expected a CSV file"
+
+
+def test_metadata_jsonl_is_not_passed_over_in_silence(two: Path) -> None:
+    write(two / "metadata.jsonl", '{"file_name": "a.png", "text": "x"}')
+    assert said(scan(two, resolution=64))[0] == (
+        "metadata.jsonl",
+        "unsupported",
+        "is not read in this version; expected metadata.csv",
+    )
+
+
+@pytest.mark.parametrize(
+    ("caption", "trigger", "expected"),
+    [
+        ("a house", "sks", "sks, a house"),
+        ("a house", "", "a house"),
+        ("", "sks", "sks"),
+        ("", "", ""),
+        ("a SKS house", "sks", "a SKS house"),
+        ("sks", "sks", "sks"),
+        ("house in sks, snow", "sks", "house in sks, snow"),
+        ("sksy house", "sks", "sks, sksy house"),
+        ("my_sks", "sks", "sks, my_sks"),
+        ("a house in my style", "My  Style", "a house in my style"),
+        ("c++ code", "c++", "c++ code"),
+        ("\u7ea2\u623f\u5b50", "\u7ea2", "\u7ea2, \u7ea2\u623f\u5b50"),
+    ],
+)
+def test_trigger_word(caption: str, trigger: str, expected: str) -> None:
+    assert with_trigger(caption, trigger) == expected
+
+
+@given(st.text(), st.text())
+def test_the_trigger_word_is_there_once(caption: str, trigger: str) -> None:
+    caption = tidy(caption)
+    once = with_trigger(caption, trigger)
+    assert with_trigger(once, trigger) == once
+    assert once in (caption, tidy(trigger), f"{tidy(trigger)}, {caption}")
+    if tidy(trigger):
+        assert contains_word(once, tidy(trigger))

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import pickle
+import re
+import shutil
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from trainer.dataset import KINDS, ImageItem, Problem, fingerprint, load_pixels, scan
+from trainer.dataset import scan as scan_function
+from trainer.errors import DatasetError
+
+from .conftest import noise
+
+
+def test_what_an_item_holds(draw: Callable[..., Path], folder: Path) -> None:
+    path = draw("a.png", 300, 200)
+    (folder / "a.txt").write_text("a house", encoding="utf-8")
+    dataset = scan(folder, resolution=128, trigger_word="sks", repeats=3)
+    assert dataset.root == folder
+    assert dataset.problems == ()
+    assert dataset.items == (
+        ImageItem(
+            id=hashlib.sha256(path.read_bytes()).hexdigest()[:32],
+            path=path,
+            captions=("sks, a house",),
+            size=(300, 200),
+            bucket=(128, 128),
+            repeats=3,
+        ),
+    )
+
+
+def test_the_order_is_by_name(draw: Callable[..., Path], folder: Path) -> None:
+    names = ["b.png", "B2.png", "a10.png", "A2.jpg", "\u00fc.png", "\u56fe.png", "a b.png"]
+    for seed, name in enumerate(names):
+        draw(name, seed=seed)
+    dataset = scan(folder, resolution=64)
+    assert [item.path.name for item in dataset.items] == sorted(names, key=str.casefold)
+    assert scan(folder, resolution=64) == dataset
+
+
+def test_a_relative_path_and_a_home_path(
+    draw: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw("a.png")
+    expected = scan(folder, resolution=64)
+    monkeypatch.chdir(folder.parent)
+    assert scan(folder.name, resolution=64) == expected
+    assert scan(f"./{folder.name}/", resolution=64) == expected
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    assert scan(f"~/{folder.name}", resolution=64) == expected
+
+
+def test_the_same_bytes_twice_have_two_ids(draw: Callable[..., Path], folder: Path) -> None:
+    first = draw("a.png")
+    for name in ("b.png", "c.png"):
+        shutil.copyfile(first, folder / name)
+    (folder / "a.txt").write_text("x", encoding="utf-8")
+    (folder / "metadata.csv").write_text("filename,prompt\nb,x\nc,x\n", encoding="utf-8")
+    dataset = scan(folder, resolution=64)
+    content = hashlib.sha256(first.read_bytes()).hexdigest()[:32]
+    assert [item.id for item in dataset.items] == [content, f"{content}-2", f"{content}-3"]
+    message = "has the same bytes as a.png; both are trained"
+    assert dataset.problems == tuple(Problem(folder / name, "duplicate", message) for name in ("b.png", "c.png"))
+
+
+def test_nothing_of_the_users_is_changed(draw: Callable[..., Path], folder: Path) -> None:
+    for name in ("a.png", "b.jpg", "c.webp"):
+        draw(name, 200, 100)
+    (folder / "broken.png").write_bytes(b"broken")
+    (folder / "a.txt").write_text("a house", encoding="utf-8")
+    (folder / "metadata.csv").write_text("filename,prompt\nb.jpg,b\nz,z\n", encoding="utf-8")
+
+    def state() -> dict[str, tuple[bytes, int]]:
+        return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.iterdir())}
+
+    before, folder_before = state(), folder.stat().st_mtime_ns
+    for item in scan(folder, resolution=64, trigger_word="sks").items:
+        load_pixels(item)
+    fingerprint(folder)
+    assert state() == before
+    assert folder.stat().st_mtime_ns == folder_before
+
+
+def test_progress(draw: Callable[..., Path], folder: Path) -> None:
+    for index in range(5):
+        draw(f"{index}.png", seed=index)
+    seen: list[tuple[int, int]] = []
+    scan(folder, resolution=64, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_an_interruption_does_not_wait_for_the_rest(
+    draw: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(100):
+        (folder / f"{index}.png").write_bytes(b"x")
+    module = importlib.import_module("trainer.dataset.scan")
+    inspected: list[Path] = []
+
+    def slow(path: Path) -> Problem:
+        inspected.append(path)
+        time.sleep(0.01)
+        return Problem(path, "corrupt", "x")
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_fact", slow)
+    with pytest.raises(KeyboardInterrupt):
+        scan(folder, resolution=64, on_progress=interrupt)
+    assert len(inspected) < 50
+
+
+def test_items_are_small(folder: Path) -> None:
+    picture = Image.new("RGB", (64, 64))
+    for index in range(400):
+        picture.putpixel((0, 0), (index % 256, index // 256, 0))
+        picture.save(folder / f"picture number {index}.bmp")
+    scan(folder, resolution=64)
+    tracemalloc.start()
+    try:
+        dataset = scan(folder, resolution=64)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # No pixels (12 kB a picture): a name, a caption, a few numbers, a problem.
+    assert len(dataset.items) == 400
+    assert kept / 400 < 3000
+    assert len(pickle.dumps(dataset)) / 400 < 1000
+
+
+def test_images_beside_subfolders(draw: Callable[..., Path], folder: Path) -> None:
+    draw("a.png")
+    (folder / "a.txt").write_text("x", encoding="utf-8")
+    for name in ("10_cat", "empty", ".hidden"):
+        (folder / name).mkdir()
+    for name in ("10_cat", ".hidden"):
+        shutil.copyfile(folder / "a.png", folder / name / "b.png")
+    (problem,) = scan(folder, resolution=64).problems
+    assert problem == Problem(
+        folder / "10_cat", "subfolder", "holds images that are not used: only the folder itself is read"
+    )
+
+
+def message_of(*arguments: object, **options: object) -> str:
+    with pytest.raises(DatasetError) as caught:
+        scan_function(*arguments, **options)  # pyright: ignore[reportArgumentType]
+    return str(caught.value)
+
+
+def test_folders_that_cannot_be_used(folder: Path) -> None:
+    formats = "PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF"
+    assert message_of(folder / "gone") == (
+        f"{folder / 'gone'}: the folder does not exist\n  -> Check the path of the images."
+    )
+    assert message_of(folder) == f"{folder}: no image in the folder\n  -> Put pictures ({formats}) into it."
+    (folder / "a.txt").write_text("x", encoding="utf-8")
+    assert message_of(folder / "a.txt") == (
+        f"{folder / 'a.txt'}: is a file, expected a folder of images\n  -> Name the folder that it lies in."
+    )
+    assert message_of(folder) == f"{folder}: no image in the folder\n  -> Put pictures ({formats}) into it."
+
+
+def test_images_only_in_subfolders(folder: Path) -> None:
+    for name in ("10_cat", "20_dog", "more/deep", "z"):
+        (folder / name).mkdir(parents=True)
+        noise(80, 80).save(folder / name / "a.png")
+    assert message_of(folder) == (
+        f"{folder}: no image in the folder itself, but its subfolders hold images: 10_cat, 20_dog, more, ...\n"
+        f"  -> Name one of them, such as {folder / '10_cat'}; nested folders are not read in this version."
+    )
+
+
+def test_many_images_and_none_can_be_used(folder: Path) -> None:
+    for index in range(7):
+        (folder / f"{index}.png").write_bytes(b"")
+    listed = "\n".join(f"  - {index}.png: is empty (0 bytes)" for index in range(5))
+    assert message_of(folder) == (
+        f"{folder}: none of the 7 images can be used:\n{listed}\n  - and 2 more\n"
+        "  -> Put readable pictures into the folder."
+    )
+
+
+@pytest.mark.parametrize("repeats", [0, -1, 1.5, True, "2"])
+def test_repeats(draw: Callable[..., Path], folder: Path, repeats: object) -> None:
+    draw("a.png")
+    assert message_of(folder, repeats=repeats) == f"repeats: expected a whole number of at least 1, got {repeats!r}"
+
+
+def test_resolution(draw: Callable[..., Path], folder: Path) -> None:
+    draw("a.png")
+    assert message_of(folder, resolution=500).startswith("resolution: expected a multiple of 64, at least 64, got 500")
+
+
+def test_a_changed_image_is_seen_by_the_next_scan(draw: Callable[..., Path], folder: Path) -> None:
+    path = draw("a.bmp", seed=1)
+    os.utime(path, ns=(1, 10**18))
+    before = scan(folder, resolution=64).items[0]
+    draw("a.bmp", seed=2)
+    after = scan(folder, resolution=64).items[0]
+    assert before.id != after.id
+    assert not torch.equal(load_pixels(after), torch.zeros(3, 64, 64))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert message_of(folder, resolution=64).startswith(f"{folder}: the only image cannot be used")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: (f / "a.txt").write_text("a hause", encoding="utf-8"),
+        lambda f: (f / "b.caption").write_text("new", encoding="utf-8"),
+        lambda f: (f / "metadata.csv").write_text("filename,prompt\nb,c\n", encoding="utf-8"),
+        lambda f: (f / "metadata.csv").unlink(),
+        lambda f: (f / "a.png").rename(f / "c.png"),
+        lambda f: noise(100, 80, 7).save(f / "a.png"),
+        lambda f: (f / "b.png").unlink(),
+        lambda f: noise(100, 80, 8).save(f / "c.png"),
+    ],
+)
+def test_the_fingerprint_changes_with_what_is_trained(
+    draw: Callable[..., Path], folder: Path, change: Callable[[Path], object]
+) -> None:
+    draw("a.png")
+    draw("b.png", seed=1)
+    (folder / "a.txt").write_text("a house", encoding="utf-8")
+    (folder / "metadata.csv").write_text("filename,prompt\nb,b\n", encoding="utf-8")
+    before = fingerprint(folder)
+    change(folder)
+    assert fingerprint(folder) != before
+
+
+def test_the_fingerprint_stays_with_what_is_not_trained(
+    draw: Callable[..., Path], folder: Path, tmp_path: Path
+) -> None:
+    path = draw("a.png")
+    (folder / "a.txt").write_text("a house", encoding="utf-8")
+    before = fingerprint(folder)
+    assert len(before) == 64
+    (folder / "notes.md").write_text("x", encoding="utf-8")
+    (folder / "log.txt").write_text("x", encoding="utf-8")
+    os.utime(path)
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(folder, copy)
+    assert fingerprint(folder) == fingerprint(copy) == before
+    table = tmp_path / "table.csv"
+    table.write_text("filename,prompt\na,b\n", encoding="utf-8")
+    named = fingerprint(folder, table)
+    assert named != before
+    table.write_text("filename,prompt\na,c\n", encoding="utf-8")
+    assert fingerprint(folder, table) != named
+
+
+def test_the_fingerprint_reads_an_old_file_once(
+    draw: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(3):
+        os.utime(draw(f"{index}.png", seed=index), ns=(1, 10**18))
+    before = fingerprint(folder)
+    opened: list[Path] = []
+    original = Path.open
+
+    def record(self: Path, *arguments: Any) -> Any:
+        opened.append(self)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Path, "open", record)
+    assert fingerprint(folder) == before
+    assert opened == []
+    os.utime(folder / "1.png", ns=(1, 2 * 10**18 // 2 + 5))
+    assert fingerprint(folder) == before
+    assert opened == [folder / "1.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are made with a POSIX call")
+def test_the_fingerprint_does_not_wait_for_a_pipe(draw: Callable[..., Path], folder: Path) -> None:
+    draw("a.png")
+    before = fingerprint(folder)
+    os.mkfifo(folder / "b.png")
+    assert fingerprint(folder) != before
+
+
+def test_the_kinds_are_the_ones_that_the_code_uses() -> None:
+    package = Path(importlib.import_module("trainer.dataset").__file__ or "").parent
+    source = "".join(path.read_text(encoding="utf-8") for path in package.glob("*.py") if path.name != "items.py")
+    used = set(re.findall(r'(?:Problem\([\w.]+, |Unusable\()"([a-z-]+)"', source))
+    assert used == set(KINDS)
