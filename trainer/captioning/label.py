@@ -48,7 +48,8 @@ class Report:
     problems: tuple[Problem, ...]
 
     def __str__(self) -> str:
-        lines = [f"{len(self.written)} captions written to {self.output}, {len(self.kept)} left as they were"]
+        what = "1 caption" if len(self.written) == 1 else f"{len(self.written)} captions"
+        lines = [f"{what} written to {self.output}, {len(self.kept)} left as they were"]
         lines += [f"- kept the former file as {path.name}" for path in self.backups[:3]]
         if len(self.backups) > 3:
             lines.append(f"- and {len(self.backups) - 3} more of them")
@@ -211,5 +212,6 @@ def _hidden_by_table(listing: Listing, written: Mapping[Path, str]) -> list[Prob
     hidden = [image for image in written if image in captions and captions[image].source == listing.metadata]
     if not hidden:
         return []
-    message = f"wins over the .txt files of {len(hidden)} images that were written now; to use those, rename it"
+    what = "file of 1 image that was" if len(hidden) == 1 else f"files of {len(hidden)} images that were"
+    message = f"wins over the .txt {what} written now; rename it to use what was written"
     return [Problem(listing.metadata, "caption-conflict", message)]
