@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from . import yaml_text
 from .errors import ConfigError
 
 SECTIONS = ("model_config", "train_config", "data_config")
@@ -23,14 +23,27 @@ SECTIONS = ("model_config", "train_config", "data_config")
 Precision = Literal["no", "fp16", "bf16"]
 Targets = Literal["attention", "linear", "conv"]
 
+# White space, and the quotes that Windows' "Copy as path" puts around.
+_AROUND_A_PATH = re.compile(r'^[\s"]+|[\s"]+$')
+
 
 def _as_path(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    text = value.strip().strip('"')
+    text = _AROUND_A_PATH.sub("", value)
     if not text:
         raise ValueError("expected a path, got an empty text")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"expected a path, got {value!r}, and there is no such user") from None
+
+
+def _named(path: Path) -> Path:
+    # The last part is the LoRA's name: `/` and `..` have none.
+    if path.absolute().name in ("", ".."):
+        raise ValueError(f"expected a folder whose last part can name the LoRA, got {str(path)!r}")
+    return path
 
 
 def _yes_no(value: Any) -> Any:
@@ -67,7 +80,7 @@ class TrainConfig(BaseModel):
         "A CSV file `filename,prompt`. Empty: metadata.csv in train_data_dir, where there is one.",
         identity=False,
     )
-    output_dir: FilePath = _field(
+    output_dir: Annotated[FilePath, AfterValidator(_named)] = _field(
         Path("output/my_style_lora"), "The folder of this run; its last part names the LoRA.", identity=False
     )
     cache_dir: FilePath | None = _field(
@@ -189,7 +202,7 @@ class TrainConfig(BaseModel):
 
     def to_yaml(self) -> str:
         """The config with every field, as YAML that loads to an equal config."""
-        return yaml.safe_dump(self.to_plain(), sort_keys=False, allow_unicode=True)
+        return yaml_text.dumps(self.to_plain())
 
     def resolved(self) -> TrainConfig:
         """The same config with absolute paths: a run can be resumed from another working directory."""
@@ -205,26 +218,6 @@ class TrainConfig(BaseModel):
         return parse({**self.to_plain(), **changes})
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as users mean it: ``2e-4`` is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                line = key_node.start_mark.line + 1
-                raise ConfigError([f"{key}: given twice (again in line {line}); keep one"])
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-# YAML 1.1 (PyYAML) wants a dot and a sign in an exponent; 1.2 and everybody's intuition do not.
-_FLOAT = r"^[-+]?(\d[\d_]*(\.\d*)?|\.\d+)[eE][-+]?\d+$"
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+.0123456789"))
-
-
 def parse_value(text: str) -> Any:
     """One value written as in YAML, such as the ``16`` of ``--set lora_rank=16``.
 
@@ -232,9 +225,9 @@ def parse_value(text: str) -> Any:
         ConfigError: the text is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError([f"cannot read the value {text!r}: {_first_line(error)}"]) from None
+        return yaml_text.loads(text)
+    except ConfigError as error:
+        raise ConfigError([f"cannot read the value {text!r}: {problem}" for problem in error.problems]) from None
 
 
 def loads(text: str, *, overrides: Mapping[str, Any] | None = None, source: str = "the config") -> TrainConfig:
@@ -249,11 +242,9 @@ def loads(text: str, *, overrides: Mapping[str, Any] | None = None, source: str 
         ConfigError: with every fault.
     """
     try:
-        data = yaml.load(text, Loader=_Loader)
+        data = yaml_text.loads(text)
     except ConfigError as error:
         raise ConfigError(error.problems, source) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([f"not YAML: {_first_line(error)}"], source) from None
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -290,6 +281,10 @@ def parse(
         ConfigError: with every fault.
     """
     flat, problems = _flatten(data)
+    # The two names of one setting: an override of either wins over both.
+    wins = set(overrides or ())
+    if wins & _PRECISION:
+        flat = {name: value for name, value in flat.items() if name not in _PRECISION}
     flat.update(overrides or {})
     problems += _use_fp16(flat)
     try:
@@ -301,6 +296,9 @@ def parse(
     return config
 
 
+_PRECISION = {"use_fp16", "mixed_precision"}
+
+
 def _flatten(data: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     flat: dict[str, Any] = {}
     problems: list[str] = []
@@ -309,6 +307,8 @@ def _flatten(data: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     def take(items: Iterable[tuple[Any, Any]], place: str) -> None:
         for key, value in items:
             name = str(key)
+            if value is None:  # an empty value (`metadata_path:`) is as if the line were not there
+                continue
             if name in flat and flat[name] != value:
                 problems.append(f"{name}: {flat[name]!r} {where[name]}, but {value!r} {place}; keep one")
                 continue
@@ -323,8 +323,7 @@ def _flatten(data: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
             problems.append(f"{section}: expected fields below it, got {content!r:.60}")
             continue
         take(content.items(), f"in {section}")
-    # An empty value (`metadata_path:`) means the default, as if the line were not there.
-    return {name: value for name, value in flat.items() if value is not None}, problems
+    return flat, problems
 
 
 def _use_fp16(flat: dict[str, Any]) -> list[str]:
@@ -374,11 +373,5 @@ def _explain(error: Any) -> str:
         "path_type": "a path",
     }.get(kind)
     said = f"expected {expected.format(**context)}" if expected else error["msg"]
-    default = f" (default {field.default!s})" if field is not None and field.default is not None else ""
+    default = "" if field is None or field.default in (None, "", ()) else f" (default {field.default!s})"
     return f"{name}: {said}, got {value!r}{default}"
-
-
-def _first_line(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{problem} (line {mark.line + 1})" if mark is not None else problem

@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from . import config as config_module
+from . import yaml_text
 from .cache import Kind
 from .config import TrainConfig
-from .errors import RunFolderError
+from .errors import ConfigError, RunFolderError
 from .files import digest, write_text
 
 VERSION = 1
@@ -138,7 +137,7 @@ class Job:
             "identity": self.identity(),
             "config": self.config.to_plain(),
         }
-        write_text(folder / "job.yaml", yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+        write_text(folder / "job.yaml", yaml_text.dumps(data))
 
 
 def exists(folder: Path) -> bool:
@@ -155,26 +154,27 @@ def load(folder: Path) -> Job:
     if not exists(folder):
         raise RunFolderError(f"{folder} holds no run (there is no job.yaml in it)", "name the output_dir of a run")
     try:
-        data = yaml.safe_load((folder / "job.yaml").read_text(encoding="utf-8"))
+        data = yaml_text.loads((folder / "job.yaml").read_text(encoding="utf-8"))
         version = data["version"]
         if version != VERSION:
             raise RunFolderError(
                 f"{folder / 'job.yaml'} is of format {version}, expected {VERSION}",
                 "train into another output_dir, or use the version of the program that wrote it",
             )
-        lines = (folder / "dataset.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "dataset.jsonl").read_text(encoding="utf-8").split("\n")
         return Job(
             config=config_module.parse(data["config"], source=str(folder / "job.yaml")),
             base=Base(**{**data["base"], "file": Path(data["base"]["file"])}),
-            items=tuple(_item(json.loads(line)) for line in lines),
+            items=tuple(_item(json.loads(line)) for line in lines if line),
             prompts=tuple(Prompt(**prompt) for prompt in data["prompts"]),
             empty=data["empty"],
             cache_dir=Path(data["cache_dir"]),
             origin=data["origin"],
         )
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        said = "; ".join(error.problems) if isinstance(error, ConfigError) else repr(error)
         raise RunFolderError(
-            f"{folder} holds a run whose job.yaml or dataset.jsonl cannot be read: {error!r:.200}",
+            f"{folder} holds a run whose job.yaml or dataset.jsonl cannot be read: {said:.300}",
             "train into another output_dir",
         ) from None
 
