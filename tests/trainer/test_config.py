@@ -1,0 +1,400 @@
+"""The guide's YAML to the letter, every fault by name, and what a config writes reads back equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import config as configs
+from trainer.config import TrainConfig, load, loads, parse, parse_value
+from trainer.errors import ConfigError
+
+FIELDS = TrainConfig.model_fields
+
+GUIDE_FLAT = """
+train_data_dir: ./data/style_train
+metadata_path: ./data/style_train/metadata.csv
+base_model: ./models/Stable-diffusion/v1-5-pruned.safetensors
+lora_rank: 8
+batch_size: 4
+gradient_accumulation_steps: 2
+learning_rate: 2e-4
+lr_scheduler: "cosine"
+warmup_steps: 100
+epochs: 10
+log_interval: 10
+save_steps: 100
+use_fp16: true
+gradient_checkpointing: true
+resolution: 512
+output_dir: ./output/my_style_lora
+"""
+
+GUIDE_SECTIONS = """
+train_data_dir: ./data/style_train
+metadata_path: ./data/style_train/metadata.csv
+output_dir: ./output/my_style_lora
+model_config:
+  base_model: ./models/Stable-diffusion/v1-5-pruned.safetensors
+  lora_rank: 8
+train_config:
+  batch_size: 4
+  gradient_accumulation_steps: 2
+  learning_rate: 2e-4
+  lr_scheduler: "cosine"
+  warmup_steps: 100
+  epochs: 10
+  log_interval: 10
+  save_steps: 100
+  use_fp16: true
+  gradient_checkpointing: true
+  resolution: 512
+"""
+
+
+def faults(text: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
+        loads(text)
+    return error.value.problems
+
+
+@pytest.mark.parametrize("text", [GUIDE_FLAT, GUIDE_SECTIONS], ids=["flat", "sections"])
+def test_the_guide_s_file_means_what_the_guide_says(text: str) -> None:
+    config = loads(text)
+    assert config.train_data_dir == Path("data/style_train")
+    assert config.metadata_path == Path("data/style_train/metadata.csv")
+    assert config.base_model == Path("models/Stable-diffusion/v1-5-pruned.safetensors")
+    assert config.output_dir == Path("output/my_style_lora")
+    assert config.name == "my_style_lora"
+    assert (config.lora_rank, config.alpha) == (8, 8.0)
+    assert (config.batch_size, config.gradient_accumulation_steps, config.window) == (4, 2, 8)
+    assert config.learning_rate == 2e-4
+    assert (config.lr_scheduler, config.warmup_steps, config.epochs) == ("cosine", 100, 10)
+    assert (config.log_interval, config.save_steps, config.resolution) == (10, 100, 512)
+    assert config.mixed_precision == "fp16"
+    assert config.gradient_checkpointing is True
+
+
+def test_a_missing_key_means_the_guide_s_value() -> None:
+    """Only what the guide leaves open may differ: where the captions lie, and the accumulation of its walk-through."""
+    written = loads(GUIDE_FLAT).to_plain()
+    assert {name for name, value in loads("").to_plain().items() if written[name] != value} == {
+        "metadata_path",
+        "gradient_accumulation_steps",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("2e-4", 2e-4), ("2E-4", 2e-4), ("2.0e-4", 2e-4), ("2.e-4", 2e-4), (".2e-3", 2e-4), ("0.0002", 2e-4),
+        ("+2e-4", 2e-4), ("1e0", 1.0), ("1", 1.0), ("2e-0_4", None), ("'2e-4'", None), ("2e", None),
+    ],
+)  # fmt: skip
+def test_numbers_as_people_write_them(text: str, rate: float | None) -> None:
+    if rate is None:
+        assert faults(f"learning_rate: {text}")[0].startswith("learning_rate: expected a number, got '")
+    else:
+        assert loads(f"learning_rate: {text}").learning_rate == rate
+
+
+@pytest.mark.parametrize(
+    ("text", "precision"),
+    [
+        ("use_fp16: true", "fp16"),
+        ("use_fp16: yes", "fp16"),
+        ("use_fp16: false", "no"),
+        ("use_fp16:", "fp16"),
+        ("mixed_precision: no", "no"),
+        ("mixed_precision: 'no'", "no"),
+        ("mixed_precision: bf16", "bf16"),
+        ("mixed_precision: fp16\nuse_fp16: true", "fp16"),
+        ("mixed_precision: no\nuse_fp16: false", "no"),
+        ("mixed_precision: bf16\nuse_fp16: false", "bf16"),
+        ("", "fp16"),
+    ],
+)
+def test_the_two_names_of_the_precision(text: str, precision: str) -> None:
+    assert loads(text).mixed_precision == precision
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "precision"),
+    [
+        ("use_fp16: true", {"mixed_precision": "bf16"}, "bf16"),
+        ("use_fp16: true", {"mixed_precision": False}, "no"),
+        ("mixed_precision: bf16", {"use_fp16": True}, "fp16"),
+        ("mixed_precision: fp16", {"use_fp16": False}, "no"),
+    ],
+)
+def test_an_override_of_either_name_wins_over_both(text: str, changes: dict[str, Any], precision: str) -> None:
+    assert loads(text, overrides=changes).mixed_precision == precision
+
+
+def test_overrides_win_and_are_checked() -> None:
+    assert loads(GUIDE_SECTIONS, overrides={"lora_rank": 16}).lora_rank == 16
+    with pytest.raises(ConfigError, match="lora_rnk: unknown field; did you mean lora_rank"):
+        loads(GUIDE_SECTIONS, overrides={"lora_rnk": 16})
+    with pytest.raises(ConfigError, match="use_fp16: true contradicts mixed_precision: no"):
+        loads("", overrides={"use_fp16": True, "mixed_precision": "no"})
+
+
+def test_empty_values_are_as_if_the_line_were_not_there() -> None:
+    empty = "".join(f"{name}:\n" for name in [*FIELDS, *configs.SECTIONS])
+    assert loads(empty) == loads("")
+    assert loads("lora_rank:\nmodel_config:\n  lora_rank: 16").lora_rank == 16
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_file_with_or_without_a_byte_order_mark_and_chinese_paths(
+    tmp_path: Path, encoding: str, newline: str
+) -> None:
+    path = tmp_path / "m\u00fc config \u914d\u7f6e.yaml"
+    text = "train_data_dir: ./\u6570\u636e/\u98ce\u683c \u4e00\ntrigger_word: \u6c34\u58a8 # \u6ce8\u91ca\n"
+    path.write_bytes(text.replace("\n", newline).encode(encoding))
+    config = load(path)
+    assert config.train_data_dir == Path("\u6570\u636e/\u98ce\u683c \u4e00")
+    assert config.trigger_word == "\u6c34\u58a8"
+    # What is written stays readable.
+    assert "\u98ce\u683c \u4e00" in config.to_yaml()
+
+
+def test_paths_lose_quotes_and_spaces_around_them_and_find_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("USERPROFILE", "/home/someone")
+    config = loads("base_model: ' \"C:/my models/x.safetensors\" '\ntrain_data_dir: ~/pictures")
+    assert config.base_model == Path("C:/my models/x.safetensors")
+    assert config.train_data_dir == Path("/home/someone/pictures")
+
+
+@pytest.mark.parametrize(("text", "value"), [("16", 16), ("2e-4", 2e-4), ("no", False), ("[a, b]", ["a", "b"]),
+                                             ("", None), ("a b", "a b")])  # fmt: skip
+def test_a_value_of_the_command_line(text: str, value: Any) -> None:
+    assert parse_value(text) == value
+
+
+def test_a_value_that_is_no_yaml_is_said() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_value("[1")
+    assert error.value.problems[0].startswith("cannot read the value '[1': not YAML: ")
+
+
+BROKEN = {
+    "lora_rnk: 8": "lora_rnk: unknown field; did you mean lora_rank?",
+    "learningrate: 8": "learningrate: unknown field; did you mean learning_rate?",
+    "zzz: 8": "zzz: unknown field; see configs/lora_default.yaml for the known ones",
+    "8: 8": "8: unknown field; see configs/lora_default.yaml for the known ones",
+    "train_confg:\n  epochs: 3": "train_confg: unknown field; did you mean train_config?",
+    "lora_rank: 0": "lora_rank: expected at least 1, got 0 (default 8)",
+    "lora_rank: 1025": "lora_rank: expected at most 1024, got 1025 (default 8)",
+    "lora_rank: 8.0": "lora_rank: expected a whole number, got 8.0 (default 8)",
+    "lora_rank: '8'": "lora_rank: expected a whole number, got '8' (default 8)",
+    "lora_rank: true": "lora_rank: expected a whole number, got True (default 8)",
+    "lora_alpha: 0": "lora_alpha: expected more than 0.0, got 0",
+    "learning_rate: fast": "learning_rate: expected a number, got 'fast' (default 0.0002)",
+    "learning_rate: 0": "learning_rate: expected more than 0.0, got 0 (default 0.0002)",
+    "learning_rate: 11": "learning_rate: expected at most 10.0, got 11 (default 0.0002)",
+    "learning_rate: .nan": "learning_rate: expected a finite number, got nan (default 0.0002)",
+    "max_grad_norm: .inf": "max_grad_norm: expected a finite number, got inf (default 1.0)",
+    "learning_rate: true": "learning_rate: expected a number, got True (default 0.0002)",
+    "resolution: 500": "resolution: expected a multiple of 64, got 500 (default 512)",
+    "resolution: 32": "resolution: expected a multiple of 64, got 32 (default 512)",
+    "resolution: 0": "resolution: expected at least 64, got 0 (default 512)",
+    "lr_scheduler: Cosine": "lr_scheduler: expected 'constant', 'linear' or 'cosine', got 'Cosine' (default cosine)",
+    "lora_targets: all": "lora_targets: expected 'attention', 'linear' or 'conv', got 'all' (default linear)",
+    "mixed_precision: fp32": "mixed_precision: expected 'no', 'fp16' or 'bf16', got 'fp32' (default fp16)",
+    "gradient_checkpointing: 'true'": "gradient_checkpointing: expected true or false, got 'true' (default True)",
+    "use_fp16: 1": "use_fp16: expected true or false, got 1",
+    "use_fp16: true\nmixed_precision: no": "use_fp16: true contradicts mixed_precision: no; give one of them",
+    "use_fp16: true\nmixed_precision: bf16": "use_fp16: true contradicts mixed_precision: bf16; give one of them",
+    "use_fp16: false\nmixed_precision: fp16": "use_fp16: false contradicts mixed_precision: fp16; give one of them",
+    "device: gpu": "device: expected auto, cpu, mps, cuda or cuda:N, got 'gpu' (default auto)",
+    "task_type: text-generation": "task_type: text-generation is not in this version yet; expected image-generation",
+    "task_type: video": "task_type: expected 'image-generation', got 'video' (default image-generation)",
+    "trigger_word: 5": "trigger_word: expected a text, got 5",
+    "sample_prompts: a cat": "sample_prompts: expected a list of texts, got 'a cat'",
+    "sample_prompts: [a cat, 5]": "sample_prompts.1: expected a text, got 5",
+    "output_dir: ''": "output_dir: expected a path, got an empty text",
+    "output_dir: 5": "output_dir: expected a path, got 5 (default output/my_style_lora)",
+    "output_dir: /": "output_dir: expected a folder whose last part can name the LoRA, got '/'",
+    "output_dir: a/..": "output_dir: expected a folder whose last part can name the LoRA, got 'a/..'",
+    "cache_dir: ~no_such_user/x": "cache_dir: expected a path, got '~no_such_user/x', and there is no such user",
+    "seed: -1": "seed: expected at least 0, got -1 (default 42)",
+    "seed: 9223372036854775808": "seed: expected at most 9223372036854775807, got 9223372036854775808 (default 42)",
+    "epochs: 0": "epochs: expected at least 1, got 0 (default 10)",
+    "caption_dropout: 1.5": "caption_dropout: expected at most 1.0, got 1.5 (default 0.05)",
+    "lora_rank: 8\nlora_rank: 16": "lora_rank: given twice (again in line 2); keep one",
+    "lora_rank: 8\nmodel_config:\n  lora_rank: 16": "lora_rank: 8 at the top, but 16 in model_config; keep one",
+    "model_config:\n  epochs: 1\ntrain_config:\n  epochs: 2": "epochs: 1 in model_config, but 2 in train_config; "
+    "keep one",
+    "model_config: 8": "model_config: expected fields below it, got 8",
+    "- lora_rank": "expected lines like `lora_rank: 8`, got list ['lora_rank']",
+    "lora_rank 8": "expected lines like `lora_rank: 8`, got str 'lora_rank 8'",
+    "lora_rank: 8\n alpha: 8": "not YAML: mapping values are not allowed here (line 2)",
+    "\tlora_rank: 8": "not YAML: found character '\\t' that cannot start any token (line 1)",
+    "sample_prompts: [a": "not YAML: expected ',' or ']', but got '<stream end>' (line 1)",
+    'base_model: "C:\\data"': "not YAML: found unknown escape character 'd'; write Windows paths with / or without "
+    "quotes (line 1)",
+    "x: !!python/name:os.system": "not YAML: could not determine a constructor for the tag "
+    "'tag:yaml.org,2002:python/name:os.system' (line 1)",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_broken_config_is_refused_in_words(text: str) -> None:
+    assert faults(text) == (BROKEN[text],)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    text = "lora_rnk: 8\nbatch_size: 0\nresolution: 500\nuse_fp16: maybe\nepochs: 1\ntrain_config:\n  epochs: 2"
+    with pytest.raises(ConfigError) as error:
+        loads(text, source="my.yaml")
+    assert str(error.value) == (
+        "my.yaml has 5 faults:\n"
+        "  - epochs: 1 at the top, but 2 in train_config; keep one\n"
+        "  - use_fp16: expected true or false, got 'maybe'\n"
+        "  - resolution: expected a multiple of 64, got 500 (default 512)\n"
+        "  - batch_size: expected at least 1, got 0 (default 4)\n"
+        "  - lora_rnk: unknown field; did you mean lora_rank?"
+    )
+
+
+def test_unusable_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "m\u00fc config \u914d\u7f6e.yaml"
+    for make, message in (
+        (lambda: None, "the file does not exist; copy configs/lora_default.yaml and edit the copy"),
+        (lambda: path.write_bytes("trigger_word: \u98ce\u683c".encode("gbk")), "not UTF-8 text ("),
+        (lambda: path.write_bytes("lora_rank: 8".encode("utf-16")), "not UTF-8 text ("),
+        (lambda: path.write_text("[", encoding="utf-8"), "not YAML: "),
+        (lambda: (path.unlink(), path.mkdir()), "the file is a folder; copy"),
+    ):
+        make()
+        with pytest.raises(ConfigError) as error:
+            load(path)
+        assert str(error.value).startswith(f"{path} has 1 fault:\n  - {message}")
+
+
+# --- what is written reads back equal
+
+
+def _paths() -> st.SearchStrategy[str]:
+    # Not beginning with ~, which means the home folder; the rest of what a user may type is fair.
+    parts = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="~/"), min_size=1, max_size=8)
+    return st.lists(parts, min_size=1, max_size=3).map(lambda p: "/".join([*p, "end"]))
+
+
+def _values(name: str) -> st.SearchStrategy[Any]:
+    """Valid values of a field, from its own bounds."""
+    info = FIELDS[name]
+    bounds = {k: getattr(m, k) for m in info.metadata for k in ("ge", "gt", "le", "multiple_of") if hasattr(m, k)}
+    annotation = str(info.annotation)
+    if name == "sample_prompts":
+        return st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=3)
+    if name == "device":
+        return st.sampled_from(["auto", "cpu", "mps", "cuda", "cuda:1"])
+    if "Literal" in annotation:
+        return st.sampled_from([*getattr(info.annotation, "__args__", ())])
+    if "Path" in annotation:
+        return _paths()
+    if "str" in annotation:
+        return st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+    if "bool" in annotation:
+        return st.booleans()
+    if "float" in annotation:
+        low = bounds.get("gt", bounds.get("ge"))
+        return st.floats(low, bounds.get("le", 1e6), exclude_min="gt" in bounds)
+    step = bounds.get("multiple_of", 1)
+    return st.integers(-(-bounds["ge"] // step), bounds.get("le", 10**9) // step).map(lambda n: n * step)
+
+
+CONFIGS = st.fixed_dictionaries({}, optional={name: _values(name) for name in FIELDS})
+
+
+@given(CONFIGS)
+def test_what_is_written_loads_to_an_equal_config(values: dict[str, Any]) -> None:
+    config = parse(values)
+    assert loads(config.to_yaml()) == config
+    assert loads(config.resolved().to_yaml()) == config.resolved()
+    assert config.but() == config
+    assert config.to_plain().keys() == FIELDS.keys()
+
+
+ODD_TEXTS = [
+    "1e-4", "5e3", "1_0e1", "no", "null", "~", "8", "2024-01-01", "a\u2028b", "a\x85b", "a\rb", "\n", " a ",
+    "a: b", "# a", "\ufeff", "\U0001f3a8", "\u6c34\u58a8",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_texts_that_yaml_would_read_as_something_else_come_back(text: str) -> None:
+    config = parse({"trigger_word": text, "sample_prompts": [text]})
+    back = loads(config.to_yaml())
+    assert (back.trigger_word, back.sample_prompts) == (text, (text,))
+
+
+def test_resolved_paths_are_absolute_and_the_rest_is_untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = loads(GUIDE_FLAT)
+    resolved = config.resolved()
+    assert resolved.output_dir == tmp_path / "output" / "my_style_lora"
+    assert resolved.metadata_path == tmp_path / "data" / "style_train" / "metadata.csv"
+    assert resolved.cache_dir is None
+    assert resolved.identity() == config.identity()
+    assert resolved.resolved() == resolved
+
+
+# --- the fields
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_is_documented_and_its_default_is_valid(name: str) -> None:
+    info = FIELDS[name]
+    assert info.description
+    assert info.description[0].isupper() or info.description[0].isdigit() or name == "device"
+    assert info.description.endswith(".")
+    default = info.default
+    assert parse({name: list(default) if isinstance(default, tuple) else default}) == loads("")
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        loads("").lora_rank = 16  # type: ignore[misc]
+
+
+IDENTITY = {
+    "task_type", "trigger_word", "repeats", "caption_dropout", "resolution", "validation_images",
+    "lora_rank", "lora_alpha", "lora_targets",
+    "batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler", "warmup_steps",
+    "weight_decay", "max_grad_norm", "noise_offset", "seed", "mixed_precision", "gradient_checkpointing",
+}  # fmt: skip
+
+
+def test_the_identity_is_what_shapes_the_trajectory() -> None:
+    """A field in neither set is new: decide, then write it down here."""
+    others = {
+        "base_model", "train_data_dir", "metadata_path", "output_dir", "cache_dir",  # their content is the job's
+        "epochs", "max_steps", "device", "log_interval", "save_steps", "validation_steps",
+        "sample_every", "sample_prompts", "sample_inference_steps", "sample_guidance", "sample_strength",
+    }  # fmt: skip
+    assert loads("").identity().keys() == IDENTITY
+    assert FIELDS.keys() == IDENTITY | others
+
+
+@pytest.mark.parametrize(
+    ("given", "alpha"), [({}, 8.0), ({"lora_rank": 16}, 16.0), ({"lora_rank": 16, "lora_alpha": 4}, 4.0)]
+)
+def test_alpha_is_the_rank_unless_given(given: dict[str, Any], alpha: float) -> None:
+    assert parse(given).alpha == alpha
+
+
+def test_a_changed_copy_is_checked() -> None:
+    config = loads(GUIDE_FLAT)
+    assert config.but(lora_rank=16, epochs=3) == loads(GUIDE_FLAT, overrides={"lora_rank": 16, "epochs": 3})
+    assert config.but(metadata_path=None).metadata_path is None
+    with pytest.raises(ConfigError, match="lora_rank: expected at least 1, got 0"):
+        config.but(lora_rank=0)
