@@ -31,7 +31,7 @@ from .metadata import Metadata, Row, decode, read_metadata
 MAX_SIDECAR_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caption:
     """A caption, and the file that it was read from."""
 

@@ -28,7 +28,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageItem:
     """One image as it will be trained.
 
@@ -50,7 +50,7 @@ class ImageItem:
     repeats: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """Something that the user should know about one file. ``kind`` is a key of ``KINDS``."""
 

@@ -31,7 +31,7 @@ HEADER = ("filename", "prompt")
 MAX_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row. ``raw`` is its text in the file, line end included; ``fault`` says why it cannot be used."""
 
