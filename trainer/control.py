@@ -31,8 +31,15 @@ def write(path: Path, requests: Requests) -> None:
 def read(path: Path) -> Requests:
     """The requests; none where the file is missing or not ours."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _parse(path.read_bytes())
+    except OSError:
+        return Requests()
+
+
+def _parse(content: bytes) -> Requests:
+    try:
+        data = json.loads(content)
+    except ValueError:
         return Requests()
     if not isinstance(data, dict):
         return Requests()
@@ -54,10 +61,10 @@ class Poll:
         """The current requests."""
         try:
             stat = self._path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_ino)
+            if stamp != self._stamp:
+                self._last = _parse(self._path.read_bytes())
+                self._stamp = stamp
         except OSError:
-            return self._last
-        stamp = (stat.st_mtime_ns, stat.st_ino)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._last = read(self._path)
+            pass  # missing, or just being replaced (Windows): the next poll looks again
         return self._last

@@ -168,10 +168,10 @@ def decode(line: str) -> Event | None:
         data = json.loads(line)
     except json.JSONDecodeError:
         return None
-    cls = _TYPES.get(data.get("type")) if isinstance(data, dict) else None
+    cls = _TYPES.get(str(data.get("type"))) if isinstance(data, dict) else None
     if cls is None:
         return None
-    known = {f.name: float("nan") if data[f.name] is None else data[f.name] for f in fields(cls) if f.name in data}
+    known = {f.name: _from_plain(data[f.name]) for f in fields(cls) if f.name in data}
     try:
         return cls(**known)
     except TypeError:  # a required field is missing: written by another version
@@ -187,19 +187,22 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     except FileNotFoundError:
         return [], offset
     whole = data.rfind(b"\n") + 1
-    lines = data[:whole].decode("utf-8", errors="replace").splitlines()
+    # Not splitlines: it would also break a line at U+2028 and its like within a text.
+    lines = data[:whole].decode("utf-8", errors="replace").split("\n")
     return [event for event in map(decode, lines) if event is not None], offset + whole
 
 
 def history(path: Path) -> Iterator[Event]:
     """All events of a run, as if it had never been interrupted: steps that a resumed run did again count once.
 
-    A checkpoint is the point of return: what lies after the last one before a new ``RunStarted`` was lost.
+    A checkpoint is the point of return: what lies after the last one before a new ``RunStarted`` was lost. A run
+    that begins at step 0 again does all again, the validation before the first step too.
     """
     kept: list[Event] = []
     for event in read(path)[0]:
         if isinstance(event, RunStarted):
-            kept = [e for e in kept if getattr(e, "step", 0) <= event.step]
+            point = event.step or -1
+            kept = [e for e in kept if getattr(e, "step", -1) <= point]
         kept.append(event)
     yield from kept
 
@@ -218,7 +221,8 @@ class Journal:
                 with path.open("ab") as file:
                     file.write(b"\n")
                 self._seq += 1
-        self._file = path.open("a", encoding="utf-8", newline="\n")
+        # A file's name that is no UTF-8 becomes its JSON escape, and so comes back.
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def __call__(self, event: Event) -> None:
         """Appends one event and hands it to the system at once."""
@@ -237,3 +241,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return value
+
+
+def _from_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _from_plain(item) for key, item in value.items()}
+    return float("nan") if value is None else value
