@@ -6,12 +6,18 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
+
+from .errors import CacheError
+
+_TRIES = 20 if os.name == "nt" else 1
+_PAUSE = 0.05
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -23,14 +29,28 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def replace(source: Path, target: Path) -> None:
+    """``os.replace``, tried for a second on Windows, where a reader or a virus scanner may have a file open."""
+    for _ in range(_TRIES - 1):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            time.sleep(_PAUSE)
+    os.replace(source, target)
+
+
 def write_text(path: Path, text: str) -> None:
-    """``write_bytes`` for text, as UTF-8 with the line ends as given."""
-    write_bytes(path, text.encode("utf-8"))
+    """``write_bytes`` for text, as UTF-8 with the line ends as given.
+
+    A file's name that is no UTF-8 (Linux) is written as an escape, which JSON and YAML read back.
+    """
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -77,7 +97,11 @@ class ContentHashes:
         self._known: dict[str, str] = known if isinstance(known, dict) else {}
 
     def __call__(self, file: Path) -> str:
-        """64 hex digits; of a folder: of its files' relative names and contents."""
+        """64 hex digits; of a folder: of its files' relative names and contents.
+
+        Raises:
+            CacheError: what was hashed cannot be remembered.
+        """
         if file.is_dir():
             inside = sorted(p for p in file.rglob("*") if p.is_file())
             return hashlib.sha256(
@@ -88,7 +112,13 @@ class ContentHashes:
         if key not in self._known:
             with file.open("rb") as stream:
                 self._known[key] = _sha256(stream)
-            write_json(self._path, self._known)
+            try:
+                write_json(self._path, self._known)
+            except OSError as error:
+                raise CacheError(
+                    f"cannot write the cache in {self._path.parent}: {error.strerror or error}",
+                    "free some space, or give another cache_dir",
+                ) from None
         return self._known[key]
 
 

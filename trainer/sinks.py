@@ -54,6 +54,11 @@ def describe(event: Event) -> str:
     return ""
 
 
+def _open(path: Path) -> TextIO:
+    # Linux has file names that are no UTF-8, and messages name files.
+    return path.open("a", encoding="utf-8", errors="backslashreplace")
+
+
 def clock(seconds: float) -> str:
     """Seconds as 1:02:03 or 2:03."""
     whole = max(0, round(seconds))
@@ -65,7 +70,7 @@ class Log:
     """A sink that writes lines for people to a stream, or appends them to a file."""
 
     def __init__(self, target: Path | TextIO) -> None:
-        self._stream = target.open("a", encoding="utf-8") if isinstance(target, Path) else target
+        self._stream = _open(target) if isinstance(target, Path) else target
 
     def __call__(self, event: Event) -> None:
         """Writes the event's line, if it has one; of a failure its details too."""
@@ -147,7 +152,7 @@ class TensorBoard:
         """Writes what TensorBoard can show of the event."""
         if isinstance(event, RunStarted):
             # What a broken run wrote beyond its last checkpoint is not part of the run.
-            self._writer = self._make(str(self._run / "logs"), purge_step=event.step + 1 if event.step else None)
+            self._writer = self._make(str(self._run / "logs"), purge_step=event.step + 1 if event.step else 0)
         if self._writer is None or isinstance(event, Phase):
             return
         writer = self._writer
