@@ -164,7 +164,8 @@ def bare_peft(config: TrainConfig, steps: int) -> list[float]:
     stamps = [time.process_time()]
     for latents, hidden in data:
         noise, timestep = torch.randn_like(latents), torch.randint(0, 1000, (1,))
-        prediction = unet(schedule.add_noise(latents, noise, timestep), timestep, hidden).sample
+        noisy = schedule.add_noise(latents, noise, timestep)  # type: ignore[arg-type]
+        prediction = unet(noisy, timestep, hidden).sample
         loss = torch.nn.functional.mse_loss(prediction, noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -7,7 +7,7 @@ end of the stdin pipe become the same ``stop`` in ``run.py``.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from .files import write_text
@@ -43,10 +43,13 @@ def _parse(content: bytes) -> Requests:
         return Requests()
     if not isinstance(data, dict):
         return Requests()
+    plain = Requests()
     known = {
-        f.name: type(f.default)(data[f.name]) for f in fields(Requests) if isinstance(data.get(f.name), (bool, int))
+        f.name: type(getattr(plain, f.name))(data[f.name])
+        for f in fields(Requests)
+        if isinstance(data.get(f.name), (bool, int))
     }
-    return Requests(**known)
+    return replace(plain, **known)
 
 
 class Poll:

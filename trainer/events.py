@@ -150,7 +150,7 @@ _TYPES: dict[str, type[Event]] = {
 class Sink(Protocol):
     """Takes events as they happen."""
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event, /) -> None:
         """Takes one event; must not raise for reasons of its own."""
         ...
 

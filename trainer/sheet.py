@@ -23,8 +23,9 @@ def labelled_grid(
         column_labels: one a column.
         side: of a cell, in pixels.
     """
-    font = ImageFont.load_default(size=max(12, side // 9))
-    margin, line = round(1.6 * side), round(font.size * 1.3)
+    size = max(12, side // 9)
+    font = ImageFont.load_default(size=size)
+    margin, line = round(1.6 * side), round(size * 1.3)
     head = line + 2 * _GAP
     sheet = Image.new(
         "RGB", (margin + len(column_labels) * (side + _GAP) + _GAP, head + len(rows) * (side + _GAP)), _PAPER
@@ -36,7 +37,7 @@ def labelled_grid(
     for row, (images, label) in enumerate(zip(rows, row_labels, strict=True)):
         y = head + row * (side + _GAP)
         text = _wrapped(label, font, margin - 2 * _GAP)
-        pen.multiline_text((_GAP, y + side / 2), text, _INK, font, anchor="lm", spacing=line - font.size)
+        pen.multiline_text((_GAP, y + side / 2), text, _INK, font, anchor="lm", spacing=line - size)
         for column, image in enumerate(images):
             fitted = image.copy()
             fitted.thumbnail((side, side), Image.Resampling.LANCZOS)
