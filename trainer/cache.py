@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .errors import CacheError
@@ -79,15 +80,19 @@ class Cache:
         """The tensors of an entry, on the CPU.
 
         Raises:
-            CacheError: it is missing or broken.
+            CacheError: it is missing, cannot be read, or is broken.
         """
         path = self.path(kind, key)
         try:
             return load_file(path)
         except FileNotFoundError:
             raise CacheError(f"the cached {kind} {key} are gone from {self.folder}", "start the run again") from None
-        except Exception as error:
-            path.unlink(missing_ok=True)
+        except OSError as error:  # no reason to throw a good entry away
+            raise CacheError(
+                f"the cached {kind} {key} in {self.folder} cannot be read: {error.strerror or error}", "check the disk"
+            ) from None
+        except (SafetensorError, ValueError) as error:
+            _remove(path)
             raise CacheError(
                 f"the cached {kind} {key} in {self.folder} were broken ({error}) and are removed",
                 "start the run again; they are made anew",
@@ -108,6 +113,8 @@ class Cache:
         try:
             write_tensors(self.path(kind, key), {name: tensor.float() for name, tensor in tensors.items()})
         except OSError as error:
+            if isinstance(error, PermissionError) and self.path(kind, key).exists():
+                return  # another run stored the same in the meantime and has it open (Windows)
             raise CacheError(
                 f"cannot write the cache in {self.folder}: {error.strerror or error}",
                 "free some space, or give another cache_dir",
@@ -132,7 +139,15 @@ class Cache:
         for _, size, path in sorted(entries):
             if freed >= excess:
                 break
-            if path not in kept:
-                path.unlink(missing_ok=True)
+            if path not in kept and _remove(path):
                 freed += size
         return freed
+
+
+def _remove(path: Path) -> bool:
+    """Removes an entry; False where another run has it open (Windows) or has removed it."""
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
