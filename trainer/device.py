@@ -27,6 +27,8 @@ def resolve(config: TrainConfig) -> torch.device:
         raise ConfigError([f"device: {config.device} is not there (torch sees {torch.cuda.device_count()} GPUs)"])
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(["device: mps is not there"])
+    if device.type == "xpu" and (device.index or 0) >= torch.xpu.device_count():
+        raise ConfigError([f"device: {config.device} is not there"])
     return device
 
 
