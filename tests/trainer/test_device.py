@@ -1,0 +1,92 @@
+"""Which device, and which number format on it; the GPUs here are told, not there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainer.config import TrainConfig, parse
+from trainer.device import DTYPES, precision, resolve
+from trainer.errors import ConfigError
+
+
+def config(**fields: object) -> TrainConfig:
+    return parse(fields)
+
+
+@pytest.fixture
+def hardware(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No GPU, unless a test says so."""
+    set_hardware(monkeypatch)
+    return monkeypatch
+
+
+def set_hardware(patch: pytest.MonkeyPatch, *, gpus: int = 0, mps: bool = False, bf16: bool = True) -> None:
+    patch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    patch.setattr(torch.cuda, "device_count", lambda: gpus)
+    patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
+    patch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "expected"),
+    [
+        ("auto", {}, "cpu"),
+        ("auto", {"gpus": 1}, "cuda"),
+        ("auto", {"mps": True}, "mps"),
+        ("auto", {"gpus": 2, "mps": True}, "cuda"),
+        ("cpu", {"gpus": 1}, "cpu"),
+        ("cuda", {"gpus": 1}, "cuda"),
+        ("cuda:0", {"gpus": 1}, "cuda:0"),
+        ("cuda:1", {"gpus": 2}, "cuda:1"),
+        ("mps", {"mps": True}, "mps"),
+    ],
+)
+def test_the_device_that_is_taken(
+    hardware: pytest.MonkeyPatch, asked: str, there: dict[str, int], expected: str
+) -> None:
+    set_hardware(hardware, **there)  # type: ignore[arg-type]
+    assert resolve(config(device=asked)) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "message"),
+    [
+        ("cuda", {}, "device: cuda is not there (torch sees 0 GPUs)"),
+        ("cuda:1", {"gpus": 1}, "device: cuda:1 is not there (torch sees 1 GPUs)"),
+        ("mps", {"gpus": 1}, "device: mps is not there"),
+        ("xpu:0", {}, "device: xpu:0 is not there"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    hardware: pytest.MonkeyPatch, asked: str, there: dict[str, int], message: str
+) -> None:
+    set_hardware(hardware, **there)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError) as error:
+        resolve(config(device=asked))
+    assert error.value.problems == (message,)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "bf16", "taken", "why"),
+    [
+        ("no", "cpu", True, "no", ""),
+        ("no", "cuda", True, "no", ""),
+        ("fp16", "cpu", True, "no", "mixed_precision: fp16 cannot be trained on a CPU; training in fp32"),
+        ("fp16", "cuda", True, "fp16", ""),
+        ("fp16", "cuda:1", False, "fp16", ""),
+        ("bf16", "cuda", True, "bf16", ""),
+        ("bf16", "cuda", False, "fp16", "mixed_precision: this card has no bf16; training in fp16"),
+        ("bf16", "cpu", False, "bf16", ""),
+    ],
+)
+def test_the_number_format_and_why(
+    hardware: pytest.MonkeyPatch, wanted: str, device: str, bf16: bool, taken: str, why: str
+) -> None:
+    set_hardware(hardware, gpus=1, bf16=bf16)
+    assert precision(config(mixed_precision=wanted), torch.device(device)) == (taken, why)
+    assert taken in DTYPES
+
+
+def test_every_format_has_its_dtype() -> None:
+    assert {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16} == DTYPES

@@ -1,0 +1,180 @@
+"""What a person reads: the log's lines, the bars, TensorBoard's curves."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from trainer import sinks
+from trainer.events import (
+    Checkpoint,
+    Event,
+    Phase,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    Sample,
+    Step,
+    Validation,
+    Warned,
+)
+from trainer.sinks import Bar, Log, TensorBoard, clock, describe
+
+STARTED = RunStarted("st\u00fcle", 0, 130, 10, 50, 4, 3_424_256, 859_520_964, "cuda:0", "fp16")
+LINES: list[tuple[Event, str]] = [
+    (
+        STARTED,
+        "st\u00fcle: 50 images, 130 optimizer steps of 4 (10 epochs), 3,424,256 trainable parameters "
+        "(0.4 % of 859,520,964), on cuda:0 in fp16",
+    ),
+    (
+        RunStarted("x", 40, 130, 10, 50, 4, 1, 100, "cpu", "fp32"),
+        "x: 50 images, 130 optimizer steps of 4 (10 epochs), 1 trainable parameters (1 % of 100), on cpu in fp32, "
+        "going on from step 40",
+    ),
+    (Phase("encoding images", 3, 12), ""),
+    (
+        Step(10, 130, 0, 0.12345, 2e-4, 0.5, 0.25, 5 * 2**29, 90.0),
+        "step 10/130  loss 0.1235  rate 2.00e-04  0.25 s/step  2.5 GiB  1:30 left",
+    ),
+    (Validation(10, "held_out", 0.25), "step 10  validation (held out) 0.2500"),
+    (Sample(10, 0, "a house", "samples/a.safetensors", "samples/a.png"), "step 10  sample samples/a.png: a house"),
+    (Sample(10, 0, "a house", "samples/a.safetensors"), "step 10  sample samples/a.safetensors: a house"),
+    (
+        Checkpoint(10, "checkpoints/step-000010", 0.7512),
+        "step 10  saved checkpoints/step-000010 (norm of the change 0.751)",
+    ),
+    (Warned("look"), "warning: look"),
+    (RunFinished(130, "x.safetensors"), "finished after 130 steps: x.safetensors"),
+    (RunStopped(7, "as asked"), "stopped after 7 steps (as asked); all of them are saved"),
+    (RunFailed("out of memory", "batch_size: 2"), "failed: out of memory\n  -> batch_size: 2"),
+    (RunFailed("out of memory"), "failed: out of memory"),
+]
+
+
+def test_every_event_has_its_line() -> None:
+    assert {type(event) for event, _ in LINES} == set(Event.__subclasses__())
+    for event, line in LINES:
+        assert describe(event) == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (0.6, "0:01"), (59.7, "1:00"), (61, "1:01"), (3599, "59:59"), (3600, "1:00:00"), (36_061, "10:01:01"),
+     (-5, "0:00"), (math.nan, "?"), (math.inf, "?")],
+)  # fmt: skip
+def test_a_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_the_log_tells_a_phase_once_and_a_failure_with_its_details() -> None:
+    stream = io.StringIO()
+    log = Log(stream)
+    for event in (
+        Phase("encoding images", 0, 2), Phase("encoding images", 1, 2), Phase("loading the base model"),
+        RunFailed("bad", "cure", False, "Traceback (most recent call last)"),
+    ):  # fmt: skip
+        log(event)
+    assert stream.getvalue() == (
+        "encoding images ...\nloading the base model ...\nTraceback (most recent call last)\nfailed: bad\n  -> cure\n"
+    )
+
+
+def test_the_log_file_is_appended_to_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "l\u00f6g \u65e5\u5fd7.txt"
+    for word in ("\u4e00", "\udcff.png"):  # a name that is no UTF-8, too
+        log = Log(path)
+        log(Warned(word))
+        assert word == "\udcff.png" or path.read_text(encoding="utf-8") == "warning: \u4e00\n"  # at once
+        log.close()
+    assert path.read_text(encoding="utf-8") == "warning: \u4e00\nwarning: \\udcff.png\n"
+
+
+def test_the_terminal_s_stream_stays_open(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(sinks.sys.stdout)
+    log(Warned("a"))
+    log.close()
+    print("still here")
+    assert capsys.readouterr().out == "warning: a\nstill here\n"
+
+
+def test_bars_move_and_lines_are_written_above_them(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = Bar()
+    for event in (
+        Phase("encoding images", 0, 3), Phase("encoding images", 2, 3), Phase("loading the base model"), STARTED,
+        Step(10, 130, 0, 0.125, 2e-4, 0.5, 0.25, 0, 90.0), Warned("look"),
+        Step(20, 130, 0, 0.0625, 2e-4, 0.5, 0.25, 0, 80.0), RunFinished(130, "x.safetensors"),
+    ):  # fmt: skip
+        bar(event)
+    told = capsys.readouterr()
+    assert "warning: look\n" in told.out
+    assert "finished after 130 steps: x.safetensors\n" in told.out
+    assert "encoding images" in told.err
+    assert "2/3" in told.err
+    assert "20/130" in told.err
+    assert "loss=0.0625" in told.err
+    assert bar._bar is None
+
+
+# --- TensorBoard
+
+
+def curves(run: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(run / "logs"))
+    found.Reload()
+    return found
+
+
+def told(run: Path, *events: Event) -> None:
+    board = TensorBoard(run)
+    for event in events:
+        board(event)
+    board.close()
+
+
+def step(number: int, loss: float) -> Step:
+    return Step(number, 20, 0, loss, 2e-4, 0.5, 0.25, 0, 0.0)
+
+
+def start(number: int) -> RunStarted:
+    return RunStarted("x", number, 20, 5, 12, 4, 1, 100, "cpu", "fp32")
+
+
+def test_losses_rates_validations_and_pictures_are_curves(tmp_path: Path) -> None:
+    run = tmp_path / "r\u00fcn \u8dd1"
+    (run / "samples").mkdir(parents=True)
+    Image.new("RGB", (16, 8), (255, 0, 0)).save(run / "samples" / "a.png")
+    told(
+        run, Phase("loading"), start(0), step(1, 0.5), step(2, 0.25), Validation(2, "held_out", 0.75, {"125": 1.0}),
+        Sample(2, 0, "a house", "samples/a.safetensors", "samples/a.png"),
+        Sample(2, 1, "no picture", "samples/b.safetensors"), RunFinished(2, "x"),
+    )  # fmt: skip
+    found = curves(run)
+    assert set(found.Tags()["scalars"]) == {
+        "train/loss", "train/lr", "train/grad_norm", "train/seconds", "validation/held_out", "validation/held_out at 125",
+    }  # fmt: skip
+    assert [(e.step, e.value) for e in found.Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
+    assert [(e.step, e.value) for e in found.Scalars("validation/held_out")] == [(2, 0.75)]
+    assert found.Tags()["images"] == ["samples/0: a house"]
+    picture = found.Images("samples/0: a house")[0]
+    assert (picture.step, picture.width, picture.height) == (2, 16, 8)
+
+
+@pytest.mark.parametrize(("again", "kept"), [(2, [(1, 0.5), (2, 0.25), (3, 9.0)]), (0, [(3, 9.0)])])
+def test_what_a_crash_lost_is_not_in_the_curve(tmp_path: Path, again: int, kept: list[tuple[int, float]]) -> None:
+    told(tmp_path, start(0), step(1, 0.5), step(2, 0.25), step(3, 0.125), step(4, 0.125))
+    told(tmp_path, start(again), step(3, 9.0))
+    assert [(e.step, e.value) for e in curves(tmp_path).Scalars("train/loss")] == kept
+
+
+def test_nothing_is_written_before_the_run_starts(tmp_path: Path) -> None:
+    told(tmp_path, Phase("loading"), Warned("x"), RunFailed("y"))
+    assert not (tmp_path / "logs").exists()
