@@ -31,7 +31,7 @@ from ..trainer.events import (
 )
 from ..trainer.job import Job
 from ..trainer.sinks import clock, describe
-from . import runner
+from . import runner, runs
 from .host import base_model, memory, places, preview
 from .host.encode import HostEncoder
 from .host.graph import NodeProgress, check_interrupted
@@ -93,22 +93,21 @@ def train(
     encoder = HostEncoder(clip, vae)
     cache = Cache(places.cache())
     job = prepare.plan(settings.but(base_model=base.file.as_posix()), scanned, base, encoder, cache.folder, "host")
-    folder = places.runs() / job.run_id
-    job = replace(job, config=job.config.but(output_dir=folder.as_posix()))
     total = runfolder.total_steps(job)
-    if runfolder.finished(folder, total) is None:
-        _prepare(job, scanned, encoder, cache, folder, progress)
+    found = runs.find(places.runs(), job.run_id, total)
+    if found.result is None:
+        job = replace(job, config=job.config.but(output_dir=found.folder.as_posix()))
+        _prepare(job, scanned, encoder, cache, found.folder, progress)
         _free_the_card(note)
-        _work(folder, total, model, vae, progress, note)
-    path = runfolder.finished(folder, total)
-    if path is None:
-        raise WorkerError(f"the run in {folder} says that it finished, but its LoRA is gone", "queue again")
+        _work(found.folder, total, model, vae, progress, note)
+        found = runs.find(places.runs(), job.run_id, total)
+    if found.result is None:
+        raise WorkerError(f"the run in {found.folder} says that it finished, but its LoRA is gone", "queue again")
     progress.set(total, total)
-    story = list(events.history(folder / "events.jsonl"))
+    story = [e for e in events.history(found.folder / "events.jsonl") if getattr(e, "step", 0) <= found.steps]
     losses = [event.loss for event in story if isinstance(event, Step) and math.isfinite(event.loss)]
-    steps = int(runfolder.read_result(folder)["step"])
-    lora = read(path, run=job.run_id)
-    return Trained(lora, losses, _samples(story, folder, encoder), steps, job.run_id, notes)
+    lora = read(found.result, run=job.run_id)
+    return Trained(lora, losses, _samples(story, found.folder, encoder), found.steps, job.run_id, notes)
 
 
 def _settings(dataset: DatasetRef, config: ConfigFields) -> TrainConfig:
@@ -140,6 +139,7 @@ def _prepare(
 
     prepare.fill(job, scanned, encoder, cache, emit=emit, stop=stop)
     runfolder.check_folder(folder, job)
+    runs.keep_finished(folder)
     job.save(folder)
 
 

@@ -14,6 +14,9 @@ from ...trainer.errors import HostError
 from ...trainer.files import digest
 from .base_model import patches_hash
 
+# Not part of what is encoded, and absent from most files: ComfyUI then leaves them as the memory happened to be.
+UNUSED = ("text_projection.weight", "logit_scale")
+
 _hashes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
@@ -91,5 +94,6 @@ def _embeddings_off(tokenizer: Any) -> Iterator[None]:
 def _content(module: torch.nn.Module) -> str:
     """A hash of a module's weights as they were loaded; remembered while the module lives."""
     if module not in _hashes:
-        _hashes[module] = patches_hash(module.state_dict())
+        weights = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(UNUSED)}
+        _hashes[module] = patches_hash(weights)
     return _hashes[module]

@@ -64,7 +64,9 @@ def test_events_of_an_earlier_process_are_not_told_again(runner: Any, run: Path)
 
 def test_a_dead_worker_is_told_with_the_end_of_its_log(runner: Any, run: Path):
     with pytest.raises(Exception, match="exit code 7") as caught:
-        runner.work(run, lambda event: None, lambda: None, worker('print("no room on the moon", flush=True); sys.exit(7)'))
+        runner.work(
+            run, lambda event: None, lambda: None, worker('print("no room on the moon", flush=True); sys.exit(7)')
+        )
     assert type(caught.value).__name__ == "WorkerError"
     assert "no room on the moon" in str(caught.value)
     assert "queue again" in str(caught.value)

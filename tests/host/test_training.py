@@ -1,0 +1,292 @@
+"""Training in the graph of the real server: once, again, further, saved, applied, and with core's own nodes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tests.host.graphs import CLIP, MODEL, WIRED, Graph, apply_lora, demo_loader, node, picture, training
+from tests.host.measure import run_id, runs
+from tests.host.server import ComfyServer, PromptFailed
+from trainer import events
+from trainer.events import Checkpoint, RunFinished, RunStarted
+
+pytestmark = pytest.mark.host
+
+
+def starts(comfy: ComfyServer) -> int:
+    """How many times a worker began to train, in all runs."""
+    return sum(
+        isinstance(event, RunStarted) for run in runs(comfy).iterdir() for event in events.read(run / "events.jsonl")[0]
+    )
+
+
+def train_and_draw(**config: Any) -> Graph:
+    """Train, save, and draw with the base, at strength 0, 0.7 and 0.8."""
+    graph = {**demo_loader(), **training(**config), **picture("base ")}
+    for name, strength in (("zero", 0.0), ("lower", 0.7), ("usual", 0.8)):
+        graph[f"apply {name}"] = apply_lora(strength)
+        graph |= picture(f"{name} ", model=[f"apply {name}", 0])
+    graph["save"] = node("Darkroom_SaveLoRA", lora=["train", 0], samples=["train", 2], filename="styles/neon \u6f2b")
+    return graph
+
+
+@pytest.fixture(scope="module")
+def first(comfy: ComfyServer) -> dict[str, Any]:
+    """What one queueing of the whole graph gave."""
+    return comfy.run(train_and_draw())
+
+
+@pytest.fixture
+def saved(comfy: ComfyServer, first: dict[str, Any]) -> Path:
+    """The file that Save LoRA wrote."""
+    return comfy.base / "models" / "loras" / "styles" / "neon \u6f2b.safetensors"
+
+
+def test_one_queueing_trains_saves_and_draws(comfy: ComfyServer, first: dict[str, Any], saved: Path):
+    drawn = {name: comfy.pixels(first[f"{name} picture"]["images"][0]) for name in ("base", "zero", "lower", "usual")}
+    assert torch.equal(drawn["base"], drawn["zero"]), "strength 0 must be the base, bit for bit"
+    assert not torch.equal(drawn["base"], drawn["lower"])
+    assert not torch.equal(drawn["lower"], drawn["usual"])
+    assert len(first["train"]["images"]) == 2
+    assert saved.is_file()
+    assert "12 images (12 at 128x128), 12 with captions" in first["data"]["text"][0]
+
+
+def test_the_run_is_whole_and_private(comfy: ComfyServer, first: dict[str, Any]):
+    run = runs(comfy) / run_id(first)
+    told = events.read(run / "events.jsonl")[0]
+    assert isinstance(told[-1], RunFinished)
+    assert told[-1].step == 12
+    assert [event.step for event in told if isinstance(event, Checkpoint)] == [12]
+    for name in ("job.yaml", "dataset.jsonl", "result.json", "log.txt"):
+        assert (run / name).is_file()
+    for route in (f"/userdata/..%2F__lora_darkroom%2Fruns%2F{run.name}%2Fjob.yaml", f"/view?filename={run.name}"):
+        with pytest.raises(PromptFailed):
+            comfy.request(route)
+
+
+def test_an_unchanged_graph_returns_at_once(comfy: ComfyServer, first: dict[str, Any]):
+    before = starts(comfy)
+    comfy.run(train_and_draw())
+    comfy.run({**demo_loader(), **picture()})  # an other graph drops Train LoRA's result from ComfyUI's memory
+    began = time.monotonic()
+    again = comfy.run({**demo_loader(), **training()})
+    assert time.monotonic() - began < 5
+    assert run_id(again) == run_id(first)
+    assert starts(comfy) == before
+
+
+def test_the_saved_file_is_the_runs_and_tells_what_it_is(comfy: ComfyServer, first: dict[str, Any], saved: Path):
+    run = runs(comfy) / run_id(first)
+    ours, theirs = load_file(saved), load_file(run / f"{run.name}.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with safe_open(saved, "pt") as file:
+        header = file.metadata()
+    assert header["ss_output_name"] == header["modelspec.title"] == "neon \u6f2b"
+    assert header["darkroom.run"] == run.name
+    assert header["ss_network_dim"] == "4"
+
+
+def test_the_saved_file_is_at_once_in_the_lists(comfy: ComfyServer, first: dict[str, Any], saved: Path):
+    name = first["save"]["text"][0].removeprefix("Saved as ")
+    assert name == str(Path("styles") / saved.name)
+    for loader, field in (("LoraLoader", "lora_name"), ("Darkroom_ApplyLoRA", "lora_name")):
+        options = comfy.node_info(loader)["input"]["required"][field]
+        assert name in (options[0] if isinstance(options[0], list) else options[1]["options"])
+    assert saved.with_suffix(".preview.png").is_file()
+
+
+def test_saving_never_writes_over_another_file(comfy: ComfyServer, first: dict[str, Any]):
+    folder = comfy.base / "models" / "loras"
+    graph = {**demo_loader(), **training()}
+    other = {**demo_loader(), **training(training_seed=77, epochs=1)}
+    save = node("Darkroom_SaveLoRA", lora=["train", 0], filename="mine")
+    comfy.run({**graph, "save": save})
+    content = (folder / "mine.safetensors").read_bytes()
+    comfy.run({**other, "save": save})
+    assert (folder / "mine.safetensors").read_bytes() == content
+    assert load_file(folder / "mine_002.safetensors").keys() == load_file(folder / "mine.safetensors").keys()
+    comfy.post("/free", {"free_memory": True})
+    comfy.run({**graph, "save": save})
+    assert sorted(p.name for p in folder.glob("mine*")) == ["mine.safetensors", "mine_002.safetensors"]
+    for name in ("../mine", "", "a/../../b", "x:y"):
+        with pytest.raises(PromptFailed, match="filename"):
+            comfy.run({**graph, "save": node("Darkroom_SaveLoRA", lora=["train", 0], filename=name)})
+
+
+def test_more_epochs_extend_the_run(comfy: ComfyServer, first: dict[str, Any]):
+    further = comfy.run({**demo_loader(), **training(epochs=6)})
+    assert run_id(further) == run_id(first)
+    told = events.read(runs(comfy) / run_id(first) / "events.jsonl")[0]
+    assert [event.step for event in told if isinstance(event, RunStarted)] == [0, 12]
+    assert further["train"]["text"][0].startswith("18 steps")
+
+
+def test_what_shapes_a_run_makes_another_run(comfy: ComfyServer, first: dict[str, Any]):
+    ids = {run_id(first)}
+    graph = {**demo_loader(), "skip": node("CLIPSetLastLayer", clip=CLIP, stop_at_clip_layer=-2)}
+    for other in (
+        {**graph, **training(clip=["skip", 0], epochs=1)},
+        {**graph, **training(epochs=1, learning_rate=2e-3)},
+        {**graph, **training(epochs=1, trigger_word="darkroom")},
+    ):
+        ids.add(run_id(comfy.run(other)))
+    assert len(ids) == 4
+
+
+def test_an_edited_caption_trains_anew(comfy: ComfyServer, first: dict[str, Any]):
+    folder = comfy.base / "input" / "edited"
+    shutil.copytree(comfy.base / "input" / "darkroom_demo", folder)
+    graph = {**demo_loader(), **training(folder="edited", epochs=1)}
+    before = run_id(comfy.run(graph))
+    assert run_id(comfy.run(graph)) == before
+    min(folder.glob("*.txt")).write_text("a small green fish", encoding="utf-8")
+    assert run_id(comfy.run(graph)) != before
+
+
+def test_auto_caption_fills_what_is_missing(comfy: ComfyServer, first: dict[str, Any]):
+    folder = comfy.base / "input" / "10_red house"
+    shutil.copytree(comfy.base / "input" / "darkroom_demo", folder)
+    for path in sorted(folder.glob("*.txt"))[:2]:
+        path.unlink()
+    graph = {**demo_loader(), **training(folder="10_red house", epochs=1)}
+    how = {"method": "folder", "mode": "missing", "format": "csv", "trigger_word": "darkroom"}
+    graph["caption"] = node("Darkroom_AutoCaption", dataset=["data", 0], **how)
+    graph["train"]["inputs"]["dataset"] = ["caption", 0]
+    outputs = comfy.run(graph)
+    assert "10 with captions" in outputs["data"]["text"][0]
+    assert outputs["data"]["text"][0].count("no caption") == 2
+    assert "2 captions written" in outputs["caption"]["text"][0]
+    assert "12 with captions" in outputs["caption"]["text"][0]
+    assert "darkroom, red house" in (folder / "metadata.csv").read_text("utf-8")
+    trained = (runs(comfy) / run_id(outputs) / "dataset.jsonl").read_text("utf-8")
+    assert trained.count("darkroom, red house") == 2
+
+
+def test_core_nodes_take_our_lora_and_we_take_theirs(comfy: ComfyServer, first: dict[str, Any], saved: Path):
+    name = str(Path("styles") / saved.name)
+    graph = {**demo_loader(), **training(), "plain apply": apply_lora(0.8)}
+    graph["core apply"] = node("LoraModelLoader", model=MODEL, lora=["train", 0], strength_model=0.8, bypass=False)
+    at = {"strength_model": 0.8, "strength_clip": 0.8}
+    graph["core file"] = node("LoraLoader", model=MODEL, clip=CLIP, lora_name=name, **at)
+    graph["our file"] = apply_lora(0.8, name=name)
+    graph["core save"] = node("SaveLoRA", lora=["train", 0], prefix="loras/by core", steps=["train", 3])
+    graph["plot"] = node("LossGraphNode", loss=["train", 1], filename_prefix="loss")
+    ways = ("plain apply", "core apply", "core file", "our file")
+    for way in ways:
+        graph |= picture(f"{way} ", model=[way, 0])
+    outputs = comfy.run(graph)
+    drawn = [comfy.pixels(outputs[f"{way} picture"]["images"][0]) for way in ways]
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
+    assert list((comfy.base / "output" / "loras").glob("by core_12_steps*.safetensors"))
+    assert outputs["plot"]["images"]
+
+
+def test_a_lora_of_cores_own_trainer_applies(comfy: ComfyServer, first: dict[str, Any]):
+    graph = {**demo_loader(), **picture()}
+    graph["core train"] = node(
+        "TrainLoraNode", model=MODEL, latents=["sampler", 0], positive=["yes", 0], batch_size=1, steps=2, rank=4,
+        grad_accumulation_steps=1, learning_rate=1e-3, optimizer="AdamW", loss_function="MSE", seed=1,
+        training_dtype="fp32", lora_dtype="fp32", quantized_backward=False, algorithm="LoRA",
+        gradient_checkpointing=False, checkpoint_depth=1, offloading=False, existing_lora="[None]",
+        bucket_mode=False, bypass_mode=False,
+    )  # fmt: skip
+    graph["apply"] = apply_lora(lora=["core train", 0])
+    graph |= picture("theirs ", model=["apply", 0])
+    assert comfy.run(graph)["theirs picture"]["images"]
+
+
+def test_a_patched_model_is_trained_with_its_patches(comfy: ComfyServer, first: dict[str, Any], saved: Path):
+    name = str(Path("styles") / saved.name)
+    graph = {**demo_loader(), "other": apply_lora(1.0, name=name), **training(model=["other", 0], epochs=1)}
+    outputs = comfy.run(graph)
+    assert "patched weights are exported once" in outputs["train"]["text"][0]
+    assert run_id(outputs) != run_id(first)
+    (exported,) = (comfy.base / "user" / "__lora_darkroom" / "bases").glob("*.safetensors")
+    weights = load_file(exported)
+    seen = comfy.probe("weights", graph, {"model": ["other", 0]}, keys=[])
+    assert len(seen.tensors) > 40
+    assert all(torch.allclose(weights[f"model.{key}"], weight, atol=1e-6) for key, weight in seen.tensors.items())
+    with safe_open(exported, "pt") as file:
+        assert "darkroom.sd15" in file.metadata()
+
+
+def test_a_lora_that_does_not_fit_is_an_error(comfy: ComfyServer, first: dict[str, Any], saved: Path):
+    folder = comfy.base / "models" / "loras"
+    tensors = load_file(saved)
+    some = next(iter(tensors)).split(".")[0]
+    save_file({**tensors, "lora_unet_no_such_layer.lora_up.weight": torch.ones(2, 2)}, folder / "unknown.safetensors")
+    wrong = {**tensors, f"{some}.lora_down.weight": torch.ones(4, 7)}
+    save_file(wrong, folder / "wrong shape.safetensors")
+    save_file({f"{k.replace('lora_unet', 'lora_te')}": v for k, v in tensors.items()}, folder / "texts.safetensors")
+    for name, message in (
+        ("unknown.safetensors", "1 of the LoRA's .* tensors match nothing .*no_such_layer"),
+        ("wrong shape.safetensors", "1 of the LoRA's .* layers have another shape"),
+        ("texts.safetensors", "no CLIP is wired"),
+    ):
+        with pytest.raises(PromptFailed, match=message):
+            comfy.run({**demo_loader(), "apply": apply_lora(name=name), **picture(model=["apply", 0])})
+    unwired = node("Darkroom_ApplyLoRA", model=MODEL, lora_name=WIRED, strength_model=0.8, strength_clip=0.8)
+    with pytest.raises(PromptFailed, match="Apply LoRA has no LoRA"):
+        comfy.run({**demo_loader(), "apply": unwired, **picture(model=["apply", 0])})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampling": "v_prediction"}, "predicts v"),
+        ({"sampling": "lcm"}, "of the kind LCM"),
+        ({"sampling": "eps", "zsnr": True}, "noise schedule was changed"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused(comfy: ComfyServer, change: dict[str, Any], message: str):
+    sampling = node("ModelSamplingDiscrete", model=MODEL, **{"zsnr": False, **change})
+    with pytest.raises(PromptFailed, match=message) as caught:
+        comfy.run({**demo_loader(), "sampling": sampling, **training(model=["sampling", 0])})
+    assert caught.value.details["node_type"] == "Darkroom_TrainLoRA"
+
+
+def test_what_training_does_not_see_is_said(comfy: ComfyServer, first: dict[str, Any]):
+    freeu = node("FreeU", model=MODEL, b1=1.1, b2=1.2, s1=0.9, s2=0.2)
+    outputs = comfy.run({**demo_loader(), "freeu": freeu, **training(model=["freeu", 0])})
+    assert "output_block_patch" in outputs["train"]["text"][0]
+    assert run_id(outputs) == run_id(first)
+
+
+def test_a_bypass_lora_is_refused(comfy: ComfyServer, first: dict[str, Any]):
+    graph = {**demo_loader(), **training()}
+    graph["bypass"] = node("LoraModelLoader", model=MODEL, lora=["train", 0], strength_model=0.8, bypass=True)
+    graph["again"] = {**graph["train"], "inputs": {**graph["train"]["inputs"], "model": ["bypass", 0]}}
+    with pytest.raises(PromptFailed, match="bypass mode"):
+        comfy.run(graph)
+
+
+@pytest.mark.parametrize(("path", "message"), [("/no/such \u6f2b", "does not exist"), ('"EMPTY"', "no image")])
+def test_a_folder_that_cannot_be_used_is_refused(comfy: ComfyServer, path: str, message: str, tmp_path: Path):
+    graph = {**demo_loader(), **training()}
+    graph["data"]["inputs"]["path"] = path.replace("EMPTY", str(tmp_path))
+    with pytest.raises(PromptFailed, match=message):
+        comfy.run(graph)
+
+
+def test_what_only_the_trainer_knows_of_a_config_is_told_by_the_node(comfy: ComfyServer):
+    # The widgets bound single values; that 100 is no multiple of 64 they do not know.
+    with pytest.raises(PromptFailed, match="resolution: expected a multiple of 64") as caught:
+        comfy.run({**demo_loader(), **training(resolution=100)})
+    assert caught.value.details["node_type"] == "Darkroom_LoRATrainConfig"
+
+
+def test_the_failure_of_a_worker_is_the_nodes_error(comfy: ComfyServer):
+    with pytest.raises(PromptFailed, match=r"not finite|of one colour") as caught:
+        comfy.run({**demo_loader(), **training(learning_rate=10.0, max_grad_norm=0.0, training_seed=3, epochs=40)})
+    assert caught.value.details["node_type"] == "Darkroom_TrainLoRA"
+    assert "learning_rate" in caught.value.details["exception_message"]
