@@ -82,7 +82,7 @@ def test_a_broken_entry_is_said_and_removed(cache: Cache, damage: str) -> None:
     path = cache.path("latents", key(0))
     whole = path.read_bytes()
     path.write_bytes({"empty": b"", "cut": whole[:-40], "garbage": b"\x00" * 200}[damage])
-    with pytest.raises(CacheError, match="were broken .* and are removed") as error:
+    with pytest.raises(CacheError, match=r"were broken .* and are removed") as error:
         cache.load("latents", key(0))
     assert "made anew" in error.value.cure
     assert not cache.has("latents", key(0))
@@ -116,7 +116,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_entry(cache: Cache, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("trainer.files.os.fsync", full)
-    with pytest.raises(CacheError, match="cannot write the cache in .*: No space left") as error:
+    with pytest.raises(CacheError, match=r"cannot write the cache in .*: No space left") as error:
         cache.store("latents", key(0), entry())
     assert "another cache_dir" in error.value.cure
     assert [p for p in cache.folder.rglob("*") if p.is_file()] == []

@@ -79,6 +79,6 @@ def test_it_is_held_across_processes_and_ends_with_a_killed_one(folder: Path) ->
 
 def test_a_folder_that_cannot_be_made_is_the_user_s_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(RunFolderError, match="output_dir: .* cannot be written: ") as error, locked(tmp_path / "file"):
+    with pytest.raises(RunFolderError, match=r"output_dir: .* cannot be written: ") as error, locked(tmp_path / "file"):
         pytest.fail("a file is no folder")
     assert error.value.cure == "give another output_dir"

@@ -159,7 +159,8 @@ def test_losses_rates_validations_and_pictures_are_curves(tmp_path: Path) -> Non
     )  # fmt: skip
     found = curves(run)
     assert set(found.Tags()["scalars"]) == {
-        "train/loss", "train/lr", "train/grad_norm", "train/seconds", "validation/held_out", "validation/held_out at 125",
+        "train/loss", "train/lr", "train/grad_norm", "train/seconds",
+        "validation/held_out", "validation/held_out at 125",
     }  # fmt: skip
     assert [(e.step, e.value) for e in found.Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
     assert [(e.step, e.value) for e in found.Scalars("validation/held_out")] == [(2, 0.75)]

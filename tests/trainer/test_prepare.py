@@ -1,0 +1,225 @@
+"""From a config and a dataset to a job and a filled cache, with an encoder that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import prepare
+from trainer.cache import Cache
+from trainer.config import TrainConfig, parse
+from trainer.dataset import Dataset, ImageItem
+from trainer.errors import CacheError, DatasetError
+from trainer.events import Event, Phase
+from trainer.job import Base, Job
+from trainer.prepare import StoppedWhilePreparing, fill, plan
+
+BASE = Base(Path("/base.safetensors"), "sd15", "c0ffee")
+
+
+class CountingEncoder:
+    """Encodes nothing much, and remembers what it was asked for."""
+
+    latents_fingerprint = "vae"
+    conditioning_fingerprint = "clip"
+
+    def __init__(self) -> None:
+        self.pictures: list[tuple[int, ...]] = []
+        self.captions: list[str] = []
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.pictures.append(tuple(pixels.shape))
+        return torch.zeros(1, 4, pixels.shape[2] // 8, pixels.shape[3] // 8)
+
+    def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
+        self.captions.append(caption)
+        return {"hidden": torch.zeros(1, 77, 4)}
+
+
+def image(name: str, caption: str = "", bucket: tuple[int, int] = (64, 128)) -> ImageItem:
+    return ImageItem(name, Path(f"/d\u00e4ta/{name}.png"), (caption or f"a picture of {name}",), (70, 140), bucket, 1)
+
+
+def dataset(*images: ImageItem) -> Dataset:
+    return Dataset(Path("/d\u00e4ta"), images, ())
+
+
+@pytest.fixture(autouse=True)
+def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels out of nothing: what decoding gives is another test's."""
+    monkeypatch.setattr(prepare, "load_pixels", lambda item: torch.zeros(3, item.bucket[1], item.bucket[0]))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "c\u00e4che \u7f13\u5b58")
+
+
+@pytest.fixture
+def encoder() -> CountingEncoder:
+    return CountingEncoder()
+
+
+def config(**fields: object) -> TrainConfig:
+    return parse({"output_dir": "/out/x", **fields})
+
+
+def planned(images: Sequence[ImageItem], encoder: CountingEncoder, **fields: object) -> Job:
+    return plan(config(**fields), dataset(*images), BASE, encoder, Path("/cache"))
+
+
+def filled(job: Job, images: Sequence[ImageItem], encoder: CountingEncoder, cache: Cache,
+           stop: Callable[[], bool] = lambda: False) -> list[Event]:  # fmt: skip
+    seen: list[Event] = []
+    fill(job, dataset(*images), encoder, cache, emit=seen.append, stop=stop)
+    return seen
+
+
+IMAGES = (image("a"), image("b"), image("c", bucket=(128, 64)))
+
+
+def test_a_plan_encodes_nothing_and_says_what_will_be_read(encoder: CountingEncoder) -> None:
+    job = planned(IMAGES, encoder)
+    assert (encoder.pictures, encoder.captions) == ([], [])
+    assert [i.id for i in job.items] == ["a", "b", "c"]
+    assert job.items[2].bucket == (128, 64)
+    assert job.items[0].captions == ("a picture of a",)
+    assert job.origin == "command line"
+    assert job.base == BASE
+
+
+def test_filling_encodes_each_thing_once_and_only_what_is_lacking(encoder: CountingEncoder, cache: Cache) -> None:
+    job = planned(IMAGES, encoder)
+    filled(job, IMAGES, encoder, cache)
+    assert sorted(encoder.captions) == ["", "a picture of a", "a picture of b", "a picture of c"]
+    assert encoder.pictures == [(1, 3, 128, 64), (1, 3, 128, 64), (1, 3, 64, 128)]
+    assert all(cache.has(kind, key) for kind, key in job.cache_entries())
+
+    again = CountingEncoder()
+    assert filled(job, IMAGES, again, cache) == []
+    assert (again.captions, again.pictures) == ([], [])
+
+    more = (*IMAGES, image("d", caption="a picture of a"))
+    filled(planned(more, again), more, again, cache)
+    assert again.captions == []  # its caption is there already
+    assert again.pictures == [(1, 3, 128, 64)]
+
+
+def test_another_vae_or_clip_encodes_anew(encoder: CountingEncoder, cache: Cache) -> None:
+    filled(planned(IMAGES, encoder), IMAGES, encoder, cache)
+    vae, clip = CountingEncoder(), CountingEncoder()
+    vae.latents_fingerprint, clip.conditioning_fingerprint = "other vae", "other clip"
+    filled(planned(IMAGES, vae), IMAGES, vae, cache)
+    assert (len(vae.pictures), len(vae.captions)) == (3, 0)
+    filled(planned(IMAGES, clip), IMAGES, clip, cache)
+    assert (len(clip.pictures), len(clip.captions)) == (0, 4)
+
+
+def test_the_prompts_of_the_samples_are_encoded_too(encoder: CountingEncoder, cache: Cache) -> None:
+    job = planned(IMAGES, encoder, sample_prompts=["a house", "a picture of b"])
+    assert [p.text for p in job.prompts] == ["a house", "a picture of b"]
+    assert job.prompts[1].conditioning == job.items[1].conditioning[0]
+    filled(job, IMAGES, encoder, cache)
+    assert encoder.captions.count("a house") == 1
+    assert encoder.captions.count("a picture of b") == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompts"),
+    [
+        ({}, ["same", "b"]),  # the first two captions that differ
+        ({"sample_every": 0}, []),
+        ({"sample_every": 0, "sample_prompts": ["x"]}, []),
+        ({"sample_prompts": ["x", "y", "z"]}, ["x", "y", "z"]),
+    ],
+)
+def test_which_prompts_are_drawn(encoder: CountingEncoder, fields: dict[str, object], prompts: list[str]) -> None:
+    images = (image("1", "same"), image("2", "same"), image("3", "b"), image("4", "c"))
+    assert [p.text for p in planned(images, encoder, **fields).prompts] == prompts
+
+
+def test_progress_is_told(encoder: CountingEncoder, cache: Cache) -> None:
+    seen = filled(planned(IMAGES, encoder, sample_every=0), IMAGES, encoder, cache)
+    assert seen == [
+        *(Phase("encoding captions", n, 4) for n in range(4)),
+        *(Phase("encoding images", n, 3) for n in range(3)),
+    ]
+
+
+def test_a_stop_ends_between_two_encodings_and_keeps_what_is_done(encoder: CountingEncoder, cache: Cache) -> None:
+    job = planned(IMAGES, encoder)
+    with pytest.raises(StoppedWhilePreparing):
+        filled(job, IMAGES, encoder, cache, stop=lambda: len(encoder.pictures) == 2)
+    assert len(encoder.pictures) == 2
+    again = CountingEncoder()
+    filled(job, IMAGES, again, cache)
+    assert (len(again.captions), len(again.pictures)) == (0, 1)
+
+
+def test_what_is_not_finite_is_no_part_of_the_cache(
+    encoder: CountingEncoder, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "encode_image", lambda pixels: torch.full((1, 4, 8, 8), torch.nan))
+    job = planned(IMAGES, encoder)
+    with pytest.raises(CacheError, match="latents that are not finite"):
+        filled(job, IMAGES, encoder, cache)
+    assert not cache.has("latents", job.items[0].latents)
+
+
+def test_the_cache_is_trimmed_but_not_of_this_run_s_entries(encoder: CountingEncoder, cache: Cache) -> None:
+    old = planned((image("old"),), encoder)
+    filled(old, (image("old"),), encoder, cache)
+    job = planned(IMAGES, encoder)
+    filled(job, IMAGES, encoder, Cache(cache.folder, limit=1))
+    assert all(cache.path(kind, key).exists() for kind, key in job.cache_entries())
+    assert not cache.path("latents", old.items[0].latents).exists()
+
+
+# --- the held-out split
+
+
+def held_out(images: Sequence[ImageItem], encoder: CountingEncoder, count: int, seed: int = 42) -> set[str]:
+    job = planned(images, encoder, validation_images=count, seed=seed)
+    return {i.id for i in job.items if i.held_out}
+
+
+def test_images_are_held_out_by_their_content_and_the_seed(encoder: CountingEncoder) -> None:
+    images = [image(f"{n:032x}") for n in range(12)]
+    chosen = held_out(images, encoder, 3)
+    assert len(chosen) == 3
+    assert held_out(images[::-1], encoder, 3) == chosen  # whatever the order
+    assert held_out(images, encoder, 2) < chosen
+    assert held_out([replace(i, captions=("x",)) for i in images], encoder, 3) == chosen
+    assert len({frozenset(held_out(images, encoder, 3, seed)) for seed in range(8)}) > 4
+    assert held_out(images, encoder, 0) == set()
+
+
+def test_a_duplicate_is_never_on_both_sides(encoder: CountingEncoder) -> None:
+    images = [image(f"{n:032x}{copy}") for n in range(4) for copy in ("", "-2", "-3")]
+    for seed in range(10):
+        chosen = held_out(images, encoder, 1, seed)
+        assert len(chosen) == 3
+        assert len({name[:32] for name in chosen}) == 1
+
+
+def test_duplicates_share_their_latents(encoder: CountingEncoder, cache: Cache) -> None:
+    images = [image("f" * 32), image("f" * 32 + "-2")]
+    job = planned(images, encoder)
+    assert job.items[0].latents == job.items[1].latents
+    filled(job, images, encoder, cache)
+    assert len(encoder.pictures) == 1
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_something_must_be_left_to_train_on(encoder: CountingEncoder, count: int) -> None:
+    with pytest.raises(DatasetError, match=f"validation_images: {count} cannot be held out of 3 different images"):
+        held_out(IMAGES, encoder, count)
+
+
+def test_prompts_are_taken_from_what_is_trained(encoder: CountingEncoder) -> None:
+    job = planned([image(f"{n:032x}") for n in range(3)], encoder, validation_images=2)
+    assert [p.text for p in job.prompts] == [job.train_items[0].captions[0]]
