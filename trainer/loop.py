@@ -16,7 +16,7 @@ from . import optim
 from .checkpoint import Position
 from .config import TrainConfig
 from .control import Requests
-from .dataset.sampler import Window, windows
+from .dataset.sampler import Window, micro_batches, windows
 from .errors import RunError
 from .events import Event, Step, Warned
 from .job import Item
@@ -138,16 +138,18 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
 
 def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """One optimizer step: its loss, the gradient's norm before clipping, and whether it happened."""
-    accelerator, size = run.accelerator, run.config.batch_size
+    accelerator = run.accelerator
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = micro_batches(window, run.config.batch_size, rank, world)
     optim.set_rate(run.optimizer, rate)
     run.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=accelerator.device)
-    for start in range(0, len(window), size):
-        batch = run.task.batch(window[start : start + size], epoch)
-        last = start + size >= len(window)
-        with nullcontext() if last else accelerator.no_sync(run.model):
+    for number, shown in enumerate(batches, 1):
+        batch = run.task.batch(shown, epoch)
+        with nullcontext() if number == len(batches) else accelerator.no_sync(run.model):
             with accelerator.autocast():
-                loss = run.task.loss(run.model, batch).sum() / len(window)
+                # Over all ranks' samples; times the ranks, because their gradients are averaged.
+                loss = run.task.loss(run.model, batch).sum() * (world / len(window))
             accelerator.backward(loss)
         total += loss.detach()
     norm = accelerator.clip_grad_norm_(run.parameters, run.config.max_grad_norm or math.inf)

@@ -30,6 +30,15 @@ class Presentation:
 Window = tuple[Presentation, ...]
 
 
+def micro_batches(window: Window, size: int, rank: int = 0, world: int = 1) -> list[Window]:
+    """One rank's share of a window, in slices of at most ``size``.
+
+    Every rank slices the same windows, so together they see what one process with ``world`` times the batch would.
+    """
+    mine = window[rank::world]
+    return [mine[start : start + size] for start in range(0, len(mine), size)]
+
+
 def windows_per_epoch(items: Sequence[Item], size: int) -> int:
     """Optimizer steps in an epoch: no bucket is dropped, a last window of a bucket may be short."""
     counts: dict[tuple[int, int], int] = {}
