@@ -1,0 +1,8 @@
+"""The embedded base: a drawn world, the latent diffusion model trained on it, and a probe that judges pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+BASE = Path(__file__).with_name("base.safetensors")
+"""The embedded base: a single-file checkpoint that describes itself (see ``trainer.families.sd15``)."""

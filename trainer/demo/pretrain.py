@@ -1,0 +1,92 @@
+"""Makes the embedded base and its probe from nothing: ``python -m trainer.demo.pretrain --output DIR [--hours H]``.
+
+Stages, each in DIR, each saved as it goes (safetensors and JSON) and continued when started again:
+
+1. ``linear.safetensors``: what the latents are, a linear map (``latents``), 5 % of the time.
+2. ``denoiser.safetensors``: UNet and text encoder on these latents (``denoiser``), 70 %.
+3. ``decoder.safetensors``: TAESD's decoder (``vae``), 20 %; its encoder is written, not learned.
+4. ``probe.safetensors``, ``base.safetensors``: the judge (``probe_training``) and the checkpoint, 5 %.
+
+More hours than before: the rates rise again and the training goes on from what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..families import sd15
+from ..families.weights import read_header
+from ..files import write_tensors
+from . import probe_training, vocabulary
+from .denoiser import Pretraining
+from .latents import LinearLatents, learn, preview_factors
+from .vae import DecoderTraining, encoder_weights, tiny_autoencoder
+
+
+def write_checkpoint(path: Path, training: Pretraining, decoder: DecoderTraining) -> Path:
+    """The averaged weights as a single fp16 file that describes itself (see ``families.sd15``).
+
+    Beside the configs its header has ``latent_rgb`` under ``vae``: factors and bias for ComfyUI's fast previews.
+    """
+    model = training.averaged()
+    vae = tiny_autoencoder()
+    vae.encoder.load_state_dict(encoder_weights(training.linear, vae.encoder))  # type: ignore[union-attr, arg-type]
+    vae.decoder.load_state_dict(decoder.ema)  # type: ignore[union-attr]
+    tables = vocabulary.vocabulary()
+    sd15.save_checkpoint(
+        path,
+        unet=model["unet"],
+        text_encoder=model["text_encoder"],
+        vae=vae,
+        vocab=tables,
+        merges=[" ".join(pair) for pair in vocabulary.merges()],
+        # The decoder takes what the denoiser gives, so the file's "unscaled" latents are these over 0.18215.
+        vae_scale=sd15.FAMILY.latent_scale,
+    )
+    header = read_header(path)
+    described = json.loads(header.metadata[sd15.DESCRIPTION])
+    factors, bias = preview_factors(training.linear)
+    described["vae"]["latent_rgb"] = {"factors": factors, "bias": bias}
+    described["latent_rgb_factors"], described["latent_rgb_factors_bias"] = factors, bias
+    from safetensors.torch import load_file
+
+    write_tensors(path, load_file(path), {sd15.DESCRIPTION: json.dumps(described, sort_keys=True)})
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.demo.pretrain", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where everything is kept")
+    parser.add_argument("--hours", type=float, default=1.5, metavar="H", help="of training (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the CPU (default %(default)s)")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(chosen.threads)
+    folder, seconds = chosen.output, chosen.hours * 3600
+    folder.mkdir(parents=True, exist_ok=True)
+    linear_file = folder / "linear.safetensors"
+    if not linear_file.exists():
+        learn(0.05 * seconds).save(linear_file)
+    linear = LinearLatents.load(linear_file)
+    training = Pretraining(folder, linear)
+    training.run(0.70 * seconds)
+    decoder = DecoderTraining(folder, linear)
+    decoder.run(0.20 * seconds)
+    averaged = decoder.averaged()
+
+    @torch.no_grad()
+    def reconstruct(pixels: torch.Tensor) -> torch.Tensor:
+        return decoder.decode(averaged, linear(pixels)).clamp(0, 1)
+
+    probe_training.train(folder / "probe.safetensors", reconstruct, seconds=0.05 * seconds)
+    print(write_checkpoint(folder / "base.safetensors", training, decoder))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
