@@ -65,9 +65,6 @@ class SD15:
 
     def load_denoiser(self, path: Path, dtype: torch.dtype) -> nn.Module:
         """A diffusers UNet2DConditionModel; from a checkpoint, a file of the UNet alone, or a folder."""
-        from diffusers import UNet2DConditionModel
-        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-
         header = self._header(path)
         traits = unet_traits(header)
         if traits is None:
@@ -76,6 +73,10 @@ class SD15:
             raise BaseModelError(
                 f"{path} holds quantised weights ({scale})", "train on the fp16, bf16 or fp32 version of the model"
             )
+        # Only now: a wrong file is refused at once, not after seconds of importing.
+        from diffusers import UNet2DConditionModel
+        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
         config = self._config(header, "unet")
         state = read_tensors(header, traits.prefix, dtype)
         if traits.ldm:

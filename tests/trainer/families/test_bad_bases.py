@@ -158,6 +158,25 @@ def test_folders(toy: Toy, tmp_path: Path) -> None:
         sd15.FAMILY.load_encoders(folder)
 
 
+@pytest.mark.parametrize(
+    ("component", "names", "message"),
+    [
+        ("unet", {"conv_in.weight": (320, 4, 3, 3), "down_blocks.1.x": (1,), "add_embedding.x": (1,)}, "Diffusion XL"),
+        ("unet", {"conv_in.weight": (320, 9, 3, 3), "down_blocks.0.x": (1,)}, "an inpainting UNet"),
+        ("transformer", {"single_transformer_blocks.0.proj_mlp.weight": (4, 4)}, "a FLUX-like model"),
+    ],
+)
+def test_folders_of_other_kinds(
+    component: str, names: dict[str, tuple[int, ...]], message: str, tmp_path: Path, write_shapes: Callable[..., Path]
+) -> None:
+    folder = tmp_path / "f\u00f6lder"
+    (folder / component).mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}", encoding="utf-8")
+    (folder / component / "config.json").write_text("{}", encoding="utf-8")
+    write_shapes(names).rename(folder / component / "diffusion_pytorch_model.safetensors")
+    assert message in refused(folder).message
+
+
 def test_damaged_parts(toy_file: Path, tmp_path: Path) -> None:
     def loses(name: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
         return lambda state: {n: t for n, t in state.items() if n != name}

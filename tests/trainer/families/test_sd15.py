@@ -56,13 +56,14 @@ def test_single_file_route_of_diffusers_agrees(toy: Toy, toy_file: Path, tmp_pat
     assert same_weights(FAMILY.load_encoders(toy_file).vae, vae)
 
 
+@pytest.mark.usefixtures("offline")
 def test_folder_and_file_are_the_same_model(toy: Toy, toy_file: Path, tmp_path: Path, captions: list[str]) -> None:
     folder = toy.save_folder(tmp_path / "f\u00f6lder \u6a21")
     assert families.detect(folder) is FAMILY
     assert same_weights(FAMILY.load_denoiser(folder, torch.float32), FAMILY.load_denoiser(toy_file, torch.float32))
     ours, theirs = FAMILY.load_encoders(folder), FAMILY.load_encoders(toy_file)
     for a, b in zip(ours.encode_text(captions), theirs.encode_text(captions), strict=True):
-        assert torch.equal(a["hidden"], b["hidden"])
+        assert relative(a["hidden"], b["hidden"]) < 1e-5
     pixels = torch.rand(1, 3, 32, 64)
     assert relative(ours.encode_images(pixels), theirs.encode_images(pixels)) < 1e-5
 
