@@ -217,6 +217,16 @@ def test_a_changed_image_is_seen_by_the_next_scan(draw: Callable[..., Path], fol
     assert message_of(folder, resolution=64).startswith(f"{folder}: the only image cannot be used")
 
 
+def test_a_change_within_one_tick_of_the_clock_is_seen(draw: Callable[..., Path], folder: Path) -> None:
+    # The same size, the same time stamp: FAT counts in steps of two seconds.
+    now = time.time_ns()
+    ids = set()
+    for seed in range(3):
+        os.utime(draw("a.bmp", seed=seed), ns=(now, now))
+        ids.add(scan(folder, resolution=64).items[0].id)
+    assert len(ids) == 3
+
+
 @pytest.mark.parametrize(
     "change",
     [
