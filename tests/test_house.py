@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
 import subprocess
@@ -19,16 +20,14 @@ from trainer import __version__
 from trainer import config as configs
 from trainer.config import TrainConfig
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # comes with pytest there
-
 TRY = "pip install -r requirements.txt && python -m trainer demo"
 TEST = "pip install -r requirements.txt -r tests/requirements.txt && python -m pytest"
 READMES = ("README.md", "README.zh.md")
 CONFIGS = sorted((REPO / "configs").glob("*.yaml"))
-PYPROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+# Before Python 3.11 pytest brings tomli.
+PYPROJECT = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(
+    (REPO / "pyproject.toml").read_text(encoding="utf-8")
+)
 
 
 def tracked() -> list[Path]:
@@ -143,7 +142,7 @@ def test_every_config_is_known_here():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_config_parses_to_the_defaults_but_for_its_own_values(path: Path):
-    config, default = configs.load(path), TrainConfig()
+    config, default = configs.load(path), configs.parse({})
     assert {n: v for n, v in config if v != getattr(default, n)} == OWN_VALUES[path.stem]
 
 
