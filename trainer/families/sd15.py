@@ -232,7 +232,7 @@ class SD15:
 
         state = read_tensors(header, ldm.VAE, torch.float32)
         described = self._config(header, "vae") if DESCRIPTION in header.metadata else {}
-        config = {k: v for k, v in described.items() if k not in ("type", "vae_scale", "vae_shift")}
+        config = {k: v for k, v in described.items() if k not in ("type", "vae_scale", "vae_shift", "latent_rgb")}
         if any(name.startswith("taesd_") for name in state):
             # As in ComfyUI the tensors count; the description only repeats them.
             scale, shift = float(state.pop("vae_scale", 1.0)), float(state.pop("vae_shift", 0.0))
