@@ -13,7 +13,7 @@ from .errors import ExportError
 
 def draw(
     base: Path,
-    lora: Path,
+    lora: Path | None,
     prompts: Sequence[str],
     strengths: Sequence[float],
     *,
@@ -29,7 +29,7 @@ def draw(
 
     Args:
         base: the base model.
-        lora: a LoRA file for it, in kohya's naming.
+        lora: a LoRA file for it, in kohya's naming; None to draw the base alone.
         prompts: what to draw.
         strengths: 0 is the base alone.
         width: in pixels.
@@ -46,7 +46,8 @@ def draw(
     """
     family = families.detect(base)
     model = family.load_denoiser(base, torch.float32)
-    put(model, lora, family)
+    if lora is not None:
+        put(model, lora, family)
     model.to(device)
     encoders = family.load_encoders(base)
     empty, *conditionings = encoders.encode_text(["", *prompts])
