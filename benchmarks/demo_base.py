@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from PIL import Image  # noqa: E402
+from PIL import Image
 
-from trainer import preview, sheet  # noqa: E402
-from trainer.demo import BASE, probe, world  # noqa: E402
+from trainer import preview, sheet
+from trainer.demo import BASE, probe, world
 
 FIRST_SEED = 900_000_000
 

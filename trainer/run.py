@@ -6,10 +6,10 @@ planned the job and filled the cache). Both end in ``_execute``.
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from .config import TrainConfig
 from .control import Requests
 from .dataset import scan
 from .dataset.sampler import windows_per_epoch
-from .device import DTYPES, precision, resolve
+from .device import DTYPES, accelerate, precision, resolve
 from .errors import CacheError, DarkroomError, RunFolderError, UserError
 from .events import (
     Event,
@@ -144,8 +144,6 @@ def _train(
     stop: Callable[[], bool],
     decode: Callable[[torch.Tensor], torch.Tensor] | None,
 ) -> Event:
-    from accelerate import Accelerator
-
     config = job.config
     device = resolve(config)
     mixed, why = precision(config, device)
@@ -176,9 +174,7 @@ def _train(
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()  # type: ignore[operator]
     model.train()
-    if device.index is not None:
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-    accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+    accelerator = accelerate(device, mixed)
     model.to(accelerator.device)
     named = adapters.parameters(model)
     optimizer = optim.make(config, named.values())
@@ -262,7 +258,9 @@ class _FamilyEncoder:
         self._family, self._base = family, base
         self._encoders: families.Encoders | None = None
         self.latents_fingerprint = f"{base.family}-vae-1:{base.content}"
-        self.conditioning_fingerprint = f"{base.family}-text-1:{base.content}"
+        # Versions 4 and 5 of the tokenizer part Chinese differently.
+        tokenizer = version("transformers").partition(".")[0]
+        self.conditioning_fingerprint = f"{base.family}-text-1:{tokenizer}:{base.content}"
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """[1, 3, H, W] in 0..1 -> [1, C, H/8, W/8], unscaled."""
