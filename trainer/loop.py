@@ -85,7 +85,8 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         RunError: too many steps in a row were not finite.
     """
     config, position = run.config, run.position
-    clock, losses, asked = _Clock(position.step), [], requests()
+    # What was asked while the model was loading is new to this process, and is done after its first step.
+    clock, losses, asked = _Clock(position.step), [], Requests()
     epoch_windows: tuple[int, list[Window]] = (-1, [])
     if config.validation_steps and position.step == 0:
         clock.outside(lambda: studio.validate(position))
@@ -131,7 +132,7 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
             clock.outside(lambda: studio.save(position))
         if stop:
             return False
-        if asked.pause:
+        if asked.pause and not ended:
             clock.outside(studio.pause)
     return True
 
@@ -154,10 +155,11 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
         total += loss.detach()
     norm = accelerator.clip_grad_norm_(run.parameters, run.config.max_grad_norm or math.inf)
     assert isinstance(norm, torch.Tensor)
-    # fp16's scaler must see every step, to find its scale; it skips by itself.
+    # fp16's scaler must see every step, to find its scale; it skips by itself. Whether it did is asked of the norm:
+    # a fused optimizer skips within its kernel, of which accelerate's optimizer_step_was_skipped knows nothing.
     if accelerator.scaler is not None:
         run.optimizer.step()
-        return total, norm, not accelerator.optimizer_step_was_skipped
+        return total, norm, bool(torch.isfinite(norm))
     stepped = bool(torch.isfinite(norm)) and bool(torch.isfinite(total))
     if stepped:
         run.optimizer.step()
