@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import torch
 
 from .config import Precision, TrainConfig
 from .errors import ConfigError
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_DEVICE = "ACCELERATE_TORCH_DEVICE"
 DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -40,3 +47,22 @@ def precision(config: TrainConfig, device: torch.device) -> tuple[Precision, str
     if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp16", "mixed_precision: this card has no bf16; training in fp16"
     return wanted, ""
+
+
+def accelerate(device: torch.device, mixed: Precision) -> Accelerator:
+    """An Accelerator on a device and in a number format, whatever an earlier run of this process had."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    # It remembers the first one of a process, and refuses another number format.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    before = os.environ.get(_DEVICE)
+    if device.index is not None:
+        os.environ[_DEVICE] = str(device)
+    try:
+        return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+    finally:
+        if before is not None:
+            os.environ[_DEVICE] = before
+        else:
+            os.environ.pop(_DEVICE, None)
