@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from trainer.config import TrainConfig, parse
-from trainer.device import DTYPES, precision, resolve
+from trainer.device import DTYPES, accelerate, precision, resolve
 from trainer.errors import ConfigError
 
 
@@ -90,3 +92,17 @@ def test_the_number_format_and_why(
 
 def test_every_format_has_its_dtype() -> None:
     assert {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16} == DTYPES
+
+
+def test_one_process_may_train_in_several_formats_and_on_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate itself remembers the first of a process."""
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE", raising=False)
+    for mixed in ("no", "bf16", "no"):
+        made = accelerate(torch.device("cpu"), mixed)
+        assert (made.mixed_precision, made.device) == (mixed, torch.device("cpu"))
+    assert accelerate(torch.device("cpu:0"), "no").device == torch.device("cpu:0")
+    assert "ACCELERATE_TORCH_DEVICE" not in os.environ
+    assert accelerate(torch.device("cpu"), "no").device == torch.device("cpu")
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu:0")  # a user's own
+    assert accelerate(torch.device("cpu"), "no").device == torch.device("cpu:0")
+    assert os.environ["ACCELERATE_TORCH_DEVICE"] == "cpu:0"

@@ -1,0 +1,389 @@
+"""The loop's arithmetic and its manners, on a model of three numbers: no base, no cache, no files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+
+from trainer import optim
+from trainer.checkpoint import Position
+from trainer.config import TrainConfig, parse
+from trainer.control import Requests
+from trainer.dataset.sampler import Window, windows, windows_per_epoch
+from trainer.errors import RunError
+from trainer.events import Event, Step, Warned
+from trainer.job import Item
+from trainer.loop import SKIPS_ALLOWED, Training, _step, train
+
+ITEMS = tuple(Item(f"{n:032x}", "", ("",), (64, 64), 1, "", ("",)) for n in range(7))
+
+
+class Model(nn.Module):
+    """Says its weights times what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]))
+
+
+@dataclass
+class Task:
+    """A sample's loss is the squared error of weight . x(sample, epoch) against 1; x from the sample's own id."""
+
+    factor: Callable[[Window, int], float] = lambda window, epoch: 1.0
+    seen: list[tuple[int, list[str]]] = field(default_factory=list)
+
+    def batch(self, window: Window, epoch: int) -> tuple[torch.Tensor, float]:
+        self.seen.append((epoch, [shown.key for shown in window]))
+        rows = [x(shown.key, epoch) for shown in window]
+        return torch.stack(rows), self.factor(window, epoch)
+
+    def loss(self, model: Model, batch: tuple[torch.Tensor, float]) -> torch.Tensor:
+        rows, factor = batch
+        return (rows @ model.weight - 1).square() * factor
+
+
+def x(key: str, epoch: int) -> torch.Tensor:
+    number = int(key[:32], 16)
+    return torch.tensor([1.0, math.sin(number + epoch), math.cos(2.0 * number)])
+
+
+@dataclass
+class Recorder:
+    """A studio that only remembers."""
+
+    asked: list[str] = field(default_factory=list)
+    model: Model | None = None
+
+    def _note(self, what: str, position: Position) -> None:
+        self.asked.append(f"{what} {position.step}")
+
+    def validate(self, position: Position) -> None:
+        self._note("validate", position)
+
+    def sample(self, position: Position) -> None:
+        self._note("sample", position)
+
+    def save(self, position: Position) -> None:
+        self._note("save", position)
+
+    def pause(self) -> None:
+        self.asked.append("pause")
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Any]:
+    """accelerate's own, in fp32 on the CPU; its shared state is left as it was."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    made = Accelerator(cpu=True, mixed_precision="no")
+    yield made
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def config(**fields: Any) -> TrainConfig:
+    return parse(
+        {"batch_size": 2, "learning_rate": 0.1, "lr_scheduler": "constant", "warmup_steps": 0, "max_grad_norm": 0.0,
+         "mixed_precision": "no", "log_interval": 1, "save_steps": 1000, "validation_steps": 0, "sample_every": 0,
+         **fields}
+    )  # fmt: skip
+
+
+def training(
+    accelerator: Any, settings: TrainConfig, task: Task | None = None, *, total: int = 0, sgd: bool = False
+) -> Training:
+    model = Model()
+    optimizer: torch.optim.Optimizer
+    if sgd:
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    else:
+        optimizer = optim.make(settings, model.parameters())
+    per_epoch = windows_per_epoch(ITEMS, settings.window)
+    return Training(
+        settings, ITEMS, cast(Any, task or Task()), model, accelerator.prepare(optimizer), list(model.parameters()),
+        accelerator, Position(total=total or 2 * per_epoch), per_epoch,
+    )  # fmt: skip
+
+
+def run_it(run: Training, requests: Callable[[], Requests] = Requests) -> tuple[list[Event], list[str], bool]:
+    seen: list[Event] = []
+    studio = Recorder()
+    reached = train(run, studio, requests, seen.append)
+    return seen, studio.asked, reached
+
+
+def weight(run: Training) -> torch.Tensor:
+    return cast(Model, run.model).weight.detach().clone()
+
+
+# --- arithmetic
+
+
+def mean_gradient(window: Window, epoch: int, at: torch.Tensor) -> torch.Tensor:
+    """The mean of the samples' gradients, written out: 2 (w.x - 1) x."""
+    rows = torch.stack([x(shown.key, epoch) for shown in window])
+    return (2 * (rows @ at - 1)[:, None] * rows).mean(0)
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(4, 1), (2, 2), (1, 4)])
+def test_gradients_are_divided_by_the_samples_truly_in_the_window(
+    accelerator: Any, batch: int, accumulation: int
+) -> None:
+    settings = config(batch_size=batch, gradient_accumulation_steps=accumulation)
+    run = training(accelerator, settings, sgd=True)
+    both = windows(ITEMS, seed=42, epoch=0, size=settings.window)
+    assert sorted(map(len, both)) == [3, 4]  # a short one among them
+    for window in both:
+        before = weight(run)
+        loss, norm, stepped = _step(run, window, 0, 1.0)
+        expected = mean_gradient(window, 0, before)
+        assert stepped
+        assert torch.allclose(before - weight(run), expected, rtol=1e-5)
+        assert norm.item() == pytest.approx(expected.norm().item(), rel=1e-5)
+        rows = torch.stack([x(shown.key, 0) for shown in window])
+        assert loss.item() == pytest.approx((rows @ before - 1).square().mean().item(), rel=1e-5)
+
+
+def test_micro_batches_are_slices_of_the_sampler_s_windows(accelerator: Any) -> None:
+    task = Task()
+    settings = config(batch_size=2, gradient_accumulation_steps=2)
+    run_it(training(accelerator, settings, task))
+    expected = [
+        (epoch, [shown.key for shown in window[start : start + 2]])
+        for epoch in range(2)
+        for window in windows(ITEMS, seed=42, epoch=epoch, size=4)
+        for start in range(0, len(window), 2)
+    ]
+    assert task.seen == expected
+
+
+def test_two_ranks_average_to_what_one_does(accelerator: Any) -> None:
+    """Each rank's gradient, averaged over the ranks as DDP does it."""
+    window = windows(ITEMS, seed=42, epoch=0, size=7)[0]
+    start = Model().weight.detach()
+    moved = []
+    for rank in range(2):
+        mine = SimpleNamespace(
+            process_index=rank, num_processes=2, device=torch.device("cpu"), scaler=None,
+            no_sync=accelerator.no_sync, autocast=accelerator.autocast, backward=accelerator.backward,
+            clip_grad_norm_=accelerator.clip_grad_norm_,
+        )  # fmt: skip
+        run = training(accelerator, config(batch_size=2), sgd=True)
+        run.accelerator = cast(Any, mine)
+        _step(run, window, 0, 1.0)
+        moved.append(start - weight(run))
+    assert torch.allclose((moved[0] + moved[1]) / 2, mean_gradient(window, 0, start), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.0, None), (0.25, 0.25), (1e6, None)])
+def test_gradients_are_clipped_to_the_norm_or_not_at_all(
+    accelerator: Any, limit: float, expected: float | None
+) -> None:
+    run = training(accelerator, config(max_grad_norm=limit), sgd=True)
+    window = windows(ITEMS, seed=42, epoch=0, size=2)[0]
+    whole = mean_gradient(window, 0, weight(run)).norm().item()
+    assert whole > 0.5
+    before = weight(run)
+    _, norm, _ = _step(run, window, 0, 1.0)
+    assert norm.item() == pytest.approx(whole, rel=1e-5)  # what is told is the norm before
+    assert (before - weight(run)).norm().item() == pytest.approx(expected or whole, rel=1e-4)
+
+
+def test_every_step_has_the_schedule_s_rate(accelerator: Any) -> None:
+    settings = config(lr_scheduler="cosine", warmup_steps=3)
+    run = training(accelerator, settings, total=40)
+    seen, _, reached = run_it(run)
+    assert reached
+    steps = [e for e in seen if isinstance(e, Step)]
+    assert [e.step for e in steps] == list(range(1, 41))
+    assert [e.lr for e in steps] == [optim.rate(settings, n, 40) for n in range(40)]
+    assert len({e.lr for e in steps}) > 30
+    assert [e.epoch for e in steps] == [n // 4 for n in range(40)]
+    assert steps[-1].eta == 0
+
+
+# --- what is not finite
+
+
+def broken_at(*cursors: int, value: float = math.nan) -> Task:
+    """A task whose loss is not finite in some windows (of 2, in epochs of 4)."""
+    calls = iter(range(10**6))
+    return Task(lambda window, epoch: value if next(calls) in cursors else 1.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_that_is_not_finite_is_skipped_and_said(accelerator: Any, value: float) -> None:
+    settings = config(lr_scheduler="linear")
+    run = training(accelerator, settings, broken_at(2, value=value), total=6)
+    seen, asked, reached = run_it(run)
+    assert reached
+    assert (run.position.cursor, run.position.step, run.position.skipped) == (6, 5, 0)
+    steps = [e for e in seen if isinstance(e, Step)]
+    assert [e.step for e in steps] == [1, 2, 3, 4, 5]
+    assert [e.lr for e in steps] == [optim.rate(settings, n, 6) for n in range(5)]  # the schedule did not move
+    assert all(math.isfinite(e.loss) for e in steps)
+    warned = [e.message for e in seen if isinstance(e, Warned)]
+    assert len(warned) == 1
+    assert warned[0].startswith("step 3 was not finite")
+    assert asked == ["save 5"]
+
+
+def test_a_skipped_step_leaves_weights_and_optimizer_alone(accelerator: Any) -> None:
+    run = training(accelerator, config(), broken_at(1))
+    both = windows(ITEMS, seed=42, epoch=0, size=2)
+    assert _step(run, both[0], 0, 0.1)[2]
+    before = weight(run), optim.state(run.optimizer, ["w"])
+    before_state = {name: tensor.clone() for name, tensor in before[1].items()}
+    assert not _step(run, both[1], 0, 0.1)[2]
+    assert torch.equal(weight(run), before[0])
+    after = optim.state(run.optimizer, ["w"])
+    assert all(torch.equal(after[name], tensor) for name, tensor in before_state.items())
+
+
+def test_too_many_in_a_row_fail_with_the_cure_and_fewer_do_not(accelerator: Any) -> None:
+    run = training(accelerator, config(), broken_at(*range(1, SKIPS_ALLOWED)), total=60)
+    assert run_it(run)[2]
+    run = training(accelerator, config(), broken_at(*range(1, 1 + SKIPS_ALLOWED)), total=60)
+    with pytest.raises(RunError, match=f"{SKIPS_ALLOWED} steps in a row were not finite") as error:
+        run_it(run)
+    assert "lower learning_rate" in error.value.cure
+    assert run.position.step == 1
+
+
+def test_a_run_without_a_single_step_fails(accelerator: Any) -> None:
+    with pytest.raises(RunError, match="3 steps in a row were not finite"):
+        run_it(training(accelerator, config(), broken_at(*range(9)), total=3))
+
+
+def test_losses_of_skipped_steps_are_not_in_the_mean(accelerator: Any) -> None:
+    whole = training(accelerator, config(log_interval=3), broken_at(1), total=4)
+    told = [e for e in run_it(whole)[0] if isinstance(e, Step)]
+    assert [e.step for e in told] == [1, 3]
+    assert math.isfinite(told[1].loss)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_fp16_s_overflow_is_seen_whatever_the_optimizer(accelerator: Any, fused: bool) -> None:
+    """A fused AdamW skips within its kernel, and accelerate says that it did not skip."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    task = broken_at(0, 1, value=math.inf)
+    run = training(accelerator, config(), task, total=4)
+    inner = torch.optim.AdamW(run.parameters, lr=0.1, fused=fused)
+    optimizer = AcceleratedOptimizer(inner, scaler=scaler)
+    run.optimizer = optimizer
+    accelerator.scaler = scaler
+
+    def clip(parameters: Any, limit: float) -> torch.Tensor:
+        scaler.unscale_(inner)  # as accelerate does under fp16
+        return nn.utils.clip_grad_norm_(parameters, limit)
+
+    accelerator.clip_grad_norm_ = clip
+    start = weight(run)
+    seen, asked, reached = run_it(run)
+    assert reached
+    assert (run.position.cursor, run.position.step) == (4, 2)
+    assert [e.step for e in seen if isinstance(e, Step)] == [1, 2]
+    assert sum(isinstance(e, Warned) for e in seen) == 2
+    assert scaler.get_scale() == 2.0**14  # it halved twice: it saw every step
+    assert torch.isfinite(weight(run)).all()
+    assert not torch.equal(weight(run), start)
+    assert asked == ["save 2"]
+
+
+# --- what is due
+
+
+def test_what_is_due_when(accelerator: Any) -> None:
+    settings = config(save_steps=3, validation_steps=2, sample_every=4)
+    _, asked, _ = run_it(training(accelerator, settings, total=7))
+    assert [a for a in asked if "validate" in a] == [
+        "validate 0",
+        "validate 2",
+        "validate 4",
+        "validate 6",
+        "validate 7",
+    ]
+    assert [a for a in asked if "sample" in a] == ["sample 4", "sample 7"]
+    assert [a for a in asked if "save" in a] == ["save 3", "save 6", "save 7"]
+
+
+def test_nothing_is_done_twice_when_the_run_goes_on(accelerator: Any) -> None:
+    settings = config(save_steps=3, validation_steps=2)
+    run = training(accelerator, settings, total=7)
+    run.position = Position(step=3, cursor=3, total=7)
+    seen, asked, _ = run_it(run)
+    assert asked == ["validate 4", "validate 6", "save 6", "validate 7", "save 7"]
+    assert [e.step for e in seen if isinstance(e, Step)] == [4, 5, 6, 7]
+
+
+def test_the_log_is_the_mean_since_the_last_line(accelerator: Any) -> None:
+    every = [e.loss for e in run_it(training(accelerator, config(), total=7))[0] if isinstance(e, Step)]
+    third = [e for e in run_it(training(accelerator, config(log_interval=3), total=7))[0] if isinstance(e, Step)]
+    assert [e.step for e in third] == [1, 3, 6, 7]
+    expected = [every[0], sum(every[1:3]) / 2, sum(every[3:6]) / 3, every[6]]
+    assert [e.loss for e in third] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_run_that_is_at_its_end_does_nothing(accelerator: Any) -> None:
+    run = training(accelerator, config(validation_steps=1), total=4)
+    run.position = Position(step=4, cursor=4, total=4)
+    assert run_it(run) == ([], [], True)
+
+
+# --- requests
+
+
+def asking(*at: tuple[int, Requests]) -> Callable[[], Requests]:
+    """Requests by the number of the poll, counted from 1; what was asked stands until the next change."""
+    polls = iter(range(1, 10**6))
+    changes = dict(at)
+    state = [Requests()]
+
+    def poll() -> Requests:
+        state[0] = changes.get(next(polls), state[0])
+        return state[0]
+
+    return poll
+
+
+def test_each_increase_is_one_save_or_sample(accelerator: Any) -> None:
+    requests = asking((2, Requests(save=1)), (4, Requests(save=1, sample=1)), (5, Requests(save=3, sample=1)))
+    _, asked, _ = run_it(training(accelerator, config(), total=7), requests)
+    assert asked == ["save 2", "sample 4", "save 5", "save 7"]
+
+
+def test_what_was_asked_while_loading_is_done_after_the_first_step(accelerator: Any) -> None:
+    _, asked, _ = run_it(training(accelerator, config(), total=3), asking((1, Requests(save=1, sample=1))))
+    assert asked == ["sample 1", "save 1", "save 3"]
+
+
+def test_a_stop_only_saves_and_is_quick(accelerator: Any) -> None:
+    settings = config(validation_steps=3, sample_every=3)
+    run = training(accelerator, settings, total=8)
+    _, asked, reached = run_it(run, asking((3, Requests(stop=True))))
+    assert not reached
+    assert run.position.step == 3
+    assert asked == ["validate 0", "save 3"]
+
+
+def test_a_stop_at_the_last_step_is_the_end(accelerator: Any) -> None:
+    _, asked, reached = run_it(training(accelerator, config(), total=3), asking((3, Requests(stop=True))))
+    assert reached
+    assert asked == ["save 3"]
+
+
+def test_a_pause_is_taken_between_two_steps_but_not_after_the_last(accelerator: Any) -> None:
+    requests = asking((2, Requests(pause=True)), (3, Requests()), (4, Requests(pause=True)))
+    _, asked, reached = run_it(training(accelerator, config(), total=4), requests)
+    assert reached
+    assert asked == ["pause", "save 4"]
