@@ -18,7 +18,7 @@ class AutoCaption(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs, outputs and texts."""
         known = captioning.all_captioners()
-        methods = "; ".join(f"{name}: {captioner.description}" for name, captioner in known.items())
+        methods = " ".join(f"{name}: {captioner.description}" for name, captioner in known.items())
         return io.Schema(
             node_id="Darkroom_AutoCaption",
             display_name="Auto Caption",
@@ -32,7 +32,7 @@ class AutoCaption(io.ComfyNode):
             ],
             inputs=[
                 DatasetType.Input("dataset", tooltip="From Load Dataset."),
-                io.Combo.Input("method", options=list(known), default="filename", tooltip=f"{methods}."),
+                io.Combo.Input("method", options=list(known), default="filename", tooltip=methods),
                 io.Combo.Input(
                     "mode",
                     options=list(captioning.MODES),

@@ -74,7 +74,10 @@ def unbroken(run: Path, comfy: ComfyServer, folder: Path) -> dict[str, torch.Ten
     for name in ("job.yaml", "dataset.jsonl"):
         shutil.copy(run / name, fresh)
     command = [comfy_python(comfy.comfy), str(comfy.pack / "train.py"), "--job", str(fresh)]
-    subprocess.run(command, check=True, stdin=subprocess.PIPE, env=host_environment(comfy.comfy), timeout=PATIENCE)
+    # The pipe stays open: its end would be a wish to stop.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=host_environment(comfy.comfy)) as process:
+        wait_for(lambda: process.poll() is not None, "the unbroken run")
+    assert process.returncode == 0
     return load_file(fresh / f"{run.name}.safetensors")
 
 
