@@ -70,7 +70,10 @@ def test_ci_runs_the_readmes_second_command():
     script = (REPO / ".ci" / "run").read_text(encoding="utf-8")
     assert TEST in script
     assert "set -euo pipefail" in script
-    assert all(f"\n{check}\n" in script for check in ("ruff check .", "ruff format --check .", "pyright"))
+    assert all(
+        f"\n{check}\n" in script
+        for check in ("ruff check .", "ruff format --check .", "pyright --project pyproject.toml")
+    )
     subprocess.run(["bash", "-n", ".ci/run"], cwd=REPO, check=True)
 
 
