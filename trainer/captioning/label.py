@@ -93,7 +93,9 @@ def label(
     former, problems = _former(listing, target, format)
     # A caption file that cannot be read may be the work of hours: it is replaced only if all are to be.
     broken = {problem.path for problem in problems if problem.kind == "bad-caption"}
-    unread = {image for image, paths in listing.sidecars.items() if broken.intersection(paths)} - set(former)
+    unread = {image for image, paths in listing.sidecars.items() if broken.intersection(paths)}
+    if format == "csv":
+        unread -= set(former)  # Their captions are known; the broken files are not written to.
     kept = {image for image in listing.images if _is_kept(image, mode, former, unread)}
     images = [image for image in listing.images if image not in kept]
     written: dict[Path, str] = {}

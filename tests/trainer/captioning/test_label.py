@@ -226,6 +226,22 @@ def test_an_unreadable_caption_file_is_replaced_only_by_all(folder: Path) -> Non
     assert (folder / "red_house-01.txt.bak").read_bytes() == work
 
 
+def test_an_unreadable_caption_file_beside_a_readable_one(folder: Path) -> None:
+    (folder / "red_house-01.txt").write_bytes(b"\xff\xff")
+    write(folder / "red_house-01.caption", "mine")
+    assert folder / "red_house-01.png" in label(folder, mode="append", format="txt").kept
+    assert (folder / "red_house-01.txt").read_bytes() == b"\xff\xff"
+    # A table leaves the broken file alone, so it can take up the caption of the other one.
+    assert label(folder, mode="append").written[folder / "red_house-01.png"] == "mine, red house"
+
+
+def test_of_two_rows_the_one_that_counts_is_changed(folder: Path) -> None:
+    table = write(folder / "metadata.csv", "filename,prompt\nred_house-01.png,first\nred_house-01.png,second\n")
+    label(folder, mode="all")
+    assert read(table).splitlines()[:3] == ["filename,prompt", "red_house-01.png,red house", "red_house-01.png,second"]
+    assert trained(folder)["red_house-01"] == "red house"
+
+
 def test_images_of_one_stem_share_a_file(folder: Path) -> None:
     picture(folder / "red_house-01.jpg")
     report = label(folder, format="txt", mode="all")
