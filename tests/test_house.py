@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -123,6 +124,24 @@ def test_documented_nodes_exist_and_none_is_missing():
     for page in READMES:
         bold = set(re.findall(r"\*\*([A-Z][A-Za-z ]+)\*\*", (REPO / page).read_text(encoding="utf-8")))
         assert names <= bold, f"{page} does not name {names - bold}"
+
+
+def test_templates_are_documented():
+    templates = [path.stem for path in (REPO / "workflows").glob("*.json")]
+    assert templates
+    for page in READMES:
+        text = (REPO / page).read_text(encoding="utf-8")
+        assert not [name for name in templates if f"**{name}**" not in text]
+
+
+def test_chinese_readme_calls_the_nodes_as_the_page_does():
+    text = (REPO / "README.zh.md").read_text(encoding="utf-8")
+    english, chinese = (
+        json.loads((REPO / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+        for language in ("en", "zh")
+    )
+    for node, texts in english.items():
+        assert f"**{texts['display_name']}** {chinese[node]['display_name']}" in text
 
 
 # --- configs -------------------------------------------------------------------------------------------------------
