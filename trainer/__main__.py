@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the run failed; 2 the user's mistake; 130 stopped by Ctrl-
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -136,10 +137,11 @@ class Stop:
         """Also stops when the pipe on stdin ends: the process that started this one is gone."""
 
         def wait() -> None:
+            # Not through sys.stdin: at exit Python cannot close a stream that a thread waits on, and aborts.
             try:
-                while sys.stdin.buffer.read(1):
+                while os.read(0, 1):
                     pass
-            except (OSError, ValueError):
+            except OSError:
                 pass
             self._asked.set()
 

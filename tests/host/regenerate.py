@@ -122,8 +122,8 @@ async ([graph, layout, note, name]) => {
   text.widgets[0].value = note;
   const saved = all.serialize();
   saved.extra = {};
-  for (const node of saved.nodes) { delete node.properties?.ver; delete node.properties?.cnr_id; delete node.properties?.aux_id; }
-  const dropped = ["localized_name", "localized_label"];
+  // Nothing of this machine's language and versions.
+  const dropped = ["localized_name", "ver", "cnr_id", "aux_id"];
   return JSON.parse(JSON.stringify(saved, (key, value) => dropped.includes(key) ? undefined : value));
 }
 """
