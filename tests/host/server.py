@@ -68,12 +68,6 @@ def install_pack(base: Path) -> Path:
     folder = base / "custom_nodes" / PACK_NAME
     if not folder.exists():
         shutil.copytree(REPO, folder, ignore=NOT_PART_OF_A_PACK)
-        if os.environ.get("TMP_DEMO"):
-            shutil.copy(os.environ["TMP_DEMO"], folder / "trainer/demo/base.safetensors")
-            if not (folder / "trainer/captioning").exists():
-                (folder / "trainer/captioning").mkdir()
-                (folder / "trainer/captioning/__init__.py").touch()
-                (folder / "trainer/captioning/cli.py").write_text("def add_arguments(p): pass\ndef run(a): return 0\n")
         shutil.copy(REPO / "tests" / "host" / "probe.py", base / "custom_nodes" / "darkroom_probe.py")
     return folder
 

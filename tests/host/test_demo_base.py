@@ -36,7 +36,7 @@ def test_unet_is_diffusers(comfy: ComfyServer, base_file: Path):
     tensors = seen.tensors
     with torch.no_grad():
         ours = family.predict(model, tensors["noisy"], tensors["timestep"].long(), {"hidden": tensors["hidden"]})
-    assert relative_error(ours, tensors["out"]) < 1e-5
+    assert relative_error(ours, tensors["out"]) < 1e-4
 
 
 def test_text_encoder_is_transformers(comfy: ComfyServer, base_file: Path):
