@@ -158,7 +158,7 @@ class TrainConfig(BaseModel):
     validation_steps: int = _field(100, "Optimizer steps between two validations. 0: none.", ge=0, identity=False)
     sample_every: int = _field(100, "Optimizer steps between two rounds of samples. 0: none.", ge=0, identity=False)
     sample_prompts: tuple[str, ...] = Field(
-        (),
+        default=(),
         strict=False,
         description="Prompts of the samples. Empty: the first two captions.",
         json_schema_extra={"identity": False},
