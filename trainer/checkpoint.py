@@ -7,7 +7,7 @@ scaler, position) and, written last, ``complete.json``. A folder without it is n
 from __future__ import annotations
 
 import json
-import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable
@@ -20,10 +20,12 @@ from safetensors.torch import load_file
 
 from . import export
 from .errors import CheckpointError
-from .files import write_json, write_tensors
+from .files import replace, write_json, write_tensors
 
 _T = TypeVar("_T")
 FORMAT = 1
+_TEMPORARY = ".tmp"
+_NAME = re.compile(r"step-([0-9]{6,})")
 
 
 @dataclass
@@ -64,12 +66,19 @@ def save(run: Path, state: State, lora: dict[str, torch.Tensor], header: dict[st
     """Writes a checkpoint: under a temporary name, read back, renamed, marked complete last.
 
     Raises:
-        CheckpointError: it cannot be written, or reads back differently.
+        CheckpointError: it is not finite, cannot be written, or reads back differently.
         ExportError: the LoRA is not finite or without effect.
     """
+    for name, tensor in {**state.adapter, **state.optimizer}.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"the state of the training is not finite ({name}); it is not saved", "lower learning_rate"
+            )
     final = folder_of(run, state.position.step)
-    temporary = final.with_name(f".{secrets.token_hex(6)}.tmp")
+    temporary, former = (final.with_name(f".{secrets.token_hex(6)}{_TEMPORARY}") for _ in range(2))
     try:
+        for left in final.parent.glob(f".*{_TEMPORARY}"):  # by a process that was killed; the folder is locked
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         export.write(temporary / "lora.safetensors", lora, header)
         write_tensors(temporary / "state" / "adapter.safetensors", state.adapter)
@@ -78,8 +87,8 @@ def save(run: Path, state: State, lora: dict[str, torch.Tensor], header: dict[st
         write_json(temporary / "state" / "position.json", position)
         _compare(_read(temporary), state)
         if final.exists():  # an unfinished one, or the same step done again after a crash
-            shutil.rmtree(final)
-        os.replace(temporary, final)
+            replace(final, former)
+        replace(temporary, final)
         write_json(final / "complete.json", {"format": FORMAT, "step": state.position.step})
     except OSError as error:
         raise CheckpointError(
@@ -87,13 +96,17 @@ def save(run: Path, state: State, lora: dict[str, torch.Tensor], header: dict[st
             "free some space; the last complete checkpoint is whole, and the run resumes from it",
         ) from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if former.exists() and not final.exists():
+            replace(former, final)
+        for folder in (temporary, former):
+            shutil.rmtree(folder, ignore_errors=True)
     return final
 
 
 def complete(run: Path) -> list[int]:
-    """Steps of the complete checkpoints, in order."""
-    return sorted(int(path.parent.name[5:]) for path in (run / "checkpoints").glob("step-*/complete.json"))
+    """Steps of the complete checkpoints, in order. A user's copies (``step-000200 good``) are passed over."""
+    names = (path.parent.name for path in (run / "checkpoints").glob("step-*/complete.json"))
+    return sorted(int(found[1]) for found in map(_NAME.fullmatch, names) if found)
 
 
 def latest(run: Path) -> int | None:
@@ -143,18 +156,27 @@ def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def retry_older(run: Path, read: Callable[[int], _T]) -> _T | None:
+def retry_older(run: Path, read: Callable[[int], _T], say: Callable[[str], None]) -> _T | None:
     """Reads the newest checkpoint that can be read; None if there is none.
+
+    Args:
+        run: the run folder.
+        read: reads the checkpoint of a step.
+        say: takes a line for each newer one that could not be read.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
     """
-    error: CheckpointError | None = None
+    failed: list[CheckpointError] = []
     for step in reversed(complete(run)):
         try:
-            return read(step)
-        except CheckpointError as failed:
-            error = error or failed
-    if error is not None:
-        raise error
+            found = read(step)
+        except CheckpointError as error:
+            failed.append(error)
+            continue
+        for error in failed:
+            say(f"{error.message}; going on from step {step}")
+        return found
+    if failed:
+        raise failed[0]
     return None

@@ -179,7 +179,9 @@ def _train(
     named = adapters.parameters(model)
     optimizer = optim.make(config, named.values())
 
-    state = checkpoint.retry_older(folder, lambda step: checkpoint.load(folder, step))
+    state = checkpoint.retry_older(
+        folder, lambda step: checkpoint.load(folder, step), lambda message: emit(Warned(message))
+    )
     position = _position(state, total, folder, emit)
     if state is not None:
         adapters.load(model, state.adapter)
