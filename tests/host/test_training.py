@@ -286,7 +286,8 @@ def test_what_only_the_trainer_knows_of_a_config_is_told_by_the_node(comfy: Comf
 
 
 def test_the_failure_of_a_worker_is_the_nodes_error(comfy: ComfyServer):
-    with pytest.raises(PromptFailed, match=r"not finite|of one colour") as caught:
-        comfy.run({**demo_loader(), **training(learning_rate=10.0, max_grad_norm=0.0, training_seed=3, epochs=40)})
+    explosive = training(learning_rate=10.0, lora_alpha=4096.0, max_grad_norm=0.0, training_seed=3, epochs=40)
+    with pytest.raises(PromptFailed, match="steps in a row were not finite") as caught:
+        comfy.run({**demo_loader(), **explosive})
     assert caught.value.details["node_type"] == "Darkroom_TrainLoRA"
     assert "learning_rate" in caught.value.details["exception_message"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -119,6 +120,13 @@ def test_environment_is_utf8_offline_and_without_the_hosts_allocator(runner: Any
     assert "cudaMallocAsync" not in own["PYTORCH_CUDA_ALLOC_CONF"] + own["PYTORCH_ALLOC_CONF"]
     assert own["PYTHONUTF8"] == "1"
     assert own["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups are another thing there")
+def test_a_ctrl_c_in_the_console_does_not_reach_it(runner: Any, run: Path):
+    program = 'import os; Path("group").write_text(str(os.getpgrp())); tell("RunFinished", step=1, path="x")'
+    runner.work(run, lambda event: None, lambda: None, worker(program))
+    assert int((run / "group").read_text()) != os.getpgrp()
 
 
 def test_the_worker_is_a_file_that_is_there(runner: Any, run: Path):
