@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +92,7 @@ def _train(args: argparse.Namespace) -> int:
         if job.origin == "command line":
             return exit_code(run.start(config, [screen()], stop))
         # A run of ComfyUI's: its encoders are there, but its cache is here, and that is all that training reads.
-        replace(job, config=config).save(folder)
-        return exit_code(run.work(folder, [screen()], stop))
+        return exit_code(run.work(folder, [screen()], stop, config))
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -7,7 +7,9 @@ its terminal event, never an exit code. Readers ignore types that they do not kn
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -221,13 +223,22 @@ class Journal:
                 with path.open("ab") as file:
                     file.write(b"\n")
                 self._seq += 1
-        # A file's name that is no UTF-8 becomes its JSON escape, and so comes back.
-        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+        self._file = path.open("ab", buffering=0)
+        self._torn = False
 
     def __call__(self, event: Event) -> None:
-        """Appends one event and hands it to the system at once."""
-        self._file.write(encode(event, run=self._run, seq=self._seq, t=time.time()) + "\n")
-        self._file.flush()
+        """Appends one event and hands it to the system at once.
+
+        Raises:
+            OSError: the disk does not take it; later events may still be written.
+        """
+        # A file's name that is no UTF-8 becomes its JSON escape, and so comes back.
+        text = f"{encode(event, run=self._run, seq=self._seq, t=time.time())}\n"
+        line = b"\n" * self._torn + text.encode("utf-8", errors="backslashreplace")
+        written = self._file.write(line) or 0
+        self._torn = written < len(line)
+        if self._torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
         self._seq += 1
 
     def close(self) -> None:

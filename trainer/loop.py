@@ -122,14 +122,15 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         before, asked = asked, requests()
         stop = asked.stop and not ended
         due = stepped and not stop  # a stop only saves, so that Cancel is quick
+        # Saved first: a validation or a sample that fails (out of memory) must not cost the steps.
+        if ended or stop or asked.save > before.save or (due and _due(position.step, config.save_steps)):
+            clock.outside(lambda: studio.save(position))
         if due and config.validation_steps and (_due(position.step, config.validation_steps) or ended):
             clock.outside(lambda: studio.validate(position))
         if asked.sample > before.sample or (
             due and config.sample_every and (_due(position.step, config.sample_every) or ended)
         ):
             clock.outside(lambda: studio.sample(position))
-        if ended or stop or asked.save > before.save or (due and _due(position.step, config.save_steps)):
-            clock.outside(lambda: studio.save(position))
         if stop:
             return False
         if asked.pause and not ended:

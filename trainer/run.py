@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
     job = plan(config, dataset, base, encoder, cache.folder)
     folder = config.output_dir
     check_folder(folder, job)
+    _check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
     with locked(folder):
         try:
             fill(job, dataset, encoder, cache, emit=emit, stop=stop)
@@ -96,14 +98,31 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
         return _execute(job, folder, sinks, stop, encoder.decode)
 
 
-def work(folder: Path, sinks: Sequence[Sink], stop: Callable[[], bool] = lambda: False) -> Event:
+def work(
+    folder: Path,
+    sinks: Sequence[Sink],
+    stop: Callable[[], bool] = lambda: False,
+    config: TrainConfig | None = None,
+) -> Event:
     """Trains the job in a run folder, whose cache the host has filled. Returns the terminal event.
 
+    Args:
+        folder: the run folder.
+        sinks: told every event, beside the run folder's own.
+        stop: polled between steps.
+        config: takes the place of the job's own; of the same identity, but longer, for instance.
+
     Raises:
-        RunFolderError: the folder holds no job, or another process works on it.
+        RunFolderError: the folder holds no job, another process works on it, or the config is of another run.
     """
     job = jobs.load(folder)
+    if config is not None:
+        job = replace(job, config=config)
+        check_folder(folder, job)
+        _check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
     with locked(folder):
+        if config is not None:
+            job.save(folder)
         return _execute(job, folder, sinks, stop, None)
 
 
@@ -118,15 +137,15 @@ def _execute(
     total = total_steps(job)
     with ExitStack() as stack:
         journal, log = Journal(folder / "events.jsonl", job.run_id), Log(folder / "log.txt")
-        stack.callback(journal.close)
-        stack.callback(log.close)
+        for own in (journal, log):
+            stack.callback(_close, own)
         emit = _Fan([journal, log, *sinks])
         if path := finished(folder, total):
             return emit.last(RunFinished(read_result(folder)["step"], path.name))
         (folder / "control.json").unlink(missing_ok=True)  # requests to a former process
         try:
             board = TensorBoard(folder)
-            stack.callback(board.close)
+            stack.callback(_close, board)
             emit.add(board)
         except ImportError:
             emit(Warned("tensorboard is not installed: no logs for it are written (pip install tensorboard)"))
@@ -242,15 +261,19 @@ def _position(state: State | None, total: int, folder: Path, emit: Callable[[Eve
     if state is None:
         return Position(total=total)
     position = state.position
-    if position.cursor > total:
-        raise RunFolderError(
-            f"{folder} has been trained for {position.cursor} steps; epochs (or max_steps) now ask for only {total}",
-            "raise epochs, or give another output_dir; its earlier checkpoints are usable as they are",
-        )
+    _check_length(folder, position.cursor, total)
     if position.total != total:
         emit(Warned(f"the run's length changes from {position.total} to {total} steps; its schedule is recomputed"))
         position.total, position.extended_at = total, position.step
     return position
+
+
+def _check_length(folder: Path, done: int, total: int) -> None:
+    if done > total:
+        raise RunFolderError(
+            f"{folder} has been trained for {done} steps; epochs (or max_steps) now ask for only {total}",
+            "raise epochs, or give another output_dir; its earlier checkpoints are usable as they are",
+        )
 
 
 class _FamilyEncoder:
@@ -299,8 +322,16 @@ class _Fan:
             sink(event)
 
     def last(self, event: Event) -> Event:
-        self(event)
+        """Tells how the run ended. A sink that cannot take it (a full disk) does not keep it from the others."""
+        for sink in self._sinks:
+            with suppress(OSError):
+                sink(event)
         return event
+
+
+def _close(sink: Journal | Log | TensorBoard) -> None:
+    with suppress(OSError):  # what could not be written was an error when it was told
+        sink.close()
 
 
 def _failure(error: BaseException, folder: Path) -> Event:

@@ -11,11 +11,12 @@ import torch
 from . import adapters, checkpoint, export, optim
 from .checkpoint import Position, State
 from .control import Requests
-from .errors import RunError
-from .events import Checkpoint, Event, Phase, Sample, Validation
+from .events import Checkpoint, Event, Phase, Sample, Validation, Warned
 from .files import write_tensors
 from .job import Job
 from .loop import Training
+
+FLAT = 1e-4  # standard deviation below which a picture in 0..1 shows nothing
 
 
 class Studio:
@@ -47,23 +48,22 @@ class Studio:
         self._emit(Validation(position.step, signal, sum(losses.values()) / len(losses), losses))
 
     def sample(self, position: Position) -> None:
-        """Draws the samples, and makes sure that they are pictures.
-
-        Raises:
-            RunError: a sample is not finite, or of one colour.
-        """
+        """Draws the samples. One that is no picture is said; it is no reason for the run to fail."""
         config = self._job.config
         for index, prompt in enumerate(self._job.prompts):
             self._emit(Phase("drawing samples", index, len(self._job.prompts)))
             with adapters.strength(self._model, config.sample_strength), self._run.accelerator.autocast():
                 latents = self._run.task.sample(self._model, index).float().cpu()
-            _check_picture(latents, position.step, prompt.text)
+            if not torch.isfinite(latents).all():
+                self._doubt(position, "is not finite", prompt.text)
+                latents = torch.nan_to_num(latents, 0.0, 0.0, 0.0)
             stem = f"samples/step-{position.step:06d}-{index}"
             write_tensors(self._folder / f"{stem}.safetensors", {"latents": latents})
             image = ""
             if self._decode is not None:
                 pixels = self._decode(latents)
-                _check_picture(pixels, position.step, prompt.text)
+                if pixels.std() < FLAT:
+                    self._doubt(position, "is of one colour", prompt.text)
                 image = f"{stem}.png"
                 _write_png(self._folder / image, pixels)
             self._emit(Sample(position.step, index, prompt.text, f"{stem}.safetensors", image))
@@ -94,6 +94,10 @@ class Studio:
         self._move(device)
         self._emit(Phase("training"))
 
+    def _doubt(self, position: Position, what: str, prompt: str) -> None:
+        cure = "if that stays so, lower learning_rate, or train with mixed_precision: bf16 or no"
+        self._emit(Warned(f"the sample at step {position.step} {what} ({prompt!r}); {cure}"))
+
     def _move(self, device: torch.device | str) -> None:
         self._model.to(device)
         for entries in self._run.optimizer.state.values():
@@ -102,16 +106,6 @@ class Studio:
                     entries[key] = value.to(device)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _check_picture(tensor: torch.Tensor, step: int, prompt: str) -> None:
-    if torch.isfinite(tensor).all() and tensor.std() > 1e-4:
-        return
-    what = "is of one colour" if torch.isfinite(tensor).all() else "is not finite"
-    raise RunError(
-        f"the sample at step {step} {what} ({prompt!r})",
-        "lower learning_rate, or train with mixed_precision: bf16 or no; check that the base model draws good pictures",
-    )
 
 
 def _write_png(path: Path, pixels: torch.Tensor) -> None:
