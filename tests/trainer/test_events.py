@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -122,6 +122,38 @@ def test_the_journal_numbers_on_and_mends_a_line_that_was_cut_off(tmp_path: Path
     numbers = [json.loads(text)["seq"] for text in path.read_text(encoding="utf-8").split("\n") if text.endswith("}")]
     assert numbers == [0, 1, 2, 4, 5]
     assert path.read_bytes().startswith(whole)
+
+
+class FullDisk:
+    """A file that takes no more than so many bytes, as a full disk does: first a part of a line, then an error."""
+
+    def __init__(self, file: Any, left: int) -> None:
+        self._file, self.left, self.name = file, left, file.name
+
+    def write(self, data: bytes) -> int:
+        if not self.left:
+            raise OSError(28, "No space left on device")
+        taken = self._file.write(data[: self.left])
+        self.left -= taken
+        return taken
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def test_what_a_full_disk_tears_off_costs_no_later_event(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    sink = Journal(path, "abc")
+    sink(ALL[0])
+    disk = sink._file = cast(Any, FullDisk(sink._file, 30))
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            sink(ALL[1])
+    disk.left = 10_000  # somebody made room
+    sink(RunFailed("the disk is full"))
+    sink.close()
+    assert read(path)[0] == [ALL[0], RunFailed("the disk is full")]
+    assert not path.read_bytes().endswith(b"\n\n")
 
 
 def test_a_reader_follows_a_journal_that_grows(tmp_path: Path) -> None:

@@ -317,12 +317,26 @@ def test_what_is_due_when(accelerator: Any) -> None:
     assert [a for a in asked if "save" in a] == ["save 3", "save 6", "save 7"]
 
 
+def test_what_fails_beside_the_training_costs_no_step(accelerator: Any) -> None:
+    """A sample that runs out of memory: the step's checkpoint is there, and the run goes on past the sample."""
+    run = training(accelerator, config(save_steps=3, sample_every=3), total=7)
+    studio = Recorder()
+
+    def fail(position: Position) -> None:
+        raise torch.OutOfMemoryError
+
+    studio.sample = fail
+    with pytest.raises(torch.OutOfMemoryError):
+        train(run, studio, Requests, lambda event: None)
+    assert studio.asked == ["save 3"]
+
+
 def test_nothing_is_done_twice_when_the_run_goes_on(accelerator: Any) -> None:
     settings = config(save_steps=3, validation_steps=2)
     run = training(accelerator, settings, total=7)
     run.position = Position(step=3, cursor=3, total=7)
     seen, asked, _ = run_it(run)
-    assert asked == ["validate 4", "validate 6", "save 6", "validate 7", "save 7"]
+    assert asked == ["validate 4", "save 6", "validate 6", "save 7", "validate 7"]
     assert [e.step for e in seen if isinstance(e, Step)] == [4, 5, 6, 7]
 
 
@@ -364,7 +378,7 @@ def test_each_increase_is_one_save_or_sample(accelerator: Any) -> None:
 
 def test_what_was_asked_while_loading_is_done_after_the_first_step(accelerator: Any) -> None:
     _, asked, _ = run_it(training(accelerator, config(), total=3), asking((1, Requests(save=1, sample=1))))
-    assert asked == ["sample 1", "save 1", "save 3"]
+    assert asked == ["save 1", "sample 1", "save 3"]
 
 
 def test_a_stop_only_saves_and_is_quick(accelerator: Any) -> None:

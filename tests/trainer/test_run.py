@@ -167,10 +167,39 @@ def test_a_finished_run_is_returned_at_once_and_more_epochs_extend_it(config: Tr
     assert rates[0] < rates[1]  # it warms up again
     assert final(config).read_bytes() != first
 
-    end = run.start(config, [])
+    with pytest.raises(RunFolderError, match=r"trained for 12 steps; epochs \(or max_steps\) now ask for only 8"):
+        run.start(config, [])
+    assert job.load(config.output_dir).config.epochs == 3  # refused, and nothing was written
+
+
+def test_a_worker_s_run_is_extended_but_never_turned_into_another(config: TrainConfig) -> None:
+    """As `--resume` does it with a run of ComfyUI's."""
+    config = config.resolved().but(epochs=1)
+    run.start(config, [])
+    before = (config.output_dir / "job.yaml").read_bytes()
+    for changes, message in (({"lora_rank": 4}, "lora_rank: 8 there, 4 now"), ({"max_steps": 1}, "only 1")):
+        with pytest.raises(RunFolderError, match=message):
+            run.work(config.output_dir, [], config=config.but(**changes))
+        assert (config.output_dir / "job.yaml").read_bytes() == before
+    end = run.work(config.output_dir, [], config=config.but(epochs=2))
+    assert isinstance(end, RunFinished)
+    assert end.step == 8
+    assert job.load(config.output_dir).config.epochs == 2
+
+
+def test_a_full_disk_is_told_where_it_can_be(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, seen: Sinks) -> None:
+    tell = events.Journal.__call__
+
+    def full(journal: events.Journal, event: Event) -> None:
+        if isinstance(event, (Step, RunFailed)):
+            raise OSError(28, "No space left on device")
+        tell(journal, event)
+
+    monkeypatch.setattr(events.Journal, "__call__", full)
+    end = run.start(config, [seen.append])
     assert isinstance(end, RunFailed)
-    assert "has been trained for 12 steps; epochs (or max_steps) now ask for only 8" in end.message
-    assert end.user
+    assert "No space left on device" in end.message
+    assert seen[-1] == end
 
 
 def test_another_run_s_folder_is_refused_and_untouched(config: TrainConfig) -> None:
