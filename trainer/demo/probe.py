@@ -35,7 +35,7 @@ class Probe(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (3, 24, 48, 64, 96, 128)
+        widths = (3, 32, 64, 96, 128)
         layers: list[nn.Module] = []
         for number, (before, after) in enumerate(itertools.pairwise(widths)):
             kernel = 5 if number == 0 else 3
@@ -47,7 +47,7 @@ class Probe(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits of every question."""
-        features = self.features(pixels - 0.5)
+        features = self.features(F.avg_pool2d(pixels, 2) - 0.5)
         mean, top = features.mean((2, 3)), features.amax((2, 3))
         border = torch.cat([features[:, :, (0, -1), :].mean((2, 3)), features[:, :, :, (0, -1)].mean((2, 3))], 1)
         hidden = F.relu(self.hidden(torch.cat([mean, top, border], 1)))

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from . import world
+from .muon import Muon
 from .probe import LABELS, Probe
 
 Reconstruct = Callable[[torch.Tensor], torch.Tensor]
@@ -51,18 +52,25 @@ def train(path: Path, reconstruct: Reconstruct, *, seconds: float, drawn: int = 
     parts = [reconstruct(part.float() / 255) for part in pixels[:decoded].split(16)]
     soft = (torch.cat(parts) * 255).round().to(torch.uint8)
     model = Probe()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.02)
+    inner = [w for n, w in model.named_parameters() if w.ndim >= 2 and not n.startswith(("features.0.", "heads."))]
+    others = [w for w in model.parameters() if not any(w is i for i in inner)]
+    optimizers = [Muon(inner, lr=0.02), torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02)]
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     began, step, batch = time.monotonic(), 0, 64
     while (done := (time.monotonic() - began) / seconds) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1.0, (step + 1) / 50) * (1 - done)
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 50) * (1 - done)
         sharp = torch.randint(0, drawn, (batch // 2,))
         again = torch.randint(0, decoded, (batch // 2,))
         which = torch.cat([sharp, again])
-        loss = _loss(model(_roughened(torch.cat([pixels[sharp], soft[again]]).float() / 255)), answers, which)
-        optimizer.zero_grad(set_to_none=True)
+        shown = _roughened(torch.cat([pixels[sharp], soft[again]]).float() / 255)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(shown)
+        loss = _loss({name: rows.float() for name, rows in logits.items()}, answers, which)
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         step += 1
         if step % 100 == 0:
             print(f"probe: {step} steps, loss {loss.item():.4f}", flush=True)
