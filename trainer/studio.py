@@ -69,9 +69,16 @@ class Studio:
             self._emit(Sample(position.step, index, prompt.text, f"{stem}.safetensors", image))
 
     def save(self, position: Position) -> None:
-        """Writes a checkpoint; before the first step there is nothing to save."""
+        """Writes a checkpoint of a model that still denoises; before the first step there is nothing to save.
+
+        Raises:
+            RunError: the model predicts nothing usable any more.
+            CheckpointError: the checkpoint cannot be written.
+        """
         if position.step == 0:
             return
+        with self._run.accelerator.autocast():
+            self._run.task.check(self._model)
         lora = self.lora()
         scaler = self._run.accelerator.scaler
         state = State(

@@ -344,3 +344,25 @@ def test_the_dataset_is_refused_when_there_is_nothing_in_it(config: TrainConfig,
     with pytest.raises(UserError):
         run.start(config.but(train_data_dir=(tmp_path / "empty").as_posix()), [])
     assert not config.output_dir.exists()
+
+
+@pytest.mark.parametrize(("value", "what"), [(float("nan"), "what is not finite"), (0.0, "the same everywhere")])
+def test_a_model_that_predicts_nothing_usable_is_never_saved(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, value: float, what: str
+) -> None:
+    from trainer.tasks.diffusion import Diffusion
+
+    predict, seen = Diffusion._predict, 0
+
+    def broken(self: Diffusion, model: torch.nn.Module, batch: object) -> torch.Tensor:
+        nonlocal seen
+        seen += 1
+        prediction = predict(self, model, batch)  # type: ignore[arg-type]
+        return prediction if torch.is_grad_enabled() or seen < 15 else torch.full_like(prediction, value)
+
+    monkeypatch.setattr(Diffusion, "_predict", broken)
+    end = run.start(config.but(gradient_checkpointing=False), [])
+    assert isinstance(end, RunFailed)
+    assert f"the model predicts {what}" in end.message
+    assert not final(config).exists()
+    assert checkpoint.complete(config.output_dir) == [4, 8]

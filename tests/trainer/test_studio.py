@@ -29,6 +29,7 @@ class Task:
     def __init__(self) -> None:
         self.latents = torch.randn(1, 4, 8, 8)
         self.strengths: list[float] = []
+        self.checked = 0
 
     def sample(self, model: nn.Module, index: int) -> torch.Tensor:
         layer = next(module for _, module in adapters._lora_layers(model))
@@ -37,6 +38,9 @@ class Task:
 
     def validate(self, model: nn.Module) -> tuple[str, dict[str, float]]:
         return "train", {"125": 1.0, "375": 0.5}
+
+    def check(self, model: nn.Module) -> None:
+        self.checked += 1
 
 
 class Room:
@@ -129,6 +133,7 @@ def test_a_checkpoint_holds_all_that_training_goes_on_from(room: Room) -> None:
     room.step()
     room.accelerator.scaler = SimpleNamespace(state_dict=lambda: {"scale": 2.0})
     room.studio().save(Position(step=1, cursor=2, total=9))
+    assert room.task.checked == 1
     state = checkpoint.load(room.folder, 1)
     assert state.position == Position(step=1, cursor=2, total=9)
     assert state.scaler == {"scale": 2.0}
@@ -137,7 +142,9 @@ def test_a_checkpoint_holds_all_that_training_goes_on_from(room: Room) -> None:
     lora, header = export.read(checkpoint.folder_of(room.folder, 1) / "lora.safetensors")
     assert header["ss_steps"] == "1"
     (told,) = room.seen
-    assert told == Checkpoint(1, "checkpoints/step-000001", export.change_norm(lora))
+    assert isinstance(told, Checkpoint)
+    assert (told.step, told.path) == (1, "checkpoints/step-000001")
+    assert told.change == pytest.approx(export.change_norm(lora))
 
 
 def test_before_the_first_step_there_is_nothing_to_save(room: Room) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from .. import draws
 from ..cache import Cache
 from ..dataset.sampler import Presentation
+from ..errors import RunError
 from ..families import Family
 from ..job import Item, Job
 from ..objectives import EpsilonObjective
@@ -69,10 +70,24 @@ class Diffusion:
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The loss of each sample, [B], fp32, with its graph."""
-        objective = self._objective
-        noisy = objective.noisy(batch.latents, batch.noise, batch.timestep)
-        prediction = self._family.predict(model, noisy, batch.timestep, batch.conditioning)
-        return objective.loss(prediction, objective.target(batch.latents, batch.noise, batch.timestep))
+        target = self._objective.target(batch.latents, batch.noise, batch.timestep)
+        return self._objective.loss(self._predict(model, batch), target)
+
+    def check(self, model: nn.Module) -> None:
+        """Makes sure that the model still denoises: what it predicts is finite, and not one number.
+
+        Raises:
+            RunError: it does not; a LoRA of such a model draws black or noise.
+        """
+        with torch.no_grad():
+            prediction = self._predict(model, self._fixed(self._job.train_items[0], VALIDATION_TIMESTEPS[1])).float()
+        finite = bool(torch.isfinite(prediction).all())
+        if not finite or prediction.std() == 0:
+            raise RunError(
+                f"with this LoRA the model predicts {'the same everywhere' if finite else 'what is not finite'}; "
+                "it is not saved",
+                "lower learning_rate, or train with mixed_precision: bf16 or no",
+            )
 
     def validate(self, model: nn.Module) -> tuple[str, dict[str, float]]:
         """The loss on fixed images, noise and timesteps: the signal's name, and the loss by timestep."""
@@ -101,6 +116,10 @@ class Diffusion:
                 guidance=config.sample_guidance,
                 seed=config.seed + index,
             )
+
+    def _predict(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        noisy = self._objective.noisy(batch.latents, batch.noise, batch.timestep)
+        return self._family.predict(model, noisy, batch.timestep, batch.conditioning)
 
     def _fixed(self, item: Item, timestep: int) -> Batch:
         row = (item, item.conditioning[0], timestep, "validation", f"{item.id}@{timestep}")
