@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..trainer import control, events
 from ..trainer.errors import WorkerError
@@ -24,6 +23,7 @@ PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
 POLL_SECONDS = 0.1
 END_SECONDS = 60.0
 LOG_LINES = 30
+NO_WINDOW = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
 
 
 def command(run: Path) -> list[str]:
@@ -41,16 +41,6 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     # Threads that spin while they wait make a training on a busy processor a hundred times slower.
     own.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return own
-
-
-def _detached() -> dict[str, Any]:
-    """Popen's arguments for a process that a Ctrl-C in ComfyUI's console does not reach, and without a window.
-
-    The pipe tells it that ComfyUI is gone; a signal beside that would be a second wish, to end without saving.
-    """
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
 
 
 def work(
@@ -94,7 +84,10 @@ def work(
             stderr=subprocess.STDOUT,
             cwd=run,
             env=environment(os.environ),
-            **_detached(),
+            creationflags=NO_WINDOW,
+            # A Ctrl-C in ComfyUI's console must not reach it too: beside the end of the pipe it would be a second
+            # wish, to end without saving.
+            start_new_session=True,
         )
     try:
         while process.poll() is None and outcome is None:

@@ -50,9 +50,9 @@ def comfy_python(comfy: Path) -> str:
 
 
 def host_environment(comfy: Path) -> dict[str, str]:
-    """The environment of a server: offline, one thread for everything, no path of the test's own interpreter."""
+    """The environment of a server: offline, and without paths of the test's own interpreter."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "COV_"))}
-    env.update(HF_HUB_OFFLINE="1", PYTHONUNBUFFERED="1", OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "2"))
+    env.update(HF_HUB_OFFLINE="1", PYTHONUNBUFFERED="1", OMP_WAIT_POLICY="PASSIVE")
     return env
 
 

@@ -70,8 +70,8 @@ def test_diffusers_takes_the_saved_file(comfy: ComfyServer, outputs: dict[str, A
             return unet(seen["noisy"], seen["timestep"], encoder_hidden_states=seen["hidden"]).sample
 
     before = predict()
-    state, alphas = Loader.lora_state_dict(str(saved), unet_config=unet.config)
-    Loader.load_lora_into_unet(state, alphas, unet)
+    converted: Any = Loader.lora_state_dict(str(saved), unet_config=unet.config)
+    Loader.load_lora_into_unet(converted[0], converted[1], unet)
     assert relative_error(predict(), seen["out"]) < 1e-5
     assert relative_error(before, seen["out"]) > 1e-4, "the LoRA should change the prediction"
 

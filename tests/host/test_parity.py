@@ -71,13 +71,14 @@ def test_applied_weights_are_pefts_merged_ones(
     graph, run, job = trained
     wires = {"model": ["apply", 0]}
     seen = comfy.probe("weights", {**graph, "apply": apply_lora(strength)}, wires, keys=[])
-    model, base = adapted(run, job), families.get("sd15").load_denoiser(job.base.file, torch.float32)
+    model: Any = adapted(run, job)
+    base: Any = families.get("sd15").load_denoiser(job.base.file, torch.float32)
     with adapters.strength(model, strength):
         for module in model.modules():
             if isinstance(module, LoraLayer):
                 module.merge()
     merged = {n.replace(".base_layer", ""): t for n, t in model.state_dict().items() if ".lora_" not in n}
-    layers = base.config["layers_per_block"]  # type: ignore[index]
+    layers = base.config["layers_per_block"]
     ours, plain = ldm.unet_state(merged, layers), ldm.unet_state(base.state_dict(), layers)
     assert len(seen.tensors) == sum(1 for _ in adapters.layers(model)) > 80
     for key, weight in seen.tensors.items():
