@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from .adapters import Adapted, change
+from .adapters import Adapted
 from .errors import ExportError
 from .files import write_tensors
 from .job import Job
@@ -105,14 +105,18 @@ def check(lora: dict[str, torch.Tensor]) -> float:
 
 
 def change_norm(lora: dict[str, torch.Tensor]) -> float:
-    """Frobenius norm of the change of all weights at strength 1."""
+    """Frobenius norm of the change of all weights at strength 1.
+
+    By the small r x r products, ``|B A|^2 = tr(B'B A A')``: the changes themselves are as large as the model.
+    """
     total = 0.0
     for name, down in lora.items():
         if name.endswith(".lora_down.weight"):
             key = name.removesuffix(".lora_down.weight")
-            delta = change(down, lora[f"{key}.lora_up.weight"], float(lora[f"{key}.alpha"]))
-            total += float(delta.double().square().sum())
-    return total**0.5
+            scale = float(lora[f"{key}.alpha"]) / down.shape[0]
+            a, b = down.double().flatten(1), lora[f"{key}.lora_up.weight"].double().flatten(1)
+            total += scale**2 * float(((b.T @ b) * (a @ a.T)).sum())
+    return max(0.0, total) ** 0.5
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
