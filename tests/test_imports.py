@@ -94,3 +94,33 @@ def test_nothing_heavy_is_imported_at_the_top(path: Path):
     for node in at_top(ast.parse(path.read_text(encoding="utf-8")).body):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
         assert not HEAVY & {name.partition(".")[0] for name in names}
+
+
+WORKER = {"run", "loop", "studio", "tasks", "families"}
+
+
+def used_by_nodes() -> Iterator[str]:
+    """The trainer's modules that nodes/ imports."""
+    for path in (REPO / "nodes").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level and (node.module or "").split(".")[0] == "trainer":
+                base = (node.module or "").split(".")[1:]
+                yield from (".".join([*base, alias.name]) for alias in node.names)
+
+
+def test_nodes_do_not_come_to_the_workers_modules_by_a_detour():
+    def file_of(module: str) -> Path | None:
+        path = REPO.joinpath("trainer", *module.split("."))
+        return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
+
+    # A name of a module (`config.parse`) is looked up as that module.
+    waiting = [name if file_of(name) else name.rpartition(".")[0] for name in used_by_nodes()]
+    reached: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        path = file_of(module) if module not in reached else None
+        if path is not None:
+            reached.add(module)
+            waiting += imports_of(path)
+    assert {"config", "prepare", "files"} <= reached
+    assert not {module for module in reached if module.split(".")[0] in WORKER}
