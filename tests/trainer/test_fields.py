@@ -1,0 +1,130 @@
+"""Every field of the config reaches the place that uses it: none is only validated and then forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from trainer import adapters, job, run
+from trainer.config import TrainConfig
+from trainer.events import RunStopped
+from trainer.job import Job
+from trainer.loop import Training
+from trainer.studio import Studio
+
+# Fields that are used where a test of that place sees them.
+ELSEWHERE = {
+    "task_type": "test_config.py",
+    "log_interval": "test_loop.py",
+    "save_steps": "test_loop.py",
+    "sample_every": "test_loop.py, test_prepare.py",
+    "validation_steps": "test_loop.py",
+    "max_grad_norm": "test_loop.py",
+    "gradient_accumulation_steps": "test_loop.py",
+    "learning_rate": "test_optim.py",
+    "lr_scheduler": "test_optim.py",
+    "warmup_steps": "test_optim.py",
+    "sample_strength": "test_studio.py",
+    "sample_inference_steps": "tasks/test_diffusion.py",
+    "sample_guidance": "tasks/test_diffusion.py",
+    "sample_prompts": "test_prepare.py",
+    "caption_dropout": "tasks/test_diffusion.py",
+    "noise_offset": "tasks/test_diffusion.py",
+    "device": "test_device.py",
+    "mixed_precision": "test_device.py, test_run.py",
+}
+
+
+class Seen:
+    """A run that was stopped before its first step."""
+
+    def __init__(self, config: TrainConfig, training: Training) -> None:
+        self.job: Job = job.load(config.output_dir)
+        self.training = training
+        self.model = cast(Any, training.model)
+        self.layers = list(adapters.layers(self.model))
+
+
+def stopped(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Seen:
+    caught: list[Training] = []
+
+    def catch(training: Training, studio: Studio, requests: object, emit: object) -> bool:
+        caught.append(training)
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "train", catch)
+        assert isinstance(run.start(config, []), RunStopped)
+    return Seen(config, caught[0])
+
+
+CHECKS: dict[str, tuple[Any, Callable[[Seen, TrainConfig], bool]]] = {
+    "base_model": (None, lambda s, c: s.job.base.file == c.base_model),
+    "train_data_dir": (None, lambda s, c: all(Path(i.path).parent == c.train_data_dir for i in s.job.items)),
+    "metadata_path": (None, lambda s, c: all("of the table" in i.captions[0] for i in s.job.items)),
+    "output_dir": (None, lambda s, c: job.exists(c.output_dir)),
+    "cache_dir": (None, lambda s, c: s.job.cache_dir == c.cache_dir and any(cast(Path, c.cache_dir).iterdir())),
+    "trigger_word": ("zwx", lambda s, c: all(i.captions[0].startswith("zwx") for i in s.job.items)),
+    "repeats": (5, lambda s, c: all(i.repeats == 5 for i in s.job.items)),
+    "resolution": (64, lambda s, c: all(i.bucket == (64, 64) for i in s.job.items)),
+    "validation_images": (1, lambda s, c: len(s.training.items) == 4 and len(s.job.items) == 5),
+    "lora_rank": (3, lambda s, c: {layer.rank for layer in s.layers} == {3}),
+    "lora_alpha": (1.5, lambda s, c: {layer.alpha for layer in s.layers} == {1.5}),
+    "lora_targets": ("attention", lambda s, c: all(".attn" in layer.name for layer in s.layers)),
+    "batch_size": (4, lambda s, c: s.training.per_epoch == 5),  # 4 images, 5 times: 20 showings
+    "epochs": (7, lambda s, c: s.training.position.total == 20),  # which max_steps cuts to 20
+    "max_steps": (20, lambda s, c: s.training.position.total == 20),
+    "weight_decay": (0.25, lambda s, c: s.training.optimizer.param_groups[0]["weight_decay"] == 0.25),
+    "gradient_checkpointing": (True, lambda s, c: s.model.is_gradient_checkpointing),
+}
+
+
+def test_no_field_is_forgotten_here() -> None:
+    assert CHECKS.keys() | ELSEWHERE.keys() | {"seed"} == TrainConfig.model_fields.keys()
+    assert not CHECKS.keys() & ELSEWHERE.keys()
+
+
+@pytest.fixture
+def square(config: TrainConfig, picture_folder: Callable[..., Path], tmp_path: Path) -> TrainConfig:
+    """Five pictures of one shape, with their captions in a table elsewhere."""
+    folder = picture_folder(tmp_path / "squ\u00e4re", sizes=((128, 128),) * 5)
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    table = tmp_path / "t\u00e4ble.csv"
+    rows = [f"picture {n}.png,number {n} of the table" for n in range(5)]
+    table.write_text("\n".join(["filename,prompt", *rows]), encoding="utf-8")
+    return config.but(
+        train_data_dir=folder.as_posix(), metadata_path=table.as_posix(), cache_dir=(tmp_path / "cache").as_posix()
+    )
+
+
+def test_fields_reach_their_places(square: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = square.but(**{name: value for name, (value, _) in CHECKS.items() if value is not None})
+    seen = stopped(config, monkeypatch)
+    assert {name for name, (_, reached) in CHECKS.items() if not reached(seen, config)} == set()
+
+
+def test_without_them_it_is_otherwise(square: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks above can fail: with the other values they do."""
+    config = square.but(gradient_checkpointing=False, lora_alpha=None, max_steps=None)
+    seen = stopped(config, monkeypatch)
+    own = {name for name, (value, _) in CHECKS.items() if value is not None}
+    assert {name for name, (_, reached) in CHECKS.items() if not reached(seen, config)} == own
+
+
+def test_the_seed_reaches_the_adapters_and_the_draws(square: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    for number, seed in enumerate((1, 1, 2)):
+        folder = square.output_dir.with_name(f"run {number}").as_posix()
+        seen = stopped(square.but(seed=seed, output_dir=folder), monkeypatch)
+        shown = seen.training.items[0]
+        noise = seen.training.task._objective.noise((4, 8, 8), 0, shown.id)
+        started.append(torch.cat([noise.flatten(), *(layer.down.detach().flatten() for layer in seen.layers)]))
+    assert torch.equal(started[0], started[1])
+    differing = started[0] != started[2]
+    assert differing[:256].any()
+    assert differing[256:].any()
