@@ -69,6 +69,7 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
     config = config.resolved()
     emit = _Fan(sinks)
     cache = Cache(config.cache_dir or default_folder())
+    noted: list[Event] = []
     emit(Phase("reading the data set"))
     dataset = scan(
         config.train_data_dir,
@@ -78,7 +79,8 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
         repeats=config.repeats,
     )
     for problem in dataset.problems:
-        emit(Warned(f"{problem.path}: {problem.message}"))
+        noted.append(Warned(f"{problem.path}: {problem.message}"))
+        emit(noted[-1])
     resolve(config)
     family = families.detect(config.base_model)
     base = Base(config.base_model, family.name, ContentHashes(cache.folder / "hashes.json")(config.base_model))
@@ -88,6 +90,7 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
     check_folder(folder, job)
     _check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
     with locked(folder):
+        check_folder(folder, job)  # again: another process may have had it until now
         try:
             fill(job, dataset, encoder, cache, emit=emit, stop=stop)
         except StoppedWhilePreparing:
@@ -95,7 +98,7 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
             emit(event)
             return event
         job.save(folder)
-        return _execute(job, folder, sinks, stop, encoder.decode)
+        return _execute(job, folder, sinks, stop, encoder.decode, noted)
 
 
 def work(
@@ -132,14 +135,22 @@ def _execute(
     sinks: Sequence[Sink],
     stop: Callable[[], bool],
     decode: Callable[[torch.Tensor], torch.Tensor] | None,
+    noted: Sequence[Event] = (),
 ) -> Event:
-    """Trains a job whose cache is filled; whatever happens ends in one terminal event."""
+    """Trains a job whose cache is filled; whatever happens ends in one terminal event.
+
+    ``noted`` are events that the sinks know already, but the run folder does not.
+    """
     total = total_steps(job)
     with ExitStack() as stack:
         journal, log = Journal(folder / "events.jsonl", job.run_id), Log(folder / "log.txt")
         for own in (journal, log):
             stack.callback(_close, own)
-        emit = _Fan([journal, log, *sinks])
+        emit = _Fan([journal, log])
+        for event in noted:
+            emit(event)
+        for sink in sinks:
+            emit.add(sink)
         if path := finished(folder, total):
             return emit.last(RunFinished(read_result(folder)["step"], path.name))
         (folder / "control.json").unlink(missing_ok=True)  # requests to a former process
@@ -148,7 +159,8 @@ def _execute(
             stack.callback(_close, board)
             emit.add(board)
         except ImportError:
-            emit(Warned("tensorboard is not installed: no logs for it are written (pip install tensorboard)"))
+            if job.origin == "command line":  # in ComfyUI it is not expected, and its node would say so at every run
+                emit(Warned("tensorboard is not installed: no logs for it are written (pip install tensorboard)"))
         try:
             return emit.last(_train(job, folder, total, emit, stop, decode))
         except BaseException as error:
