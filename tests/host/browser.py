@@ -66,3 +66,18 @@ def nodes_of(page: Page) -> list[dict[str, Any]]:
     return page.evaluate(
         "() => window.app.graph.nodes.map(n => ({id: n.id, type: n.type, title: n.title, missing: !!n.has_errors}))"
     )
+
+
+def open_template(page: Page, name: str) -> None:
+    """By clicks: the template browser, our pack in it, the template."""
+    if page.locator("[role=dialog]").count() == 0:
+        page.get_by_role("button", name="Templates").first.click()
+    page.get_by_text("LoRA-Darkroom", exact=True).first.click()
+    page.get_by_text(name).first.click()
+    page.wait_for_function("() => window.app.graph.nodes.some(n => n.type === 'Darkroom_TrainLoRA')")
+    page.wait_for_timeout(1500)
+
+
+def press_run(page: Page) -> None:
+    """Click Run."""
+    page.get_by_role("button", name="Run", exact=True).first.click()

@@ -16,8 +16,10 @@ from tests.conftest import REPO
 from tests.host.browser import close_dialogs, open_page
 from tests.host.graphs import DEMO_DATA, WIRED, Graph, node
 from tests.host.server import ComfyServer
+from trainer import config as configs
 
 DEMO, CHECKPOINT = "Train, then preview (demo base)", "Train, then preview (checkpoint)"
+PICTURES = 12
 SHOWN = (("Base model", None), ("With the LoRA at 0.7", 0.7), ("With the LoRA at 0.8", 0.8))
 DEFAULTS: dict[str, Any] = {
     "epochs": 10, "lora_rank": 8, "learning_rate": 2e-4, "batch_size": 4, "resolution": 512, "training_seed": 42,
@@ -27,11 +29,18 @@ DEFAULTS: dict[str, Any] = {
     "validation_steps": 100, "save_steps": 100, "sample_every": 100, "sample_inference_steps": 20,
     "sample_guidance": 7.0, "sample_strength": 0.8, "log_interval": 10, "sample_prompts": "",
 }  # fmt: skip
-FOR_DEMO = {
-    "epochs": 100, "learning_rate": 2e-3, "resolution": 128, "lora_targets": "conv", "warmup_steps": 20,
-    "noise_offset": 0.15, "mixed_precision": "no", "gradient_checkpointing": False, "sample_guidance": 4.0,
-    "log_interval": 5,
-}  # fmt: skip
+
+
+def for_demo() -> dict[str, Any]:
+    """The demo's own settings, as LoRA Train Config has them; its length in epochs, which people raise."""
+    plain = configs.load(REPO / "trainer" / "demo" / "demo.yaml").to_plain()
+    plain["epochs"] = round(plain["max_steps"] * plain["batch_size"] / PICTURES)
+    plain["training_seed"] = plain["seed"]
+    plain["sample_prompts"] = "\n".join(plain["sample_prompts"])
+    plain["max_steps"] = plain["lora_alpha"] = None
+    return {name: default if plain[name] is None else plain[name] for name, default in DEFAULTS.items()}
+
+
 NOTES = {
     DEMO: "## Train a LoRA, and see it work, in one run\n\n"
     "Press **Run** once. Twelve drawn pictures in a neon style teach the small demo model that style (about two "
@@ -61,7 +70,7 @@ def template(name: str) -> tuple[Graph, dict[str, dict[str, Any]]]:
     graph: Graph = {
         "1": loader,
         "2": node("Darkroom_LoadDataset", folder=DEMO_DATA, path="", trigger_word="", repeats=1),
-        "3": node("Darkroom_LoRATrainConfig", **{**DEFAULTS, **(FOR_DEMO if demo else {})}),
+        "3": node("Darkroom_LoRATrainConfig", **(for_demo() if demo else DEFAULTS)),
         "4": node("Darkroom_TrainLoRA", dataset=["2", 0], config=["3", 0], model=model, clip=clip, vae=vae),
         "5": node("Darkroom_SaveLoRA", lora=["4", 0], samples=["4", 2], filename="neon" if demo else "my_style_lora"),
         "6": node("CLIPTextEncode", clip=clip, text=prompt),

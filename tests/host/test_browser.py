@@ -1,0 +1,161 @@
+"""The templates, as a person uses them: opened in ComfyUI's page, run by a click, looked at."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from tests.conftest import REPO
+from tests.host.browser import nodes_of, open_page, open_template, press_run
+from tests.host.checkpoints import add_random_sd15
+from tests.host.graphs import WIRED, Graph, node, picture
+from tests.host.measure import runs
+from tests.host.regenerate import CHECKPOINT, DEMO, SHOWN, for_demo
+from tests.host.server import ComfyServer
+from trainer import events
+from trainer.demo import probe, world
+from trainer.events import RunStarted
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
+TEMPLATES = {name: json.loads((REPO / "workflows" / f"{name}.json").read_text("utf-8")) for name in (DEMO, CHECKPOINT)}
+PREVIEWS = ("13", "23", "33")
+JUDGED = 8
+
+
+def finish(comfy: ComfyServer, known: set[str], limit: float = 900.0) -> dict[str, Any]:
+    """The history entry of the prompt that the page has queued since."""
+    deadline = time.monotonic() + limit
+    while not (new := set(comfy.get("/history")) - known):
+        assert time.monotonic() < deadline, comfy.log()[-3000:]
+        time.sleep(0.5)
+    return comfy.wait(new.pop(), limit)
+
+
+def run_by_click(page: Page, comfy: ComfyServer) -> dict[str, Any]:
+    """Press Run, and wait until the server is done; its history entry."""
+    known = set(comfy.get("/history"))
+    press_run(page)
+    entry = finish(comfy, known)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    page.wait_for_timeout(1500)
+    return entry
+
+
+def shown_pictures(page: Page) -> dict[str, int]:
+    """How many pictures each preview node of the page shows."""
+    counts = (
+        "() => window.app.graph.nodes.filter(n => n.type === 'PreviewImage').map(n => [n.title, n.imgs?.length ?? 0])"
+    )
+    return dict(page.evaluate(counts))
+
+
+def set_widgets(page: Page, **values: Any) -> None:
+    """Type values into the widgets of these names, wherever they are."""
+    page.evaluate(
+        """values => window.app.graph.nodes.forEach(n => (n.widgets ?? []).forEach(w => {
+            if (w.name in values) w.value = values[w.name];
+        }))""",
+        values,
+    )
+
+
+def test_the_templates_are_offered_with_their_pictures(comfy: ComfyServer):
+    (offered,) = [names for pack, names in comfy.get("/workflow_templates").items() if pack.startswith("LoRA")]
+    assert sorted(offered) == sorted(TEMPLATES)
+    for name in TEMPLATES:
+        assert (REPO / "workflows" / f"{name}.jpg").stat().st_size < 200_000
+
+
+def test_the_demos_template_has_the_demos_settings():
+    (config,) = [n for n in TEMPLATES[DEMO]["nodes"] if n["type"] == "Darkroom_LoRATrainConfig"]
+    assert config["widgets_values"] == list(for_demo().values())
+
+
+def test_the_demo_template_run_by_one_click_shows_the_style(comfy: ComfyServer):
+    with open_page(comfy) as (page, complaints):
+        open_template(page, DEMO)
+        assert len(nodes_of(page)) == len(TEMPLATES[DEMO]["nodes"])
+        assert not complaints
+        entry = run_by_click(page, comfy)
+        assert shown_pictures(page) == {title: 1 for title, _ in SHOWN}
+        fresh = "() => window.app.graph.getNodeById(20).widgets.find(w => w.name === 'lora_name').options.values"
+        assert "neon.safetensors" in page.evaluate(fresh), "the page should know the new file without a reload"
+        assert not complaints
+
+        began = time.monotonic()
+        again = run_by_click(page, comfy)
+        assert time.monotonic() - began < 20
+        assert "4" not in comfy.executed(again)
+    outputs = entry["outputs"]
+    base, _, usual = (comfy.pixels(outputs[n]["images"][0]) for n in PREVIEWS)
+    assert not torch.equal(base, usual)
+    (run,) = [path for path in runs(comfy).iterdir() if f"run {path.name}" in outputs["4"]["text"][0]]
+    assert sum(isinstance(event, RunStarted) for event in events.read(run / "events.jsonl")[0]) == 1
+
+    judge_style(comfy, entry["prompt"][2])
+
+
+def judge_style(comfy: ComfyServer, trained: Graph) -> None:
+    """Prompts that were not trained on, by the finished LoRA: the style is there at 0.8 and not at 0, objects stay."""
+    asked = world.held_out_prompts(JUDGED)
+    drawn: dict[float, list[torch.Tensor]] = {0.0: [], 0.8: []}
+    kept = {name: trained[name] for name in ("1", "2", "3", "4")}
+    for strength, pictures in drawn.items():
+        applied = node(
+            "Darkroom_ApplyLoRA", model=["1", 0], lora=["4", 0], lora_name=WIRED, strength_model=strength,
+            strength_clip=strength,
+        )  # fmt: skip
+        graph = {**kept, "apply": applied}
+        wires: dict[str, Any] = {"model": ["apply", 0], "clip": ["1", 1], "vae": ["1", 2], "steps": 20}
+        for number, (prompt, _) in enumerate(asked):
+            graph |= picture(f"{number} ", prompt=prompt, seed=number, **wires)
+        outputs = comfy.run(graph, limit=600)
+        pictures += [comfy.pixels(outputs[f"{number} picture"]["images"][0]) for number in range(len(asked))]
+    judged = {strength: probe.judge(torch.stack(p).movedim(-1, 1)) for strength, p in drawn.items()}
+
+    def share(strength: float, question: str) -> float:
+        right = [
+            answer == (world.UNKNOWN_STYLE if question == "style" else getattr(facts, question))
+            for answer, (_, facts) in zip(judged[strength][question], asked, strict=True)
+        ]
+        return sum(right) / len(right)
+
+    assert share(0.0, "style") <= 0.1
+    assert share(0.8, "style") >= 0.6
+    for question in ("shape", "color"):
+        assert share(0.8, question) >= 0.8 * share(0.0, question)
+
+
+def test_the_checkpoint_template_runs_with_a_checkpoint_of_its_name(comfy: ComfyServer):
+    (loader,) = [n for n in TEMPLATES[CHECKPOINT]["nodes"] if n["type"] == "CheckpointLoaderSimple"]
+    file = add_random_sd15(comfy.base)
+    wanted = file.with_name(loader["widgets_values"][0])
+    if not wanted.exists():
+        wanted.hardlink_to(file)
+    with open_page(comfy) as (page, complaints):
+        open_template(page, CHECKPOINT)
+        assert len(nodes_of(page)) == len(TEMPLATES[CHECKPOINT]["nodes"])
+        set_widgets(page, epochs=1, resolution=64, steps=2, width=64, height=64, sample_inference_steps=2)
+        run_by_click(page, comfy)
+        assert shown_pictures(page) == {title: 1 for title, _ in SHOWN}
+        assert not complaints
+
+
+def test_the_page_speaks_chinese(comfy: ComfyServer):
+    with open_page(comfy) as (page, _):
+        page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+        page.wait_for_timeout(1500)
+        title = page.evaluate("""() => {
+            const node = window.LiteGraph.createNode("Darkroom_TrainLoRA");
+            window.app.graph.add(node);
+            return node.title;
+        }""")
+        page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'en')")
+        assert title == "\u8bad\u7ec3 LoRA"
