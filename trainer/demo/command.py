@@ -97,9 +97,11 @@ def _write_sheet(path: Path, prompts: Sequence[str], pictures: torch.Tensor) -> 
 
 
 def _tell(output: Path, scores: dict[str, dict[str, float]], trained: float, whole: float) -> None:
-    accuracy = json.loads(probe.header()["accuracy"])
+    accuracy = json.loads(probe.header()["accuracy_reconstructed"])
     print(f"\n{SCORED_PROMPTS} prompts that were not trained on, judged by a small network")
-    print("(right on " + ", ".join(f"{value:.0%} of {name}" for name, value in accuracy.items()) + "):\n")
+    print(
+        "(its own answers are right for " + ", ".join(f"{n} {v:.1%}" for n, v in accuracy.items()) + " of drawings):\n"
+    )
     print("strength   neon style   shape as asked   colour as asked")
     for strength, row in scores.items():
         print(f"{strength:>8}   {row['style']:>10.0%}   {row['shape']:>14.0%}   {row['color']:>15.0%}")
