@@ -20,13 +20,14 @@ _TRIES = 20 if os.name == "nt" else 1
 _PAUSE = 0.05
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file atomically; an existing one is replaced, never changed in place."""
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
+    """Writes a file atomically, part after part; an existing one is replaced, never changed in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         replace(temporary, path)
@@ -61,18 +62,21 @@ def write_json(path: Path, data: Any) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file atomically. Tensors may lie anywhere; they are made contiguous on the CPU."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, _ordered(save(plain, metadata=dict(metadata) if metadata else None)))
+    write_bytes(path, *_ordered(save(plain, metadata=dict(metadata) if metadata else None)))
 
 
-def _ordered(data: bytes) -> bytes:
-    """The same safetensors file with its metadata sorted: the library writes them in an order drawn anew each time."""
+def _ordered(data: bytes) -> tuple[bytes, memoryview]:
+    """The same safetensors file with its metadata sorted: the library writes them in an order drawn anew each time.
+
+    Its head and its tensors, which are not copied: a base model's are gigabytes.
+    """
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     if metadata := header.pop("__metadata__", None):
         header = {"__metadata__": dict(sorted(metadata.items())), **header}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
-    return len(text).to_bytes(8, "little") + text + data[start:]
+    return len(text).to_bytes(8, "little") + text, memoryview(data)[start:]
 
 
 def digest(*parts: object) -> str:

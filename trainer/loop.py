@@ -161,7 +161,7 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
     if accelerator.scaler is not None:
         run.optimizer.step()
         return total, norm, bool(torch.isfinite(norm))
-    stepped = bool(torch.isfinite(norm)) and bool(torch.isfinite(total))
+    stepped = bool(torch.isfinite(norm + total))
     if stepped:
         run.optimizer.step()
     return total, norm, stepped

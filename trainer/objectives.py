@@ -40,7 +40,8 @@ class EpsilonObjective:
 
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """sqrt(a) x + sqrt(1 - a) eps, for latents and noise [B, C, h, w] and timestep [B]."""
-        alpha = self._alphas.to(latents.device)[timestep].view(-1, *[1] * (latents.ndim - 1))
+        self._alphas = self._alphas.to(latents.device)  # once; later it is there
+        alpha = self._alphas[timestep].view(-1, *[1] * (latents.ndim - 1))
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:

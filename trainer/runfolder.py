@@ -13,7 +13,7 @@ from .job import Job
 
 
 def check_folder(folder: Path, job: Job) -> None:
-    """Whether a run folder is this run's, or free.
+    """Whether a run folder is this run's, or free; one whose run has saved nothing yet is free.
 
     Raises:
         RunFolderError: it is another run's, or has a file that would be overwritten.
@@ -26,12 +26,17 @@ def check_folder(folder: Path, job: Job) -> None:
             raise RunFolderError(f"output_dir: {folder} is a file, expected a folder", "give another output_dir")
         return
     old = jobs.load(folder)
-    if old.run_id != job.run_id:
+    if old.run_id != job.run_id and _holds_work(folder):
         differing = "\n".join(f"  - {line}" for line in jobs.differences(old, job))
         raise RunFolderError(
             f"{folder} holds another run; it differs in\n{differing}",
             f'give another output_dir, or go on with that run as it is: python -m trainer train --resume "{folder}"',
         )
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether there is something to lose: what failed before its first checkpoint may begin with other settings."""
+    return any((folder / "checkpoints").glob("step-*/complete.json")) or bool(read_result(folder))
 
 
 def total_steps(job: Job) -> int:
