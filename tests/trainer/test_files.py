@@ -41,6 +41,11 @@ def test_a_file_is_written_with_its_folders_and_replaced(folder: Path) -> None:
     assert os.listdir(path.parent) == ["a.bin"]
 
 
+def test_a_file_is_written_in_parts(folder: Path) -> None:
+    write_bytes(folder / "a.bin", b"one ", memoryview(b"and two")[4:], b"")
+    assert (folder / "a.bin").read_bytes() == b"one two"
+
+
 def test_text_keeps_its_line_ends_and_json_its_characters(folder: Path) -> None:
     write_text(folder / "a.txt", "\u4e00\r\nb\n")
     assert (folder / "a.txt").read_bytes() == "\u4e00\r\nb\n".encode()

@@ -53,6 +53,12 @@ def test_each_sample_has_its_own_timestep() -> None:
         assert torch.equal(both[row], alone[0])
 
 
+def test_the_schedule_goes_where_the_latents_are() -> None:
+    mine = objective()
+    latents = torch.empty(1, 4, 8, 8, device="meta")
+    assert mine.noisy(latents, latents, torch.empty(1, dtype=torch.int64, device="meta")).is_meta
+
+
 def test_the_target_is_the_noise() -> None:
     latents, noise = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1)
     assert torch.equal(objective().target(latents, noise, torch.tensor([3, 800])), noise)

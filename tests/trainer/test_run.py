@@ -202,6 +202,35 @@ def test_a_full_disk_is_told_where_it_can_be(config: TrainConfig, monkeypatch: p
     assert seen[-1] == end
 
 
+def test_what_failed_before_its_first_checkpoint_may_begin_with_other_settings(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory at the first step, batch_size halved, the same command again: the guide's own cure."""
+    from trainer.tasks.diffusion import Diffusion
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    config = config.but(epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "loss", fail)
+        assert isinstance(run.start(config, []), RunFailed)
+    smaller = config.but(batch_size=1, gradient_accumulation_steps=2)
+    assert isinstance(run.start(smaller, []), RunFinished)
+    assert job.load(config.output_dir).config.batch_size == 1
+    with pytest.raises(RunFolderError, match="batch_size: 1 there, 2 now"):
+        run.start(config, [])
+
+
+def test_what_is_wrong_with_the_images_is_in_the_log_and_the_journal(config: TrainConfig, seen: Sinks) -> None:
+    (config.train_data_dir / "broken.png").write_bytes(b"no picture")
+    run.start(config.but(max_steps=1), [seen.append])
+    told = [e for e in events.read(config.output_dir / "events.jsonl")[0] if isinstance(e, Warned)]
+    assert sum("broken.png" in e.message for e in told) == 1
+    assert "broken.png" in (config.output_dir / "log.txt").read_text(encoding="utf-8")
+    assert sum("broken.png" in e.message for e in seen if isinstance(e, Warned)) == 1  # not twice
+
+
 def test_another_run_s_folder_is_refused_and_untouched(config: TrainConfig) -> None:
     run.start(config.but(epochs=1), [])
     before = {p: p.stat().st_mtime_ns for p in config.output_dir.rglob("*") if p.name != "run.lock"}
