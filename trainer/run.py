@@ -356,7 +356,9 @@ def _failure(error: BaseException, folder: Path) -> Event:
         return RunFailed(error.message, _and(error.cure, resume), isinstance(error, UserError))
     details = "".join(traceback.format_exception(error))
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower():
-        return RunFailed(f"out of memory: {error}", _and(MEMORY_CURE, resume), False, details)
+        # These settings are part of a run's identity: what is saved cannot go on with them.
+        other = " (that is another run: give another output_dir); or free some memory" if step else ""
+        return RunFailed(f"out of memory: {error}", _and(MEMORY_CURE + other, resume), False, details)
     if isinstance(error, OSError) and error.strerror:
         return RunFailed(
             f"{error.filename or folder}: {error.strerror}", _and("check the disk", resume), False, details

@@ -333,7 +333,9 @@ def test_a_rate_that_explodes_fails_by_name_and_keeps_no_broken_file(config: Tra
         assert all(torch.isfinite(t).all() for t in checkpoint.load(config.output_dir, step).adapter.values())
 
 
-def test_running_out_of_memory_says_what_helps(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_says_what_helps(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, seen: Sinks
+) -> None:
     from trainer.tasks.diffusion import Diffusion
 
     def fail(*_: object) -> None:
@@ -344,6 +346,15 @@ def test_running_out_of_memory_says_what_helps(config: TrainConfig, monkeypatch:
     assert isinstance(end, RunFailed)
     assert end.message.startswith("out of memory")
     assert "batch_size: 2" in end.cure
+    assert "output_dir" not in end.cure  # nothing is saved yet: the same folder takes other settings
+
+    monkeypatch.undo()
+    run.start(config, [seen.append], stop_at(seen, 1))
+    monkeypatch.setattr(Diffusion, "loss", fail)
+    end = run.start(config, [])
+    assert isinstance(end, RunFailed)
+    assert "give another output_dir" in end.cure
+    assert "then go on from step 1" in end.cure
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
