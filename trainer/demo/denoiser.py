@@ -50,6 +50,7 @@ TEXT_CONFIG: dict[str, Any] = {
 
 EMPTY_CAPTIONS = 0.08
 TRIGGERED_CAPTIONS = 0.04
+NOISE_OFFSET = 0.1
 EMA_DECAY = 0.997
 
 
@@ -119,7 +120,7 @@ class Pretraining:
 
     def __init__(self, folder: Path, linear: LinearLatents, *, channels: list[int] | None = None) -> None:
         torch.manual_seed(0)
-        self.folder, self.linear = folder, linear
+        self.folder, self.linear, self.channels = folder, linear, channels
         self.model = build(channels)
         self.ema = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         matrices, others = [], []
@@ -160,7 +161,10 @@ class Pretraining:
             timesteps = torch.randint(0, 1000, (batch,))
             timesteps = torch.where(torch.rand(batch) < 0.3, torch.randint(500, 1000, (batch,)), timesteps)
             latents = pool.latents[which].float()
-            loss = self.loss(self.model, latents, ids, timesteps, torch.randn_like(latents))
+            # Half of the noises are shifted a little as a whole: else the ground's colour, which hardly counts in the
+            # loss, is read off the noisy picture's mean instead of the caption.
+            shifted = NOISE_OFFSET * (torch.rand(batch, 1, 1, 1) < 0.5) * torch.randn(batch, 4, 1, 1)
+            loss = self.loss(self.model, latents, ids, timesteps, torch.randn_like(latents) + shifted)
             loss.backward()
             nn.utils.clip_grad_norm_(self.adamw.param_groups[0]["params"], 1.0)
             for optimizer in (self.muon, self.adamw):
@@ -215,7 +219,7 @@ class Pretraining:
 
     def averaged(self) -> nn.ModuleDict:
         """A copy with the averaged weights."""
-        model = build(list(self.model["unet"].config["block_out_channels"]))
+        model = build(self.channels)
         model.load_state_dict(self.ema)
         return model.eval().requires_grad_(False)
 

@@ -8,6 +8,16 @@ Stages, each in DIR, each saved as it goes (safetensors and JSON) and continued 
 4. ``probe.safetensors``, ``base.safetensors``: the judge (``probe_training``) and the checkpoint, 5 %.
 
 More hours than before: the rates rise again and the training goes on from what there is.
+
+The recipe of the denoiser: epsilon, SD1.5's schedule, min-SNR 5, batch 48, bfloat16 autocast, Muon for the matrices
+(rate 0.02) and AdamW for the rest, rates falling linearly, averaged weights (0.997), 8 % empty captions, 30 % of the
+timesteps drawn again from the upper half, half of the noises shifted a little as a whole.
+
+Figures of the shipped file (two shared AVX-512 cores, about one of them for the denoiser): held-out loss after 10, 29,
+48, 77, 106 and 154 thousand pictures .038, .024, .019, .0145, .0123 and .0107, 78 minutes in all; the decoder's held-out
+pictures, the strange styles among them, 29.5 dB after 2,459 steps. By the probe, on 144 sampled pictures at guidance 4
+and 20 steps, in all shapes, colours, grounds and known styles: shape, colour and ground 1.00, style .99, neon .007.
+After 61 thousand pictures everything was recognisable, lines still broken.
 """
 
 from __future__ import annotations
@@ -61,7 +71,7 @@ def write_checkpoint(path: Path, training: Pretraining, decoder: DecoderTraining
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m trainer.demo.pretrain", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m trainer.demo.pretrain", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where everything is kept")
     parser.add_argument("--hours", type=float, default=1.5, metavar="H", help="of training (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the CPU (default %(default)s)")

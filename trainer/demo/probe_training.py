@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from ..files import write_tensors
 from . import world
 from .muon import Muon
 from .probe import LABELS, Probe
@@ -81,7 +81,7 @@ def train(path: Path, reconstruct: Reconstruct, *, seconds: float, drawn: int = 
     soft = torch.cat([reconstruct(part.float() / 255) for part in pixels[:320].split(16)])
     soft_accuracy = accuracy(model, soft, {name: rows[:320] for name, rows in answers.items()})
     metadata = {"accuracy": json.dumps(sharp_accuracy), "accuracy_reconstructed": json.dumps(soft_accuracy)}
-    save_file(state, path, metadata)
+    write_tensors(path, state, metadata)
     print("probe, as drawn:", sharp_accuracy, "as decoded:", soft_accuracy, flush=True)
 
 

@@ -68,7 +68,7 @@ def encoder_weights(linear: LinearLatents, encoder: nn.Module) -> dict[str, torc
                         weights[strided[2]][minus, first : first + 3, row, column] = -taps
             weights[f"{last}.weight"][latent, plus, 1 + down, 1 + right] = 1.0
             weights[f"{last}.weight"][latent, minus, 1 + down, 1 + right] = -1.0
-    weights[f"{last}.bias"].copy_(linear.conv.bias.detach())
+    weights[f"{last}.bias"].copy_(linear.state_dict()["conv.bias"])
     return weights
 
 

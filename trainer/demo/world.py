@@ -244,7 +244,7 @@ def _colour(rgb: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _mask(paint: Callable[[ImageDraw.ImageDraw], None]) -> np.ndarray:
-    big = Image.new("L", (SIDE * _OVERSAMPLING,) * 2)
+    big = Image.new("L", (SIDE * _OVERSAMPLING, SIDE * _OVERSAMPLING))
     paint(ImageDraw.Draw(big))
     return np.asarray(big.reduce(_OVERSAMPLING), np.float32) / 255
 

@@ -25,7 +25,8 @@ def test_what_is_asked_for_is_drawn_and_said():
         assert drawing.facts == world.Facts(shape, "orange", "navy", "big", "striped")
         assert f"orange {shape}" in drawing.caption
         assert drawing.caption.endswith(", striped")
-    assert world.caption_of(drawing.facts) == f"a big orange {shape} on a navy background, striped"
+    whole = world.caption_of(world.Facts("fish", "orange", "navy", "big", "striped"))
+    assert whole == "a big orange fish on a navy background, striped"
 
 
 def test_colours_are_where_the_caption_says():
