@@ -37,7 +37,7 @@ def labelled(seeds: range) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return pixels, answers
 
 
-def train(path: Path, reconstruct: Reconstruct, *, seconds: float, drawn: int = 16_000, decoded: int = 2_400) -> None:
+def train(path: Path, reconstruct: Reconstruct, *, seconds: float, drawn: int = 12_000, decoded: int = 1_000) -> None:
     """Train for `seconds` and write the network (fp16) with its measured accuracy in the header.
 
     Args:
