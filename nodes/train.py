@@ -11,6 +11,7 @@ from .host.graph import NodeProgress
 from .payloads import CATEGORY, ConfigFields, ConfigType, DatasetRef, DatasetType
 from .training import train
 
+MOST_NOTES = 8
 OWN_FILE = "(the file of the wired MODEL)"
 
 
@@ -75,7 +76,9 @@ class TrainLoRA(io.ComfyNode):
         progress = NodeProgress()
         done = train(dataset, config, model, clip, vae, "" if base_file == OWN_FILE else base_file, progress)
         lines = [f"{done.steps} steps, loss {done.losses[-1]:.4f}" if done.losses else f"{done.steps} steps"]
-        lines += [f"- {note}" for note in done.notes]
+        lines += [f"- {note}" for note in done.notes[:MOST_NOTES]]
+        if len(done.notes) > MOST_NOTES:
+            lines.append(f"- and {len(done.notes) - MOST_NOTES} more, in ComfyUI's log")
         text = "\n".join([*lines, f"run {done.run}"])
         progress.say(text)
         shown = {**ui.PreviewImage(done.samples, cls=cls).as_dict(), "text": [text]}

@@ -174,14 +174,20 @@ def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress
                     f"{clock(event.eta)} left"
                 )
             case Sample():
-                picture = preview.of_latents(preview.load(folder / event.latents), model, vae)
-                progress.set(reached, total, picture)
+                progress.set(reached, total, preview.of_file(folder / event.latents, model, vae))
             case Warned():
                 note(event.message)
             case Validation() | Checkpoint():
                 log.info(describe(event))
 
-    outcome = runner.work(folder, on_event, check_interrupted)
+    def check() -> None:
+        try:
+            check_interrupted()
+        except BaseException:
+            progress.say("Stopping: the step is finished and saved. Cancel once more to end at once.")
+            raise
+
+    outcome = runner.work(folder, on_event, check)
     if isinstance(outcome, RunFinished):
         return
     if isinstance(outcome, RunFailed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,22 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+log = logging.getLogger("lora-darkroom")
 SMALL_VAE = 20 * 2**20
 
 
 def load(path: Path) -> torch.Tensor:
     """The latents of a sample's file, [1, C, h, w], unscaled."""
     return load_file(path)["latents"]
+
+
+def of_file(path: Path, model: Any, vae: Any) -> Image.Image | None:
+    """A picture of a sample's file; None where there is none to show. A preview that fails does not end a training."""
+    try:
+        return of_latents(load(path), model, vae)
+    except Exception as error:
+        log.warning("no preview of %s: %s", path.name, error)
+        return None
 
 
 def of_latents(latents: torch.Tensor, model: Any, vae: Any) -> Image.Image | None:

@@ -45,11 +45,16 @@ def open_page(comfy: ComfyServer, width: int = 1900, height: int = 1100) -> Iter
             page.on("console", lambda message: complaints.take(message.type, message.text))
             page.on("pageerror", lambda error: complaints.append(f"exception: {error}"))
             page.goto(comfy.url, wait_until="domcontentloaded")
-            page.wait_for_function("() => window.app?.graph && window.app.extensionManager")
-            page.wait_for_timeout(1500)
+            wait_until_ready(page)
             yield page, complaints
         finally:
             browser.close()
+
+
+def wait_until_ready(page: Page) -> None:
+    """Until the page has its graph and its extensions."""
+    page.wait_for_function("() => window.app?.graph && window.app.extensionManager")
+    page.wait_for_timeout(1500)
 
 
 def close_dialogs(page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,18 @@ def run_id(outputs: dict[str, Any]) -> str:
 def runs(comfy: ComfyServer) -> Path:
     """Where the server keeps its runs."""
     return comfy.base / "user" / "__lora_darkroom" / "runs"
+
+
+def planned_run(comfy: ComfyServer, graph: dict[str, Any]) -> str:
+    """The id of the run that a graph would train. A new one is stopped, at once and unsaved, when it is planned."""
+    runs(comfy).mkdir(parents=True, exist_ok=True)
+    before = {path.name for path in runs(comfy).iterdir()}
+    prompt = comfy.queue(graph)
+    deadline = time.monotonic() + 120
+    while not (entry := comfy.get(f"/history/{prompt}").get(prompt)):
+        assert time.monotonic() < deadline, comfy.log()[-3000:]
+        if any((path / "job.yaml").exists() for path in runs(comfy).iterdir() if path.name not in before):
+            comfy.request("/interrupt", {})
+        time.sleep(0.2)
+    new = {path.name for path in runs(comfy).iterdir()} - before
+    return new.pop() if new else run_id(entry["outputs"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import REPO
-from tests.host.browser import nodes_of, open_page, open_template, press_run
+from tests.host.browser import nodes_of, open_page, open_template, press_run, wait_until_ready
 from tests.host.checkpoints import add_random_sd15
 from tests.host.graphs import WIRED, Graph, node, picture
 from tests.host.measure import runs
@@ -150,12 +150,16 @@ def test_the_checkpoint_template_runs_with_a_checkpoint_of_its_name(comfy: Comfy
 
 def test_the_page_speaks_chinese(comfy: ComfyServer):
     with open_page(comfy) as (page, _):
-        page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'zh')")
-        page.wait_for_timeout(1500)
+        speak = "language => window.app.extensionManager.setting.set('Comfy.Locale', language)"
+        page.evaluate(speak, "zh")
+        page.wait_for_timeout(1000)
+        page.reload(wait_until="domcontentloaded")
+        wait_until_ready(page)
         title = page.evaluate("""() => {
             const node = window.LiteGraph.createNode("Darkroom_TrainLoRA");
             window.app.graph.add(node);
             return node.title;
         }""")
-        page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'en')")
+        page.evaluate(speak, "en")
+        page.wait_for_timeout(1000)
         assert title == "\u8bad\u7ec3 LoRA"

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.host.graphs import CLIP, MODEL, WIRED, Graph, apply_lora, demo_loader, node, picture, training
-from tests.host.measure import run_id, runs
+from tests.host.measure import planned_run, run_id, runs
 from tests.host.server import ComfyServer, PromptFailed
 from trainer import events
 from trainer.events import Checkpoint, RunFinished, RunStarted
@@ -105,18 +105,16 @@ def test_the_saved_file_is_at_once_in_the_lists(comfy: ComfyServer, first: dict[
     assert saved.with_suffix(".preview.png").is_file()
 
 
-def test_saving_never_writes_over_another_file(comfy: ComfyServer, first: dict[str, Any]):
+def test_saving_never_writes_over_another_file(comfy: ComfyServer, first: dict[str, Any], saved: Path):
     folder = comfy.base / "models" / "loras"
-    graph = {**demo_loader(), **training()}
-    other = {**demo_loader(), **training(training_seed=77, epochs=1)}
-    save = node("Darkroom_SaveLoRA", lora=["train", 0], filename="mine")
-    comfy.run({**graph, "save": save})
-    content = (folder / "mine.safetensors").read_bytes()
-    comfy.run({**other, "save": save})
-    assert (folder / "mine.safetensors").read_bytes() == content
-    assert load_file(folder / "mine_002.safetensors").keys() == load_file(folder / "mine.safetensors").keys()
+    other = {name: tensor * 2 for name, tensor in load_file(saved).items()}
+    save_file(other, folder / "mine.safetensors")
+    graph = {**demo_loader(), **training(), "save": node("Darkroom_SaveLoRA", lora=["train", 0], filename="mine")}
+    comfy.run(graph)
+    assert all(torch.equal(tensor, other[name]) for name, tensor in load_file(folder / "mine.safetensors").items())
+    assert load_file(folder / "mine_002.safetensors").keys() == other.keys()
     comfy.post("/free", {"free_memory": True})
-    comfy.run({**graph, "save": save})
+    comfy.run(graph)
     assert sorted(p.name for p in folder.glob("mine*")) == ["mine.safetensors", "mine_002.safetensors"]
     for name in ("../mine", "", "a/../../b", "x:y"):
         with pytest.raises(PromptFailed, match="filename"):
@@ -132,25 +130,23 @@ def test_more_epochs_extend_the_run(comfy: ComfyServer, first: dict[str, Any]):
 
 
 def test_what_shapes_a_run_makes_another_run(comfy: ComfyServer, first: dict[str, Any]):
-    ids = {run_id(first)}
     graph = {**demo_loader(), "skip": node("CLIPSetLastLayer", clip=CLIP, stop_at_clip_layer=-2)}
-    for other in (
-        {**graph, **training(clip=["skip", 0], epochs=1)},
-        {**graph, **training(epochs=1, learning_rate=2e-3)},
-        {**graph, **training(epochs=1, trigger_word="darkroom")},
-    ):
-        ids.add(run_id(comfy.run(other)))
-    assert len(ids) == 4
+    others = [
+        {**graph, **training(clip=["skip", 0])},
+        {**graph, **training(learning_rate=2e-3)},
+        {**graph, **training(trigger_word="darkroom")},
+    ]
+    assert len({run_id(first), *(planned_run(comfy, other) for other in others)}) == 4
+    assert planned_run(comfy, {**graph, **training(log_interval=3, save_steps=7)}) == run_id(first)
 
 
 def test_an_edited_caption_trains_anew(comfy: ComfyServer, first: dict[str, Any]):
     folder = comfy.base / "input" / "edited"
     shutil.copytree(comfy.base / "input" / "darkroom_demo", folder)
-    graph = {**demo_loader(), **training(folder="edited", epochs=1)}
-    before = run_id(comfy.run(graph))
-    assert run_id(comfy.run(graph)) == before
+    graph = {**demo_loader(), **training(folder="edited")}
+    assert planned_run(comfy, graph) == run_id(first), "a copy of the pictures is the same data set"
     min(folder.glob("*.txt")).write_text("a small green fish", encoding="utf-8")
-    assert run_id(comfy.run(graph)) != before
+    assert planned_run(comfy, graph) != run_id(first)
 
 
 def test_auto_caption_fills_what_is_missing(comfy: ComfyServer, first: dict[str, Any]):
@@ -158,18 +154,22 @@ def test_auto_caption_fills_what_is_missing(comfy: ComfyServer, first: dict[str,
     shutil.copytree(comfy.base / "input" / "darkroom_demo", folder)
     for path in sorted(folder.glob("*.txt"))[:2]:
         path.unlink()
-    graph = {**demo_loader(), **training(folder="10_red house", epochs=1)}
+    graph = {**demo_loader(), **training(folder="10_red house")}
     how = {"method": "folder", "mode": "missing", "format": "csv", "trigger_word": "darkroom"}
     graph["caption"] = node("Darkroom_AutoCaption", dataset=["data", 0], **how)
-    graph["train"]["inputs"]["dataset"] = ["caption", 0]
+    graph["show"] = node("PreviewAny", source=["caption", 0])
+    train = graph.pop("train")
+    del graph["config"]
     outputs = comfy.run(graph)
     assert "10 with captions" in outputs["data"]["text"][0]
     assert outputs["data"]["text"][0].count("no caption") == 2
     assert "2 captions written" in outputs["caption"]["text"][0]
     assert "12 with captions" in outputs["caption"]["text"][0]
     assert "darkroom, red house" in (folder / "metadata.csv").read_text("utf-8")
-    trained = (runs(comfy) / run_id(outputs) / "dataset.jsonl").read_text("utf-8")
-    assert trained.count("darkroom, red house") == 2
+    train["inputs"]["dataset"] = ["caption", 0]
+    graph |= {"config": training()["config"], "train": train}
+    run = runs(comfy) / planned_run(comfy, graph)
+    assert (run / "dataset.jsonl").read_text("utf-8").count('["darkroom, red house"]') == 2
 
 
 def test_core_nodes_take_our_lora_and_we_take_theirs(comfy: ComfyServer, first: dict[str, Any], saved: Path):
