@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -64,24 +65,35 @@ class LoadDataset(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, folder: str) -> bool:
+        """Any folder's name: a shared workflow may name one that is not here, and a typed path wins over it."""
+        return isinstance(folder, str)
+
+    @classmethod
     def fingerprint_inputs(cls, folder: str, path: str, trigger_word: str, repeats: int) -> Any:
         """Changes when an image or a caption does, so that edited captions train anew."""
-        if folder == DEMO and not path.strip():
-            return f"{DEMO}{trigger_word}{repeats}"
-        return f"{fingerprint(places.dataset_folder(path or folder))}{trigger_word}{repeats}"
+        return f"{fingerprint(chosen(folder, path))} {repeats} {trigger_word}"
 
     @classmethod
     def execute(cls, folder: str, path: str, trigger_word: str, repeats: int) -> io.NodeOutput:
         """Scan the folder, and say what is in it and what is wrong with it."""
-        if folder == DEMO and not path.strip():
-            found = demo_pictures.folder()
-        else:
-            found = places.dataset_folder(path or folder)
+        found, word = chosen(folder, path), trigger_word.strip()
         progress = NodeProgress()
-        dataset = scan(found, trigger_word=trigger_word.strip(), repeats=repeats, on_progress=progress.set)
+        dataset = scan(found, trigger_word=word, repeats=repeats, on_progress=progress.set)
         text = describe(dataset)
         progress.say(text)
-        return io.NodeOutput(DatasetRef(found.absolute(), trigger_word.strip(), repeats), ui={"text": [text]})
+        return io.NodeOutput(DatasetRef(found.absolute(), word, repeats), ui={"text": [text]})
+
+
+def chosen(folder: str, path: str) -> Path:
+    """The folder that the inputs name; the demo's pictures are drawn when they are first asked for.
+
+    Raises:
+        HostError: it does not exist.
+    """
+    if folder == DEMO and not path.strip():
+        return demo_pictures.folder()
+    return places.dataset_folder(path if path.strip() else folder)
 
 
 def describe(dataset: Dataset) -> str:

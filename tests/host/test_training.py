@@ -270,12 +270,28 @@ def test_a_bypass_lora_is_refused(comfy: ComfyServer, first: dict[str, Any]):
         comfy.run(graph)
 
 
-@pytest.mark.parametrize(("path", "message"), [("/no/such \u6f2b", "does not exist"), ('"EMPTY"', "no image")])
-def test_a_folder_that_cannot_be_used_is_refused(comfy: ComfyServer, path: str, message: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"path": "/no/such \u6f2b"}, "/no/such .* does not exist"),
+        ({"path": '"EMPTY"'}, "no image"),
+        ({"folder": "of another machine"}, "of another machine does not exist"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(
+    comfy: ComfyServer, inputs: dict[str, str], message: str, tmp_path: Path
+):
     graph = {**demo_loader(), **training()}
-    graph["data"]["inputs"]["path"] = path.replace("EMPTY", str(tmp_path))
+    graph["data"]["inputs"].update({name: text.replace("EMPTY", str(tmp_path)) for name, text in inputs.items()})
     with pytest.raises(PromptFailed, match=message):
         comfy.run(graph)
+
+
+def test_a_typed_path_wins_over_a_folder_that_is_not_here(comfy: ComfyServer, first: dict[str, Any]):
+    graph = {**demo_loader(), **training()}
+    path = f'"{comfy.base / "input" / "darkroom_demo"}" '  # as Windows' "Copy as path" gives it
+    graph["data"]["inputs"].update(folder="of another machine", path=path)
+    assert run_id(comfy.run(graph)) == run_id(first)
 
 
 def test_what_only_the_trainer_knows_of_a_config_is_told_by_the_node(comfy: ComfyServer):
