@@ -248,6 +248,21 @@ def test_a_skipped_step_leaves_weights_and_optimizer_alone(accelerator: Any) -> 
     assert all(torch.equal(after[name], tensor) for name, tensor in before_state.items())
 
 
+def test_a_gradient_that_is_not_finite_is_enough(accelerator: Any) -> None:
+    """The loss is well, and its gradient is not: the square root's at zero."""
+
+    class Steep(Task):
+        def loss(self, model: Model, batch: tuple[torch.Tensor, float]) -> torch.Tensor:
+            return super().loss(model, batch) + (batch[0] @ model.weight * 0).sqrt()
+
+    run = training(accelerator, config(), Steep())
+    before = weight(run)
+    loss, _, stepped = _step(run, windows(ITEMS, seed=42, epoch=0, size=2)[0], 0, 0.1)
+    assert torch.isfinite(loss)
+    assert not stepped
+    assert torch.equal(weight(run), before)
+
+
 def test_too_many_in_a_row_fail_with_the_cure_and_fewer_do_not(accelerator: Any) -> None:
     run = training(accelerator, config(), broken_at(*range(1, SKIPS_ALLOWED)), total=60)
     assert run_it(run)[2]
