@@ -6,20 +6,26 @@ templates; locales: the English texts, from the nodes themselves (the Chinese on
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from tests.conftest import REPO
-from tests.host.browser import close_dialogs, open_page
+from tests.host.browser import close_dialogs, open_page, open_template
 from tests.host.graphs import DEMO_DATA, WIRED, Graph, node
 from tests.host.server import ComfyServer
 from trainer import config as configs
 
 DEMO, CHECKPOINT = "Train, then preview (demo base)", "Train, then preview (checkpoint)"
+USUAL_CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+PREVIEWS = ("13", "23", "33")
 PICTURES = 12
+TILE, GAP = 256, 8
 SHOWN = (("Base model", None), ("With the LoRA at 0.7", 0.7), ("With the LoRA at 0.8", 0.8))
 DEFAULTS: dict[str, Any] = {
     "epochs": 10, "lora_rank": 8, "learning_rate": 2e-4, "batch_size": 4, "resolution": 512, "training_seed": 42,
@@ -64,7 +70,7 @@ def template(name: str) -> tuple[Graph, dict[str, dict[str, Any]]]:
     prompt = "a big yellow star on a navy background" if demo else "a photo of a cat sitting on a wooden table"
     size, steps, guidance = (128, 20, 4.0) if demo else (512, 20, 7.0)
     loader = node("Darkroom_LoadDemoBase") if demo else node(
-        "CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors"
+        "CheckpointLoaderSimple", ckpt_name=USUAL_CHECKPOINT
     )  # fmt: skip
     model, clip, vae = (["1", slot] for slot in range(3))
     graph: Graph = {
@@ -138,9 +144,19 @@ async ([graph, layout, note, name]) => {
 """
 
 
+FRAME = """
+() => {
+  const { offset: [dx, dy], scale } = window.app.canvas.ds;
+  const nodes = window.app.graph.nodes;
+  const low = i => Math.min(...nodes.map(n => n.pos[i])), high = i => Math.max(...nodes.map(n => n.pos[i] + n.size[i]));
+  const left = (low(0) - 20 + dx) * scale, top = (low(1) - 50 + dy) * scale;
+  return [left, top, (high(0) + 20 + dx) * scale - left, (high(1) + 20 + dy) * scale - top];
+}
+"""
+
+
 def write_templates(comfy: ComfyServer) -> None:
     """Let the page lay out the graphs and write them as a user would save them."""
-    (comfy.base / "models" / "checkpoints" / "v1-5-pruned-emaonly-fp16.safetensors").touch()
     with open_page(comfy) as (page, _):
         close_dialogs(page)
         for name in (DEMO, CHECKPOINT):
@@ -148,6 +164,27 @@ def write_templates(comfy: ComfyServer) -> None:
             saved = page.evaluate(ARRANGE, [graph, layout, NOTES[name], name])
             text = json.dumps(saved, indent=1, ensure_ascii=False)
             (REPO / "workflows" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def write_thumbnails(comfy: ComfyServer) -> None:
+    """Run the demo's template for its three pictures; show the other template's graph."""
+    outputs = comfy.run(template(DEMO)[0], limit=1800)
+    pictures = [comfy.image(outputs[node_id]["images"][0]) for node_id in PREVIEWS]
+    sheet = Image.new("RGB", (3 * TILE + 4 * GAP, TILE + 2 * GAP), (24, 24, 27))
+    for index, shown in enumerate(pictures):
+        sheet.paste(shown.resize((TILE, TILE), Image.Resampling.LANCZOS), (GAP + index * (TILE + GAP), GAP))
+    sheet.save(REPO / "workflows" / f"{DEMO}.jpg", quality=90)
+    with open_page(comfy) as (page, _):
+        open_template(page, CHECKPOINT)
+        page.keyboard.press("Control+b")
+        page.mouse.move(5, 5)
+        page.wait_for_timeout(500)
+        left, top, width, height = page.evaluate(FRAME)
+        clip = {"x": left, "y": top, "width": width, "height": height}
+        graph = Image.open(io.BytesIO(page.screenshot(clip=clip)))  # type: ignore[arg-type]
+    graph.convert("RGB").resize((900, round(900 * graph.height / graph.width)), Image.Resampling.LANCZOS).save(
+        REPO / "workflows" / f"{CHECKPOINT}.jpg", quality=85
+    )
 
 
 def texts_of(comfy: ComfyServer) -> dict[str, Any]:
@@ -184,8 +221,9 @@ def main(what: str) -> None:
     """Start a server, and write."""
     with tempfile.TemporaryDirectory() as folder:
         comfy = ComfyServer(Path(folder))
+        (comfy.base / "models" / "checkpoints" / USUAL_CHECKPOINT).touch()  # so that the page finds nothing missing
         try:
-            {"templates": write_templates, "locales": write_locales}[what](comfy)
+            {"templates": write_templates, "thumbnails": write_thumbnails, "locales": write_locales}[what](comfy)
         finally:
             comfy.stop()
 

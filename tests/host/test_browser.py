@@ -14,7 +14,7 @@ from tests.host.browser import nodes_of, open_page, open_template, press_run, wa
 from tests.host.checkpoints import add_random_sd15
 from tests.host.graphs import WIRED, Graph, node, picture
 from tests.host.measure import runs
-from tests.host.regenerate import CHECKPOINT, DEMO, SHOWN, for_demo
+from tests.host.regenerate import CHECKPOINT, DEMO, PREVIEWS, SHOWN, for_demo
 from tests.host.server import ComfyServer
 from trainer import events
 from trainer.demo import probe, world
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 TEMPLATES = {name: json.loads((REPO / "workflows" / f"{name}.json").read_text("utf-8")) for name in (DEMO, CHECKPOINT)}
-PREVIEWS = ("13", "23", "33")
 JUDGED = 8
 
 
