@@ -67,7 +67,7 @@ NOTES = {
 def template(name: str) -> tuple[Graph, dict[str, dict[str, Any]]]:
     """A template in API form, and its layout: id -> position, size, title."""
     demo = name == DEMO
-    prompt = "a big yellow star on a navy background" if demo else "a photo of a cat sitting on a wooden table"
+    prompt = "a big pink heart on a gray background" if demo else "a photo of a cat sitting on a wooden table"
     size, steps, guidance = (128, 20, 4.0) if demo else (512, 20, 7.0)
     loader = node("Darkroom_LoadDemoBase") if demo else node(
         "CheckpointLoaderSimple", ckpt_name=USUAL_CHECKPOINT

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 TEMPLATES = {name: json.loads((REPO / "workflows" / f"{name}.json").read_text("utf-8")) for name in (DEMO, CHECKPOINT)}
-JUDGED = 8
+JUDGED = 16
 
 
 def finish(comfy: ComfyServer, known: set[str], limit: float = 900.0) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def judge_style(comfy: ComfyServer, trained: Graph) -> None:
         return sum(right) / len(right)
 
     assert share(0.0, "style") <= 0.1
-    assert share(0.8, "style") >= 0.6
+    assert share(0.8, "style") >= 0.5  # 0.7 measured; the demo's command holds the figure itself
     for question in ("shape", "color"):
         assert share(0.8, question) >= 0.8 * share(0.0, question)
 
