@@ -38,8 +38,6 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     allocator = "backend:native" if sys.platform == "win32" else "backend:native,expandable_segments:True"
     own["PYTORCH_CUDA_ALLOC_CONF"] = own["PYTORCH_ALLOC_CONF"] = allocator
     own.update(PYTHONUTF8="1", PYTHONIOENCODING="utf-8", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    # Threads that spin while they wait make a training on a busy processor a hundred times slower.
-    own.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return own
 
 
