@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tests.host.server import ComfyServer
+from tests.host.server import ComfyServer, PromptFailed, failure
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -31,15 +31,22 @@ def runs(comfy: ComfyServer) -> Path:
 
 
 def planned_run(comfy: ComfyServer, graph: dict[str, Any]) -> str:
-    """The id of the run that a graph would train. A new one is stopped, at once and unsaved, when it is planned."""
-    runs(comfy).mkdir(parents=True, exist_ok=True)
-    before = {path.name for path in runs(comfy).iterdir()}
+    """The id of the run that a graph would train. It is stopped, at once and unsaved, when it is planned."""
+
+    def jobs() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in runs(comfy).glob("*/job.yaml")}
+
+    before = jobs()
     prompt = comfy.queue(graph)
     deadline = time.monotonic() + 120
     while not (entry := comfy.get(f"/history/{prompt}").get(prompt)):
         assert time.monotonic() < deadline, comfy.log()[-3000:]
-        if any((path / "job.yaml").exists() for path in runs(comfy).iterdir() if path.name not in before):
+        if jobs() != before:
             comfy.request("/interrupt", {})
         time.sleep(0.2)
-    new = {path.name for path in runs(comfy).iterdir()} - before
-    return new.pop() if new else run_id(entry["outputs"])
+    written = [name for name, when in jobs().items() if before.get(name) != when]
+    if written:
+        return written[0]
+    if entry["status"]["status_str"] != "success":
+        raise PromptFailed("the prompt failed", failure(entry) or entry["status"])
+    return run_id(entry["outputs"])

@@ -53,6 +53,25 @@ class DarkroomProbe:
         return {"ui": {"seen": [plain]}}
 
 
+class DarkroomForeign:
+    """A MODEL as a loader of another pack makes it: ComfyUI does not know its file."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "forget"
+    CATEGORY = "LoRA Darkroom tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """A MODEL of a loader of core's."""
+        return {"required": {"model": ("MODEL",)}}
+
+    def forget(self, model: Any) -> tuple[Any]:
+        """The same without its origin."""
+        foreign = model.clone()
+        foreign.cached_patcher_init = (lambda path: None, ("/models/foreign.gguf",))
+        return (foreign,)
+
+
 def look_modules() -> Any:
     """Which modules are imported."""
     return {}, sorted(name for name in sys.modules if "." not in name)
@@ -110,4 +129,4 @@ TASKS = {
     "vae": look_vae,
     "weights": look_weights,
 }
-NODE_CLASS_MAPPINGS = {"DarkroomProbe": DarkroomProbe}
+NODE_CLASS_MAPPINGS = {"DarkroomProbe": DarkroomProbe, "DarkroomForeign": DarkroomForeign}

@@ -52,7 +52,7 @@ def comfy_python(comfy: Path) -> str:
 def host_environment(comfy: Path) -> dict[str, str]:
     """The environment of a server: offline, and without paths of the test's own interpreter."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "COV_"))}
-    env.update(HF_HUB_OFFLINE="1", PYTHONUNBUFFERED="1", OMP_WAIT_POLICY="PASSIVE")
+    env.update(HF_HUB_OFFLINE="1", PYTHONUNBUFFERED="1", GOMP_SPINCOUNT="2000")
     return env
 
 

@@ -16,6 +16,7 @@ from tests.host.graphs import CLIP, MODEL, WIRED, Graph, apply_lora, demo_loader
 from tests.host.measure import planned_run, run_id, runs
 from tests.host.server import ComfyServer, PromptFailed
 from trainer import events
+from trainer import job as jobs
 from trainer.events import Checkpoint, RunFinished, RunStarted
 
 pytestmark = pytest.mark.host
@@ -218,6 +219,34 @@ def test_a_patched_model_is_trained_with_its_patches(comfy: ComfyServer, first: 
     assert all(torch.allclose(weights[f"model.{key}"], weight, atol=1e-6) for key, weight in seen.tensors.items())
     with safe_open(exported, "pt") as file:
         assert "darkroom.sd15" in file.metadata()
+
+
+def test_a_model_of_a_foreign_loader_is_trained_on_its_weights(comfy: ComfyServer, first: dict[str, Any]):
+    graph = {**demo_loader(), "foreign": node("DarkroomForeign", model=MODEL), **training(model=["foreign", 0])}
+    job = jobs.load(runs(comfy) / planned_run(comfy, graph))
+    weights, file = load_file(job.base.file), load_file(comfy.pack / "trainer" / "demo" / "base.safetensors")
+    assert job.base.file.parent.name == "bases"
+    assert weights.keys() == {name for name in file if name.startswith("model.diffusion_model.")}
+    assert all(torch.equal(weights[name], file[name].float()) for name in weights)
+    assert planned_run(comfy, graph) == job.run_id, "the same weights are the same base"
+
+
+def test_fp8_weights_are_trained_from_the_file_and_with_patches_refused(comfy: ComfyServer, saved: Path):
+    file = comfy.base / "models" / "diffusion_models" / "fp8 base.safetensors"
+    file.parent.mkdir(exist_ok=True)
+    shutil.copy(comfy.pack / "trainer" / "demo" / "base.safetensors", file)
+    loader = node("UNETLoader", unet_name=file.name, weight_dtype="fp8_e4m3fn")
+    graph = {**demo_loader(), "fp8": loader, **training(model=["fp8", 0])}
+    outputs = comfy.run(graph)
+    assert "computes in fp8" in outputs["train"]["text"][0]
+    assert run_id(outputs) == run_id(comfy.run({**demo_loader(), **training()})), "it is the file that is trained"
+    patched = apply_lora(1.0, model=["fp8", 0], name=str(Path("styles") / saved.name))
+    graph = {**graph, "patched": patched, **training(model=["patched", 0])}
+    with pytest.raises(PromptFailed, match=r"quantised or of a foreign kind .*float8") as caught:
+        comfy.run(graph)
+    assert "base_file" in caught.value.details["exception_message"]
+    outputs = comfy.run({**graph, **training(model=["patched", 0], base_file=file.name)})
+    assert "what is patched onto the wired MODEL is not in it" in outputs["train"]["text"][0]
 
 
 def test_a_lora_that_does_not_fit_is_an_error(comfy: ComfyServer, first: dict[str, Any], saved: Path):
