@@ -179,9 +179,9 @@ def photographs(folder: Path) -> None:
     """Writes the photographs that scikit-image and scikit-learn carry, with captions."""
     if folder.exists():
         return
-    import skimage.data
+    import skimage.data  # pyright: ignore[reportMissingImports]
     from PIL import Image
-    from sklearn.datasets import load_sample_images
+    from sklearn.datasets import load_sample_images  # pyright: ignore[reportMissingImports]
 
     pictures = {
         "an astronaut": skimage.data.astronaut(),
