@@ -192,7 +192,7 @@ def test_core_nodes_take_our_lora_and_we_take_theirs(comfy: ComfyServer, first: 
     assert outputs["plot"]["images"]
 
 
-def test_a_lora_of_cores_own_trainer_applies(comfy: ComfyServer, first: dict[str, Any]):
+def test_a_lora_of_cores_own_trainer_is_applied_and_saved(comfy: ComfyServer, first: dict[str, Any]):
     graph = {**demo_loader(), **picture()}
     graph["core train"] = node(
         "TrainLoraNode", model=MODEL, latents=["sampler", 0], positive=["yes", 0], batch_size=1, steps=2, rank=4,
@@ -202,8 +202,13 @@ def test_a_lora_of_cores_own_trainer_applies(comfy: ComfyServer, first: dict[str
         bucket_mode=False, bypass_mode=False,
     )  # fmt: skip
     graph["apply"] = apply_lora(lora=["core train", 0])
+    graph["save"] = node("Darkroom_SaveLoRA", lora=["core train", 0], filename="by core")
     graph |= picture("theirs ", model=["apply", 0])
-    assert comfy.run(graph)["theirs picture"]["images"]
+    outputs = comfy.run(graph)
+    assert outputs["save"]["text"] == ["Saved as by core.safetensors"]
+    again = {**demo_loader(), "apply": apply_lora(name="by core.safetensors"), **picture(model=["apply", 0])}
+    theirs, ours = (outputs["theirs picture"], comfy.run(again)["picture"])
+    assert torch.equal(comfy.pixels(theirs["images"][0]), comfy.pixels(ours["images"][0]))
 
 
 def test_a_patched_model_is_trained_with_its_patches(comfy: ComfyServer, first: dict[str, Any], saved: Path):
