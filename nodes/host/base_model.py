@@ -151,19 +151,14 @@ def _is_fp8(model: Any) -> bool:
 
 def _export(model: Any, file: Path | None, content: str, say: Callable[[str], None]) -> Path:
     """Write the MODEL's patched denoiser, once for each content; returns the file."""
+    weights = model.get_key_patches(PREFIX)
+    for patched in weights.values():
+        _refuse_quantised(patched[0][0])
     target = places.bases() / f"{content}.safetensors"
     if target.is_file():
         return target
     tensors = {}
-    for key, patched in model.get_key_patches(PREFIX).items():
-        (weight, convert), patches = patched[0], patched[1:]
-        if type(weight) not in (torch.Tensor, torch.nn.Parameter) or weight.dtype not in PLAIN_DTYPES:
-            kind = type(weight).__name__ if weight.dtype in PLAIN_DTYPES else str(weight.dtype).removeprefix("torch.")
-            raise HostError(
-                f"the wired MODEL is patched and its weights are quantised or of a foreign kind ({kind}); "
-                "they cannot be handed to the trainer",
-                USE_BASE_FILE,
-            )
+    for key, ((weight, convert), *patches) in weights.items():
         whole = convert(weight.detach().to("cpu", torch.float32, copy=True), inplace=True)
         if patches:
             whole = comfy.lora.calculate_weight(patches, whole, key)
@@ -172,6 +167,17 @@ def _export(model: Any, file: Path | None, content: str, say: Callable[[str], No
     say(f"the MODEL's patched weights are exported once, for the trainer ({size / 2**20:,.0f} MB)")
     write_tensors(target, tensors, _header(file))
     return target
+
+
+def _refuse_quantised(weight: Any) -> None:
+    if type(weight) in (torch.Tensor, torch.nn.Parameter) and weight.dtype in PLAIN_DTYPES:
+        return
+    kind = type(weight).__name__ if weight.dtype in PLAIN_DTYPES else str(weight.dtype).removeprefix("torch.")
+    raise HostError(
+        "the wired MODEL is patched, or of a loader whose file is not known, so its weights must be exported; "
+        f"but they are quantised or of a foreign kind ({kind})",
+        USE_BASE_FILE,
+    )
 
 
 def _header(file: Path | None) -> dict[str, str] | None:
