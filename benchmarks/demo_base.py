@@ -15,8 +15,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from PIL import Image
-
 from trainer import preview, sheet
 from trainer.demo import BASE, probe, world
 
@@ -48,8 +46,7 @@ def main() -> int:
     for name in ("accuracy", "accuracy_reconstructed"):
         print(f"the probe's {name}: {json.loads(probe.header()[name])}")
     if args.sheet:
-        array = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        images = [Image.fromarray(cell) for cell in array[: 4 * (len(array) // 4)]]
+        images = [sheet.to_image(cell) for cell in pictures[: 4 * (len(pictures) // 4)]]
         rows = [images[i : i + 4] for i in range(0, len(images), 4)][:8]
         labels = [" / ".join(prompts[4 * i : 4 * i + 4]) for i in range(len(rows))]
         sheet.labelled_grid(rows, labels, styles, side=160).save(args.sheet)

@@ -74,6 +74,16 @@ def write(path: Path, lora: dict[str, torch.Tensor], header: dict[str, str]) -> 
         ExportError: a number is not finite, the LoRA changes nothing, or the file is not what was given.
     """
     check(lora)
+    store(path, lora, header)
+
+
+def store(path: Path, lora: dict[str, torch.Tensor], header: dict[str, str] | None = None) -> None:
+    """Writes tensors of any LoRA, in whatever naming, atomically, and reads them back.
+
+    Raises:
+        ExportError: a number is not finite, or the file is not what was given.
+    """
+    check_finite(lora)
     try:
         write_tensors(path, lora, header)
     except OSError as error:
@@ -89,12 +99,7 @@ def check(lora: dict[str, torch.Tensor]) -> float:
     Raises:
         ExportError: it is not finite, or zero.
     """
-    for name, tensor in lora.items():
-        if not torch.isfinite(tensor).all():
-            raise ExportError(
-                f"the LoRA is not finite ({name})",
-                "lower learning_rate, or train with mixed_precision: bf16 or no",
-            )
+    check_finite(lora)
     norm = change_norm(lora)
     if norm == 0:
         raise ExportError(
@@ -102,6 +107,20 @@ def check(lora: dict[str, torch.Tensor]) -> float:
             "no optimizer step was done, or all were skipped: check learning_rate and the log",
         )
     return norm
+
+
+def check_finite(lora: dict[str, torch.Tensor]) -> None:
+    """Makes sure that every number is finite.
+
+    Raises:
+        ExportError: one is not.
+    """
+    for name, tensor in lora.items():
+        if not torch.isfinite(tensor).all():
+            raise ExportError(
+                f"the LoRA is not finite ({name})",
+                "lower learning_rate, or train with mixed_precision: bf16 or no",
+            )
 
 
 def change_norm(lora: dict[str, torch.Tensor]) -> float:

@@ -85,6 +85,19 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits; a megabyte at a time.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    hasher = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
 class ContentHashes:
     """SHA-256 of files, remembered by (path, size, mtime), so that a base of gigabytes is read once.
 
@@ -114,8 +127,7 @@ class ContentHashes:
         stat = file.stat()
         key = f"{file.absolute().as_posix()}|{stat.st_size}|{stat.st_mtime_ns}"
         if key not in self._known:
-            with file.open("rb") as stream:
-                self._known[key] = _sha256(stream)
+            self._known[key] = sha256(file)
             try:
                 write_json(self._path, self._known)
             except OSError as error:
@@ -124,13 +136,6 @@ class ContentHashes:
                     "free some space, or give another cache_dir",
                 ) from None
         return self._known[key]
-
-
-def _sha256(stream: Any) -> str:
-    digest_ = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
-        digest_.update(chunk)
-    return digest_.hexdigest()
 
 
 def _temporary(path: Path) -> Path:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .events import Event, Step, Validation
 
 _INK, _PAPER, _GAP = (30, 30, 30), (255, 255, 255), 6
+
+
+def to_image(pixels: torch.Tensor) -> Image.Image:
+    """A picture [3, H, W] in 0..1 as a PIL image; what lies outside is clipped."""
+    return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
 def labelled_grid(

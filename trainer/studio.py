@@ -15,6 +15,7 @@ from .events import Checkpoint, Event, Phase, Sample, Validation, Warned
 from .files import write_tensors
 from .job import Job
 from .loop import Training
+from .sheet import to_image
 
 FLAT = 1e-4  # standard deviation below which a picture in 0..1 shows nothing
 
@@ -65,7 +66,7 @@ class Studio:
                 if pixels.std() < FLAT:
                     self._doubt(position, "is of one colour", prompt.text)
                 image = f"{stem}.png"
-                _write_png(self._folder / image, pixels)
+                to_image(pixels[0]).save(self._folder / image)
             self._emit(Sample(position.step, index, prompt.text, f"{stem}.safetensors", image))
 
     def save(self, position: Position) -> None:
@@ -113,10 +114,3 @@ class Studio:
                     entries[key] = value.to(device)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _write_png(path: Path, pixels: torch.Tensor) -> None:
-    from PIL import Image
-
-    array = (pixels[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(array).save(path)

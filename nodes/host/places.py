@@ -7,10 +7,10 @@ from pathlib import Path
 
 import folder_paths
 
+from ...trainer.dataset.files import IMAGE_SUFFIXES
 from ...trainer.errors import HostError
 
 PRIVATE = "lora_darkroom"
-IMAGE_ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"))
 DEEPEST, MOST_FOLDERS = 4, 500
 
 
@@ -133,4 +133,4 @@ def lora_name(file: Path) -> str:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

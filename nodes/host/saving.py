@@ -11,7 +11,6 @@ from PIL import Image
 
 from ...trainer import export
 from ...trainer.errors import ExportError, HostError
-from ...trainer.files import write_tensors
 from . import graph, places
 from .lora import LoraModel, read
 
@@ -44,7 +43,7 @@ def save(lora: Mapping[str, torch.Tensor], filename: str, samples: torch.Tensor 
         if isinstance(lora, LoraModel):
             export.write(target, tensors, header)
         else:
-            _write_foreign(target, tensors)
+            export.store(target, tensors)  # of another trainer, of whatever kind and naming
         places.forget_lora_list()
     if samples is not None and len(samples):
         _write_preview(target.with_suffix(".preview.png"), samples[0])
@@ -63,19 +62,6 @@ def chosen(lora_name: str, nothing: str) -> LoraModel:
     if lora_name == nothing:
         raise HostError("Apply LoRA has no LoRA", "wire one from Train LoRA, or choose a file as lora_name")
     return read(places.lora(lora_name))
-
-
-def _write_foreign(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """A LORA_MODEL of another trainer, of whatever kind and naming: as it is, if it is finite."""
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ExportError(f"the LoRA is not finite ({name})", "train it anew, with a lower learning rate")
-    try:
-        write_tensors(path, tensors)
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror or error}", "free some space on the disk") from None
-    if not _holds(path, tensors):
-        raise ExportError(f"{path} was written, but reads back differently", "check the disk")
 
 
 def _clean(filename: str) -> PurePosixPath:

@@ -156,13 +156,13 @@ def hashes(folder: Path) -> ContentHashes:
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     reads: list[str] = []
-    real = files._sha256
+    real = files.sha256
 
-    def counting(stream: Any) -> str:
-        reads.append(stream.name)
-        return real(stream)
+    def counting(path: Path) -> str:
+        reads.append(str(path))
+        return real(path)
 
-    monkeypatch.setattr(files, "_sha256", counting)
+    monkeypatch.setattr(files, "sha256", counting)
     return reads
 
 

@@ -5,7 +5,6 @@ Nothing here opens a file for writing, and nothing decodes a picture.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import unicodedata
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..errors import DatasetError
+from ..files import sha256
 from .items import Problem
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
@@ -187,11 +187,7 @@ def _sha256(path: Path) -> str:
     if not path.is_file():
         # Opening a pipe would wait for ever.
         raise OSError("not a file")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256(path)
 
 
 #: SHA-256 of a file's bytes, in hex.

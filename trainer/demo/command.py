@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .. import config as configs
 from .. import events, preview, run, sheet
@@ -90,8 +89,7 @@ def _scores(pictures: torch.Tensor, facts: Sequence[world.Facts]) -> dict[str, d
 
 
 def _write_sheet(path: Path, prompts: Sequence[str], pictures: torch.Tensor) -> None:
-    array = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
-    rows = [[Image.fromarray(cell) for cell in row] for row in array[:SHOWN_PROMPTS]]
+    rows = [[sheet.to_image(cell) for cell in row] for row in pictures[:SHOWN_PROMPTS]]
     labels = ["base alone" if s == 0 else f"strength {s:g}" for s in STRENGTHS]
     sheet.labelled_grid(rows, prompts[:SHOWN_PROMPTS], labels).save(path)
 

@@ -63,7 +63,6 @@ def write_checkpoint(path: Path, training: Pretraining, decoder: DecoderTraining
     described = json.loads(header.metadata[sd15.DESCRIPTION])
     factors, bias = preview_factors(training.linear)
     described["vae"]["latent_rgb"] = {"factors": factors, "bias": bias}
-    described["latent_rgb_factors"], described["latent_rgb_factors_bias"] = factors, bias
     from safetensors.torch import load_file
 
     write_tensors(path, load_file(path), {sd15.DESCRIPTION: json.dumps(described, sort_keys=True)})

@@ -54,7 +54,7 @@ class Diffusion:
     def __init__(self, job: Job, family: Family, cache: Cache, device: torch.device) -> None:
         self._job, self._family, self._cache, self._device = job, family, cache, device
         self._objective = EpsilonObjective(
-            family.noise_schedule(), noise_offset=job.config.noise_offset, seed=job.config.seed
+            family.noise_schedule().to(device), noise_offset=job.config.noise_offset, seed=job.config.seed
         )
 
     def batch(self, window: Sequence[Presentation], epoch: int) -> Batch:
