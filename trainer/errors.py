@@ -7,6 +7,7 @@ DarkroomError              what happened, and the cure
 |   |-- CaptionError       writing captions
 |   |-- BaseModelError     a base model that is missing, broken or of another kind
 |   |-- RunFolderError     a run folder that belongs to another run
+|   |-- LoraFileError      a LoRA file that is missing, unknown, or of another model
 |   `-- HostError          an input of the graph that cannot be used
 `-- RunError               the run failed: exit code 1
     |-- CacheError         the cache of latents and conditioning
@@ -69,6 +70,10 @@ class BaseModelError(UserError):
 
 class RunFolderError(UserError):
     """A run folder that cannot be used for this run."""
+
+
+class LoraFileError(UserError):
+    """A LoRA file that cannot be used for what was asked."""
 
 
 class HostError(UserError):
