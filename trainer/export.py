@@ -1,8 +1,8 @@
-"""LoRA files, and their law: the weight a file makes at strength s is the weight that was trained, times s.
+"""LoRA files, and their law: the weight a file makes at strength s is the weight that was trained, at strength s.
 
-Files are in kohya's naming (``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``), which ComfyUI
-matches wholly and diffusers converts. Numbers are fp32, so that the law holds to rounding. No dates are written: the
-same seed gives the same file.
+Files are in kohya's naming (``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``; LyCORIS' parts of
+LoHa and LoKr; ``dora_scale``), which ComfyUI matches wholly and diffusers converts. Numbers are fp32, so that the law
+holds to rounding. No dates are written: the same seed gives the same file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from . import lorafile
 from .adapters import Adapted
+from .adapters.files import tensors_of
 from .errors import ExportError
 from .files import write_tensors
 from .job import Job
@@ -25,14 +27,7 @@ BASE_VERSIONS = {"sd15": "sd_v1"}
 
 def tensors(layers: Iterable[Adapted], export_key: Callable[[str], str]) -> dict[str, torch.Tensor]:
     """The tensors of a LoRA file, fp32 on the CPU."""
-    result: dict[str, torch.Tensor] = {}
-    for layer in layers:
-        key = export_key(layer.name)
-        # Copies: the adapters go on training, and safetensors refuses tensors that share memory.
-        result[f"{key}.lora_down.weight"] = layer.down.detach().to("cpu", torch.float32, copy=True)
-        result[f"{key}.lora_up.weight"] = layer.up.detach().to("cpu", torch.float32, copy=True)
-        result[f"{key}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
-    return result
+    return tensors_of(layers, export_key)
 
 
 def metadata(job: Job, step: int) -> dict[str, str]:
@@ -98,12 +93,13 @@ def check(lora: dict[str, torch.Tensor]) -> float:
 
     Raises:
         ExportError: it is not finite, or zero.
+        LoraFileError: it holds what is no LoRA, DoRA, LoHa or LoKr.
     """
     check_finite(lora)
     norm = change_norm(lora)
     if norm == 0:
         raise ExportError(
-            "the LoRA changes nothing: every lora_up weight is zero",
+            "the LoRA changes nothing: the change of every weight is zero",
             "no optimizer step was done, or all were skipped: check learning_rate and the log",
         )
     return norm
@@ -124,18 +120,16 @@ def check_finite(lora: dict[str, torch.Tensor]) -> None:
 
 
 def change_norm(lora: dict[str, torch.Tensor]) -> float:
-    """Frobenius norm of the change of all weights at strength 1.
+    """Frobenius norm of the change of all weights at strength 1, a layer at a time.
 
-    By the small r x r products, ``|B A|^2 = tr(B'B A A')``: the changes themselves are as large as the model.
+    Of a DoRA's it is the low-rank part, which is zero as long as nothing was trained: the whole change depends on the
+    base model's weights.
+
+    Raises:
+        LoraFileError: it holds what is no LoRA, DoRA, LoHa or LoKr.
     """
-    total = 0.0
-    for name, down in lora.items():
-        if name.endswith(".lora_down.weight"):
-            key = name.removesuffix(".lora_down.weight")
-            scale = float(lora[f"{key}.alpha"]) / down.shape[0]
-            a, b = down.double().flatten(1), lora[f"{key}.lora_up.weight"].double().flatten(1)
-            total += scale**2 * float(((b.T @ b) * (a @ a.T)).sum())
-    return max(0.0, total) ** 0.5
+    layers = lorafile.parse(lora, "the LoRA").values() if lora else ()
+    return sum(layer.norm() ** 2 for layer in layers) ** 0.5
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

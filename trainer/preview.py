@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from . import adapters, export, families
-from .errors import ExportError
 
 
 def draw(
@@ -42,7 +41,8 @@ def draw(
 
     Raises:
         BaseModelError: the base cannot be loaded.
-        ExportError: the LoRA does not fit it.
+        ExportError: the LoRA cannot be read.
+        LoraFileError: the LoRA does not fit the base.
     """
     family = families.detect(base)
     model = family.load_denoiser(base, torch.float32)
@@ -71,29 +71,17 @@ def draw(
     return torch.stack(pictures).unflatten(0, (len(prompts), len(strengths)))
 
 
-def put(model: torch.nn.Module, lora: Path, family: families.Family) -> None:
-    """Puts the LoRA of a file into a denoiser, as adapters.
+def put(
+    model: torch.nn.Module,
+    lora: Path,
+    family: families.Family,
+    text_models: Mapping[str, torch.nn.Module] | None = None,
+) -> None:
+    """Puts the LoRA of a file into a denoiser, as adapters, and into text encoders, if any are given.
 
     Raises:
-        ExportError: a key of the file is not of this model, or has another shape.
+        ExportError: the file cannot be read.
+        LoraFileError: a layer of it is not of these models, or has another shape.
     """
     tensors, _ = export.read(lora)
-    ranks = {name.removesuffix(".lora_down.weight"): t.shape[0] for name, t in tensors.items() if "lora_down" in name}
-    names = {family.export_key(name): name for name, _ in model.named_modules()}
-    unknown = sorted(ranks.keys() - names.keys())
-    if unknown or not ranks:
-        raise ExportError(f"{lora} is no LoRA for this base model ({', '.join(unknown[:3]) or 'no layers in it'})")
-    targets = {names[key] for key in ranks}
-    rank = next(iter(ranks.values()))
-    alphas = {float(tensors[f"{key}.alpha"]) for key in ranks}
-    if len(set(ranks.values())) > 1 or len(alphas) > 1:
-        raise ExportError(f"{lora} has layers of different rank or alpha", "use it in ComfyUI")
-    adapters.inject(model, lambda name, _: name in targets, rank=rank, alpha=alphas.pop(), seed=0)
-    adapters.load(
-        model,
-        {
-            f"{names[key]}.{part}": tensors[f"{key}.lora_{part}.weight"]
-            for key in ranks
-            for part in ("down", "up")
-        },
-    )  # fmt: skip
+    adapters.from_file({"unet": model, **(text_models or {})}, tensors, family.export_key, str(lora))

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from trainer import adapters, export, families
+from trainer.adapters.layers import peft_layers
 from trainer.config import parse
 from trainer.errors import ExportError
 from trainer.job import Base, Item, Job
@@ -71,7 +72,7 @@ def test_a_file_changes_a_weight_by_what_peft_merges_at_any_strength(
     kinds = set()
     for strength in (0.8, 1.0):
         with adapters.strength(model, strength):
-            for name, layer in adapters._lora_layers(model):
+            for name, layer in peft_layers(model):
                 key = FAMILY.export_key(name)
                 up, down = file[f"{key}.lora_up.weight"], file[f"{key}.lora_down.weight"]
                 # ComfyUI's arithmetic (weight_adapter/lora.py): strength * alpha / rank * mm(up, down), reshaped.
@@ -165,7 +166,7 @@ def test_what_is_not_finite_is_no_file(tiny_base: Path, tmp_path: Path, part: st
 def test_a_lora_without_effect_is_no_file(tiny_base: Path, tmp_path: Path) -> None:
     model = FAMILY.load_denoiser(tiny_base, torch.float32)
     adapters.inject(model, lambda n, m: FAMILY.is_target(n, m, "linear"), rank=4, alpha=4, seed=0)
-    with pytest.raises(ExportError, match="the LoRA changes nothing: every lora_up weight is zero") as error:
+    with pytest.raises(ExportError, match="the LoRA changes nothing: the change of every weight is zero") as error:
         export.write(tmp_path / "x.safetensors", lora_of(model), {})
     assert "check learning_rate" in error.value.cure
     assert list(tmp_path.iterdir()) == []

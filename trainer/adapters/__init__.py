@@ -1,0 +1,22 @@
+"""Adapters by PEFT: LoRA, rsLoRA, DoRA, LoKr and LoHa layers on a frozen model, to files and back."""
+
+from .files import exported, from_file, start_from
+from .inject import METHODS, REFUSED, inject
+from .layers import Adapted, disabled, layers, load, parameters, strength
+from .layers import peft_layers as _lora_layers
+
+__all__ = [
+    "METHODS",
+    "REFUSED",
+    "Adapted",
+    "_lora_layers",
+    "disabled",
+    "exported",
+    "from_file",
+    "inject",
+    "layers",
+    "load",
+    "parameters",
+    "start_from",
+    "strength",
+]
