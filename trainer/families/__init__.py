@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import BaseModelError
 from .base import Encoders, Family, Header, TensorInfo
 
-__all__ = ["Encoders", "Family", "Header", "TensorInfo", "all_families", "detect", "get"]
+__all__ = ["Encoders", "Family", "Header", "TensorInfo", "all_families", "detect", "get", "prediction"]
 
 
 @cache
@@ -51,13 +51,31 @@ def detect(path: Path | str) -> Family:
     """The family of a base model, from a safetensors header or a diffusers folder; no weight is read.
 
     Raises:
-        BaseModelError: it is missing, broken, or of no family; the message says what it is instead.
+        BaseModelError: it is missing, broken, of no family, or of a kind that cannot be trained; the message says what
+            it is instead.
     """
+    return _known(path)[0]
+
+
+def prediction(path: Path | str) -> tuple[str, bool]:
+    """What a base model predicts, and whether with zero terminal SNR; see ``Family.prediction``.
+
+    Raises:
+        BaseModelError: as ``detect``.
+    """
+    family, header = _known(path)
+    return family.prediction(header)
+
+
+def _known(path: Path | str) -> tuple[Family, Header]:
     from .kinds import refusal
+    from .quantised import check
     from .weights import read_header
 
     header = read_header(Path(path))
     for family in all_families():
         if family.recognise(header):
-            return family
+            family.prediction(header)
+            check(header)
+            return family, header
     raise refusal(header, [family.title for family in all_families()])

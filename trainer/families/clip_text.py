@@ -54,8 +54,8 @@ class ClipTokenizer:
     def __len__(self) -> int:
         return len(self._tokenizer)
 
-    def chunks(self, caption: str) -> list[list[int]]:
-        r"""Chunks of 77 ids: begin, up to 75 tokens, end, and ends to fill up. The empty caption is one chunk.
+    def chunks(self, caption: str, pad: int | None = None) -> list[list[int]]:
+        r"""Chunks of 77 ids: begin, up to 75 tokens, end, and the padding (None: ends). The empty caption is one chunk.
 
         With prompt weights off ComfyUI takes a caption as one word, and cuts words of 8 tokens or more wherever a
         chunk is full: so every chunk but the last has 75 tokens. Brackets and ``embedding:`` are ordinary text; as in
@@ -66,10 +66,71 @@ class ClipTokenizer:
         ids = self._tokenizer(text)["input_ids"][1:-1] if text else []
         inside = CHUNK - 2
         pieces = [ids[i : i + inside] for i in range(0, len(ids), inside)] or [[]]
-        return [[self.start, *piece, *[self.end] * (CHUNK - 1 - len(piece))] for piece in pieces]
+        filling = self.end if pad is None else pad
+        return [[self.start, *piece, self.end, *[filling] * (inside - len(piece))] for piece in pieces]
 
 
-def build_text_model(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], path: Path) -> nn.Module:
+class ClipText:
+    """One CLIP text encoder as ComfyUI uses it (``comfy.sd1_clip.SDClipModel``).
+
+    Args:
+        model: a CLIPTextModel, or a CLIPTextModelWithProjection, which gives ``pooled`` too.
+        tokenizer: its own.
+        pad: what fills up chunks; None: the end's mark.
+        clip_skip: which layer is taken, counted from the end.
+        final_norm: the final layer norm is applied to it (SD1.5; SDXL has been trained without).
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: ClipTokenizer, *, pad: int | None, clip_skip: int, final_norm: bool
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self._pad, self._clip_skip, self._final_norm = pad, clip_skip, final_norm
+
+    def tokenize(self, caption: str) -> torch.Tensor:
+        """A caption as ids [chunks, 77], int64."""
+        return torch.tensor(self.tokenizer.chunks(caption, self._pad), dtype=torch.long)
+
+    def encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Chunks [n, 77] -> hidden states [n, 77, D] and, with a projection, pooled [n, P]; fp32, differentiable.
+
+        There is no attention mask but the causal one. ``pooled`` is of the last layer at the first end, projected.
+        """
+        model: Any = self.model
+        ids = ids.to(next(model.parameters()).device)
+        inner = getattr(model, "text_model", model)
+        out = inner(input_ids=ids, output_hidden_states=self._clip_skip > 1 or not self._final_norm)
+        if out.hidden_states is None:
+            hidden = out.last_hidden_state
+        else:
+            hidden = out.hidden_states[-self._clip_skip]
+            hidden = inner.final_layer_norm(hidden) if self._final_norm else hidden
+        if not hasattr(model, "text_projection"):
+            return hidden.float(), None
+        ends = (ids == self.tokenizer.end).int().argmax(dim=1)
+        pooled = out.last_hidden_state[torch.arange(len(ids), device=ids.device), ends]
+        return hidden.float(), model.text_projection(pooled).float()
+
+    def conditioning(self, captions: Sequence[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """``hidden`` [1, 77 n, D] and perhaps ``pooled`` [1, P] of each caption, given as ``tokenize`` does.
+
+        The chunks of a caption are encoded apart and joined along the tokens; ``pooled`` is the first one's
+        (``comfy.sd1_clip.ClipTokenWeightEncoder``).
+        """
+        parts = [self.encode(part) for part in torch.cat(list(captions)).split(_BATCH)]
+        lengths = [len(caption) for caption in captions]
+        # Copies of its own for each: a view would keep all of the batch.
+        rows = torch.cat([hidden for hidden, _ in parts]).split(lengths)
+        hidden = [row.reshape(1, -1, row.shape[-1]).clone() for row in rows]
+        if parts[0][1] is None:
+            return [{"hidden": row} for row in hidden]
+        pooled = torch.cat([p for _, p in parts if p is not None]).split(lengths)
+        return [{"hidden": h, "pooled": p[:1].clone()} for h, p in zip(hidden, pooled, strict=True)]
+
+
+def build_text_model(
+    config: Mapping[str, Any], state: Mapping[str, torch.Tensor], path: Path, *, projected: bool = False
+) -> nn.Module:
     """A transformers CLIPTextModel, frozen.
 
     Args:
@@ -77,35 +138,23 @@ def build_text_model(config: Mapping[str, Any], state: Mapping[str, torch.Tensor
         state: its weights, with or without the level ``text_model.``, which some files lack and which transformers 5
             dropped.
         path: where they came from, for messages.
+        projected: a CLIPTextModelWithProjection instead.
 
     Raises:
         BaseModelError: the weights do not fit the config.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     with empty_weights():
-        model = CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
+        model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig.from_dict(dict(config)))
     level = "text_model." if hasattr(model, "text_model") else ""
     own = model.state_dict().keys()
-    renamed = {level + name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+    projection = "text_projection.weight"
+    renamed = {
+        name if projected and name == projection else level + name.removeprefix("text_model."): tensor
+        for name, tensor in state.items()
+    }
     # Old files carry the positions 0..76 as a tensor, some projections that Stable Diffusion 1 does not use.
-    unused = ("position_ids", "logit_scale", "text_projection", "text_projection.weight")
+    unused = ("position_ids", "logit_scale", "text_projection", projection)
     renamed = {n: t for n, t in renamed.items() if n in own or not n.endswith(unused)}
-    return fill(model, renamed, "text encoder", path)
-
-
-def encode(model: nn.Module, tokenizer: ClipTokenizer, captions: Sequence[str]) -> list[torch.Tensor]:
-    """The last layer's hidden states after the final norm, [1, 77 n, D] each, on the CPU.
-
-    The chunks of a caption are encoded apart and joined along the tokens, with no attention mask but the causal one
-    (``comfy.sd1_clip.ClipTokenWeightEncoder``).
-    """
-    if not captions:
-        return []
-    chunks = [tokenizer.chunks(caption) for caption in captions]
-    device = next(model.parameters()).device
-    ids = torch.tensor([chunk for caption in chunks for chunk in caption], dtype=torch.long).to(device)
-    with torch.no_grad():
-        hidden = [model(input_ids=part).last_hidden_state.float().cpu() for part in ids.split(_BATCH)]
-    rows = torch.cat(hidden).split([len(caption) for caption in chunks])
-    return [row.reshape(1, -1, row.shape[-1]).clone() for row in rows]
+    return fill(model, renamed, "second text encoder" if projected else "text encoder", path)

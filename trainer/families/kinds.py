@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from ..errors import BaseModelError
 from .base import Header
 
-_LORA = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", ".hada_w1_a", ".lokr_w1")
+_LORA = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight")
+_LORA += (".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".oft_diag", ".dora_scale")
 _LORA_BASE = "a LoRA is trained on top of a base model: choose the checkpoint it was made for"
 _VAE = ("encoder.down.", "decoder.up.", "decoder.up_blocks.", "taesd_", "decoder.layers.")
-_QUANTISED = (".scale_weight", ".weight_scale", ".comfy_quant", ".absmax", ".quant_map")
+_UPSCALER = ("conv_first.weight", "model.0.weight", "body.0.rdb1.conv1.weight")
+_ORDINARY = "choose the ordinary checkpoint"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class UNetTraits:
         in_channels: of the first convolution: 4, or 9 for inpainting.
         context: width of the text encoder's output; None without cross-attention.
         linear_projection: the transformers' proj_in is linear (SD2, SDXL), not a 1x1 convolution.
-        extra_embedding: there is one beside the timestep's (SDXL).
+        embedding: width of what is embedded beside the timestep (SDXL: pooled text and sizes); None if nothing is.
     """
 
     prefix: str
@@ -32,7 +34,7 @@ class UNetTraits:
     in_channels: int
     context: int | None
     linear_projection: bool
-    extra_embedding: bool
+    embedding: int | None
 
 
 def unet_traits(header: Header) -> UNetTraits | None:
@@ -51,14 +53,10 @@ def unet_traits(header: Header) -> UNetTraits | None:
             continue
         context = next((header.tensors[n].shape[-1] for n in names if n.endswith(".attn2.to_k.weight")), None)
         projection = next((header.tensors[n].shape for n in names if n.endswith(".proj_in.weight")), ())
-        extra = any(n[len(prefix) :].startswith(("label_emb.", "add_embedding.", "class_embedding.")) for n in names)
-        return UNetTraits(prefix, ldm, shape[1], context, len(projection) == 2, extra)
+        embedded = (f"{prefix}{n}.weight" for n in ("label_emb.0.0", "add_embedding.linear_1", "class_embedding"))
+        embedding = next((header.tensors[n].shape[-1] for n in embedded if n in header.tensors), None)
+        return UNetTraits(prefix, ldm, shape[1], context, len(projection) == 2, embedding)
     return None
-
-
-def quantised(header: Header, prefix: str) -> str | None:
-    """The name of a tensor which shows that the weights under a prefix are quantised with scales; None if none does."""
-    return next((n for n in header.tensors if n.startswith(prefix) and n.endswith(_QUANTISED)), None)
 
 
 def refusal(header: Header, known: Sequence[str]) -> BaseModelError:
@@ -81,37 +79,53 @@ def identify(header: Header) -> tuple[str, str]:
         return "a LoRA, not a base model", _LORA_BASE
     if any(n.startswith(("control_model.", "controlnet_")) or "input_hint_block" in n for n in names):
         return "a ControlNet, not a base model", ""
+    if any(n.startswith(("ip_adapter.", "image_proj.")) for n in names):
+        return "an IP-Adapter, not a base model", ""
+    if any("motion_modules." in n for n in names):
+        return "a motion module (AnimateDiff), not a base model", ""
     if (traits := unet_traits(header)) is not None:
         return _unet(traits)
     if (transformer := _transformer(header)) is not None:
         return transformer, ""
-    starts = {n.removeprefix("first_stage_model.") for n in names}
+    starts = {n.removeprefix("first_stage_model.").removeprefix("vae/") for n in names}
     if any(n.startswith(_VAE) for n in starts):
         return "a VAE, not a base model", "choose the whole checkpoint"
     if any(n.endswith(("token_embedding.weight", "embed_tokens.weight", "shared.weight")) for n in names):
         return "a text encoder or language model, not a base model of images", ""
     if any(n in ("emb_params", "clip_l", "clip_g") for n in names):
         return "a textual inversion embedding, not a base model", ""
+    if any(n in _UPSCALER for n in names):
+        return "an upscaler, not a base model", ""
     listed = ", ".join(list(names)[:3])
     return f"of an unknown kind ({len(names)} tensors, beginning with {listed})", ""
 
 
 def _unet(traits: UNetTraits) -> tuple[str, str]:
+    kind = _line(traits)
     if traits.in_channels == 9:
         return (
-            "an inpainting UNet (9 input channels)",
-            "choose the ordinary checkpoint: a LoRA that was trained on it works in the inpainting model, too",
+            f"{kind or 'a UNet'} for inpainting (9 input channels)",
+            f"{_ORDINARY}: a LoRA that was trained on it works in the inpainting model, too",
         )
     if traits.in_channels != 4:
-        what = f"an edit or upscale UNet ({traits.in_channels} input channels; 4 expected)"
-        return what, "choose the ordinary checkpoint"
-    if traits.context == 1280 and traits.extra_embedding:
-        return "the SDXL refiner", ""
-    if traits.extra_embedding or traits.context == 2048:
-        return "a Stable Diffusion XL model", ""
-    if traits.context == 1024 or traits.linear_projection:
-        return "a Stable Diffusion 2 model", ""
-    return f"a UNet of an unknown kind (context width {traits.context})", ""
+        return f"{kind or 'a UNet'} for editing, upscaling or video ({traits.in_channels} input channels)", _ORDINARY
+    if kind is not None:
+        return kind, ""
+    embedded = f", further embedding {traits.embedding}" if traits.embedding else ""
+    return f"a UNet of an unknown kind (context width {traits.context}{embedded})", ""
+
+
+def _line(traits: UNetTraits) -> str | None:
+    """Which of the known UNets it is, whatever goes into it."""
+    if traits.embedding == 5632:
+        return "a Kolors model (SDXL's UNet on another text encoder)"
+    if traits.context == 2048 and traits.embedding == 2816:
+        return "a Stable Diffusion XL model"
+    if traits.context == 1280 and traits.embedding is not None:
+        return "the SDXL refiner"
+    if traits.context == 1024:
+        return "a Stable Diffusion 2 model"
+    return "a Stable Diffusion 1 model" if traits.context == 768 else None
 
 
 def _transformer(header: Header) -> str | None:
@@ -122,6 +136,10 @@ def _transformer(header: Header) -> str | None:
         ("single_transformer_blocks.", "a FLUX-like model (in diffusers' names)"),
         ("joint_blocks.", "a Stable Diffusion 3 model"),
         ("cap_embedder.", "a Lumina or Z-Image model"),
+        ("clip_txt_mapper.", "a Stable Cascade model"),
+        ("clf.1.", "a Stable Cascade model"),
+        ("adaln_single.", "a PixArt-like model"),
+        ("t_block.", "a PixArt-like model"),
         ("patch_embedding.", "a Wan-like video model"),
         ("transformer_blocks.0.attn.add_q_proj", "a diffusion transformer (SD3, Qwen-Image and the like)"),
         ("x_embedder.", "a diffusion transformer"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import BaseModelError
+from . import quantised
 from .base import Header, TensorInfo
 
 # The limit of the safetensors library itself: a longer header is no header.
@@ -46,7 +47,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_tensors(header: Header, prefix: str, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with a prefix, by the rest of their names, on the CPU.
+    """The tensors whose names begin with a prefix, by the rest of their names, on the CPU; fp8 as what it stands for.
 
     Args:
         header: where they are.
@@ -56,26 +57,34 @@ def read_tensors(header: Header, prefix: str, dtype: torch.dtype | None) -> dict
     Raises:
         BaseModelError: a file cannot be read.
     """
+    names = [name for name in header.files if name.startswith(prefix) and not quantised.is_note(name)]
+    scaled = {name: scale for name in names if (scale := quantised.scale_of(header, name)) is not None}
+    scales = dict(_raw(header, set(scaled.values())))
+    result: dict[str, torch.Tensor] = {}
+    for name, tensor in _raw(header, names):
+        if name in scaled:
+            tensor = tensor.float() * scales[scaled[name]].float()
+        wanted = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+        # A copy, though the file could stay mapped: mapped weights lie at odd addresses, on which the last bit of a
+        # matrix product depends, and they keep the file from being replaced on Windows.
+        result[name[len(prefix) :]] = tensor.to(wanted, copy=True)
+    return result
+
+
+def _raw(header: Header, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors as they are stored, mapped; one file after the other."""
     from safetensors import SafetensorError, safe_open
 
     wanted: dict[Path, list[str]] = {}
-    for name, file in header.files.items():
-        if name.startswith(prefix):
-            wanted.setdefault(file, []).append(name)
-    result: dict[str, torch.Tensor] = {}
-    for file, names in wanted.items():
+    for name in names:
+        wanted.setdefault(header.files[name], []).append(name)
+    for file, inside in wanted.items():
         try:
             with safe_open(file, framework="pt", device="cpu") as opened:
-                for name in names:
-                    inside = name.split("/", 1)[1] if header.is_folder else name
-                    tensor = opened.get_tensor(inside)
-                    wanted_dtype = dtype if dtype and tensor.is_floating_point() else tensor.dtype
-                    # A copy, though the file could stay mapped: mapped weights lie at odd addresses, on which the last
-                    # bit of a matrix product depends, and they keep the file from being replaced on Windows.
-                    result[name[len(prefix) :]] = tensor.to(wanted_dtype, copy=True)
+                for name in inside:
+                    yield name, opened.get_tensor(name.split("/", 1)[1] if header.is_folder else name)
         except (OSError, SafetensorError) as error:
             raise BaseModelError(f"{file} cannot be read: {error}", _AGAIN) from error
-    return result
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.trainer.families.toy import Toy
+from trainer.families import sdxl
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,18 @@ def toy() -> Toy:
 def toy_file(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy as a single file in fp32."""
     return toy.save(tmp_path_factory.mktemp("t\u00f6y \u6a21\u578b") / "toy model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def toy_xl() -> Toy:
+    """SDXL's, with a KL VAE."""
+    return Toy(family=sdxl.FAMILY)
+
+
+@pytest.fixture(scope="session")
+def toy_xl_file(toy_xl: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SDXL's toy as a single file in fp32."""
+    return toy_xl.save(tmp_path_factory.mktemp("t\u00f6y \u6a21\u578b") / "toy xl.safetensors")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from trainer.errors import BaseModelError
 from trainer.families.clip_text import SHIPPED, ClipTokenizer
-from trainer.families.sd15_random import byte_vocabulary
+from trainer.families.random_weights import byte_vocabulary
 
 START, END = 49406, 49407
 

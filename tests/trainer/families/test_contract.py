@@ -35,11 +35,17 @@ def encoders(family: families.Family, base: Path) -> families.Encoders:
     return family.load_encoders(base)
 
 
+def conditioned(family: families.Family, encoders: families.Encoders, *captions: str) -> list[dict[str, torch.Tensor]]:
+    """All that ``predict`` wants of captions, for pictures of 64 x 64."""
+    sizes = family.size_conditioning((64, 64), (0, 0), (64, 64))
+    return [{**entry, **sizes} for entry in encoders.encode_text(captions)]
+
+
 def test_the_list_is_complete_and_names_are_unique() -> None:
     folder = Path(families.__file__).parent
     with_family = {file.stem for file in folder.glob("*.py") if re.search(r"^FAMILY\b", file.read_text("utf-8"), re.M)}
     assert {family.name for family in FAMILIES} == with_family
-    assert "sd15" in with_family
+    assert {"sd15", "sdxl"} <= with_family
 
 
 def test_get(family: families.Family) -> None:
@@ -54,16 +60,19 @@ def test_numbers(family: families.Family) -> None:
     assert family.latent_channels > 0
     assert family.latent_scale > 0
     assert family.downsample in (4, 8, 16, 32)
-    assert family.prediction_type in ("epsilon", "v_prediction", "flow")
+    assert family.default_clip_skip >= 1
     assert set(family.targets) == {"attention", "linear", "conv"}
 
 
 def test_noise_schedule_falls(family: families.Family) -> None:
-    alphas = family.noise_schedule()
-    assert alphas.shape == (1000,)
-    assert alphas.dtype == torch.float32
-    assert 0 < alphas[-1] < alphas[0] < 1
-    assert (alphas.diff() < 0).all()
+    usual, rescaled = family.noise_schedule(), family.noise_schedule(zero_terminal_snr=True)
+    for alphas in (usual, rescaled):
+        assert alphas.shape == (1000,)
+        assert alphas.dtype == torch.float32
+        assert 0 < alphas[-1] < alphas[0] < 1
+        assert (alphas.diff() < 0).all()
+    assert rescaled[0] == usual[0]
+    assert rescaled[-1] < 1e-6 < usual[-1]
 
 
 def test_tiny_is_a_function_of_the_seed(family: families.Family, base: Path, tmp_path: Path) -> None:
@@ -115,9 +124,15 @@ def test_targets_grow(family: families.Family, denoiser: nn.Module) -> None:
         family.is_target("mid_block", nn.Linear(2, 2), "everything")
 
 
-def test_export_keys_are_unique(family: families.Family, denoiser: nn.Module) -> None:
+def test_export_keys_are_unique(family: families.Family, denoiser: nn.Module, encoders: families.Encoders) -> None:
     names = [name for name, module in denoiser.named_modules() if family.is_target(name, module, "conv")]
     keys = [family.export_key(name) for name in names]
+    for part, model in encoders.text_models.items():
+        found = [name for name, module in model.named_modules() if family.text_target(name, module)]
+        assert found, "text encoders can be trained"
+        assert all(isinstance(model.get_submodule(name), nn.Linear) for name in found)
+        keys += [family.export_key(name, part) for name in found]
+        names += found
     assert len(set(keys)) == len(names)
     assert all(re.fullmatch(r"[\w.]+", key) for key in keys)
 
@@ -158,10 +173,66 @@ def test_text(family: families.Family, encoders: families.Encoders, denoiser: nn
     assert encoders.encode_text([]) == []
 
 
+def test_text_with_a_graph(family: families.Family, base: Path) -> None:
+    encoders = family.load_encoders(base)
+    captions = ["a red cat", "", "a blue dog " * 60]
+    tokens = [encoders.tokenize(caption) for caption in captions]
+    for entry in tokens:
+        assert entry.keys() == encoders.text_models.keys()
+        assert {(ids.dtype, ids.shape[1]) for ids in entry.values()} == {(torch.int64, 77)}
+    plain = encoders.encode_text(captions)
+    assert not any(tensor.requires_grad for entry in plain for tensor in entry.values())
+    assert not any(p.requires_grad for model in encoders.text_models.values() for p in model.parameters())
+    for model in encoders.text_models.values():
+        model.requires_grad_(True)
+    live = encoders.conditioning(tokens)
+    torch.testing.assert_close(plain, live, rtol=0, atol=1e-6)
+    sum(tensor.square().sum() for entry in live for tensor in entry.values()).backward()  # type: ignore[union-attr]
+    for name, model in encoders.text_models.items():
+        reached = {n.split(".layers.")[-1].split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
+        assert "0" in reached, name
+    assert encoders.conditioning([]) == []
+
+
+def test_clip_skip(family: families.Family, base: Path, encoders: families.Encoders) -> None:
+    usual = encoders.encode_text(["a cat"])[0]
+    skips = [family.load_encoders(base, clip_skip=skip).encode_text(["a cat"])[0] for skip in (1, 2)]
+    torch.testing.assert_close(skips[family.default_clip_skip - 1], usual, rtol=0, atol=0)
+    assert not torch.allclose(skips[0]["hidden"], skips[1]["hidden"], rtol=1e-2)
+    if "pooled" in usual:
+        torch.testing.assert_close(skips[0]["pooled"], skips[1]["pooled"], rtol=1e-6, atol=1e-6)
+    for skip in (0, -1, 3):
+        with pytest.raises(BaseModelError, match=f"clip_skip: {skip}, but the text_encoder of .* has 2 layers"):
+            family.load_encoders(base, clip_skip=skip)
+
+
+def test_prediction_is_read_from_the_file(family: families.Family, base: Path, tmp_path: Path) -> None:
+    assert families.prediction(base) == ("epsilon", False)
+    path = tmp_path / "v.safetensors"
+    for zero_terminal_snr in (False, True):
+        family.tiny(path, 0, prediction="v_prediction", zero_terminal_snr=zero_terminal_snr)
+        assert families.prediction(path) == ("v_prediction", zero_terminal_snr)
+        assert families.detect(path) is family
+        family.load_denoiser(path, torch.float32)
+
+
+def test_sizes(family: families.Family, encoders: families.Encoders, denoiser: nn.Module) -> None:
+    told = family.size_conditioning((640, 480), (3, 5), (512, 384))
+    for tensor in told.values():
+        assert tensor.shape[0] == 1
+        assert tensor.dtype == torch.float32
+    entry = conditioned(family, encoders, "a red cat")[0]
+    assert entry.keys() == encoders.encode_text([""])[0].keys() | told.keys()
+    noisy = torch.randn(1, family.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, second = (family.predict(denoiser, noisy, torch.tensor([9]), e) for e in (entry, entry | told))
+    assert torch.equal(first, second) == (not told)
+
+
 def test_prediction_depends_on_everything(
     family: families.Family, denoiser: nn.Module, encoders: families.Encoders
 ) -> None:
-    one, other = encoders.encode_text(["a red cat", "the blue circle"])
+    one, other = conditioned(family, encoders, "a red cat", "the blue circle")
     noisy = torch.randn(2, family.latent_channels, 8, 16, generator=torch.Generator().manual_seed(0))
     early, late = torch.tensor([10, 10]), torch.tensor([10, 900])
     conditioning = {name: tensor.expand(2, *tensor.shape[1:]) for name, tensor in one.items()}
@@ -183,7 +254,7 @@ def test_prediction_lets_gradients_through(
     family: families.Family, denoiser: nn.Module, encoders: families.Encoders
 ) -> None:
     noisy = torch.randn(1, family.latent_channels, 8, 8, requires_grad=True)
-    family.predict(denoiser, noisy, torch.tensor([500]), encoders.encode_text([""])[0]).sum().backward()
+    family.predict(denoiser, noisy, torch.tensor([500]), conditioned(family, encoders, "")[0]).sum().backward()
     assert noisy.grad is not None
     assert noisy.grad.abs().sum() > 0
 
@@ -192,7 +263,8 @@ def test_prediction_in_half_precision(family: families.Family, base: Path, encod
     model = family.load_denoiser(base, torch.bfloat16)
     noisy = torch.randn(1, family.latent_channels, 8, 8)
     with torch.no_grad():
-        assert family.predict(model, noisy, torch.tensor([500]), encoders.encode_text([""])[0]).dtype == torch.bfloat16
+        said = family.predict(model, noisy, torch.tensor([500]), conditioned(family, encoders, "")[0])
+    assert said.dtype == torch.bfloat16
 
 
 def test_samples(family: families.Family, denoiser: nn.Module, encoders: families.Encoders) -> None:
@@ -200,7 +272,7 @@ def test_samples(family: families.Family, denoiser: nn.Module, encoders: familie
     size = family.downsample
     options = {"width": 8 * size, "height": 12 * size, "steps": 3, "guidance": 3.0, "seed": 7}
 
-    def draw(*conditioning: dict[str, torch.Tensor], **changes: float) -> torch.Tensor:
+    def draw(*conditioning: dict[str, torch.Tensor], **changes: float | str) -> torch.Tensor:
         return family.sample(denoiser, *conditioning, **(options | changes))  # type: ignore[arg-type]
 
     torch.manual_seed(1)
@@ -213,6 +285,8 @@ def test_samples(family: families.Family, denoiser: nn.Module, encoders: familie
     assert torch.equal(draw(prompt, negative), first)
     assert not torch.allclose(draw(prompt, negative, seed=8), first)
     assert not torch.allclose(draw(prompt, negative, guidance=5.0), first, rtol=1e-4)
+    assert not torch.allclose(draw(prompt, negative, prediction="v_prediction"), first, rtol=1e-2)
+    assert not torch.allclose(draw(prompt, negative, zero_terminal_snr=True), first, rtol=1e-2)
     assert not torch.allclose(draw(negative, negative), first, rtol=1e-4)
     # Without guidance the negative prompt counts for nothing; a prompt against itself is not guided either.
     torch.testing.assert_close(draw(prompt, long, guidance=1.0), draw(prompt, negative, guidance=1.0), rtol=0, atol=0)
