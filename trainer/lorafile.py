@@ -100,7 +100,7 @@ class FileLayer:
             product = _product(p, "hada_w1", "hada_t1") * _product(p, "hada_w2", "hada_t2")
         else:
             first, second = _product(p, "lokr_w1", ""), _product(p, "lokr_w2", "lokr_t2")
-            product = torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second)
+            product = torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())
         return self.scale * product
 
     def norm(self) -> float:
@@ -146,7 +146,7 @@ def parse(tensors: Mapping[str, torch.Tensor], source: str = "the file") -> dict
     Raises:
         LoraFileError: a tensor is of no kind known here, a layer is incomplete or there twice, or there is none.
     """
-    first_encoder = "lora_te1_" if any(name.startswith(("text_encoder_2.", "lora_te2_")) for name in tensors) else ""
+    two_encoders = any(name.startswith(("text_encoder_2.", "lora_te2_")) for name in tensors)
     found: dict[str, dict[str, torch.Tensor]] = {}
     strange: list[str] = []
     for name, tensor in tensors.items():
@@ -154,7 +154,7 @@ def parse(tensors: Mapping[str, torch.Tensor], source: str = "the file") -> dict
         if suffix is None:
             strange.append(name)
             continue
-        key = kohya_key(name.removesuffix(suffix), first_encoder or "lora_te_")
+        key = kohya_key(name.removesuffix(suffix), "lora_te1_" if two_encoders else "lora_te_")
         parts = found.setdefault(key, {})
         if _PARTS[suffix] in parts:
             raise LoraFileError(f"{source} has two tensors for {_PARTS[suffix]} of the layer {key}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.host
 STRENGTHS = (1.0, 0.8, -0.5)
 
 
-def comfys(folder: Path, files: dict[str, Tensors], base: Tensors) -> Tensors:
+def comfys(folder: Path, files: dict[str, Tensors], base: Mapping[str, torch.Tensor]) -> Tensors:
     """What ComfyUI makes of weights by their key, with each file: ``<file>/<strength>/<key>``."""
     comfy = find_comfy()
     assert comfy is not None

@@ -112,6 +112,7 @@ def add(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model, ADAPTER)
+    del model.peft_config  # or PEFT would warn when a file brings layers of a second method
     for _, layer in peft_layers(model):
         _exact_magnitude(layer)
     model.requires_grad_(False)

@@ -125,11 +125,11 @@ def test_a_row_of_zeros_under_a_dora_keeps_the_law() -> None:
     base = {name: p.clone() for name, p in model.named_parameters()}
     adapters.inject(model, lambda n, m: n == "linear", rank=2, alpha=2.0, seed=0, method="dora")
     assert torch.isfinite(predict(model)).all()
-    for layer in adapters.layers(model):
-        for part in layer.parts.values():
-            part.data += 0.1
-        product = layer.layer.get_delta_weight("default").detach()[3]
-        wanted = layer.parts["magnitude"].detach()[3] * product / product.norm()
+    (layer,) = adapters.layers(model)
+    for part in layer.parts.values():
+        part.data += 0.1
+    product = layer.layer.get_delta_weight("default").detach()[3]
+    wanted = layer.parts["magnitude"].detach()[3] * product / product.norm()
     file = adapters.exported(model, export_key)
     # ComfyUI adds an epsilon to the norm of the weight's row, which is all that there is here.
     change = file["lora_unet_linear.lora_up.weight"] @ file["lora_unet_linear.lora_down.weight"]
