@@ -44,7 +44,7 @@ def save_checkpoint(
         vae_scale: only with AutoencoderTiny: unscaled latents times this are what the VAE itself gives.
         vae_shift: and this is subtracted before.
         dtype: of the weights.
-        describe: with the header that describes the file (see ``stable_diffusion``), which one of the usual size needs not.
+        describe: with the header that describes it (see ``stable_diffusion``); one of the usual size needs none.
         prediction: marks the file as ComfyUI does.
         zero_terminal_snr: likewise.
     """

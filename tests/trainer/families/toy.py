@@ -80,7 +80,7 @@ class Toy:
     def _text_config(self, width: int, **changes: Any) -> Any:
         from transformers import CLIPTextConfig
 
-        layers = {"num_hidden_layers": 3, "intermediate_size": 96}
+        layers = {"num_hidden_layers": 4, "intermediate_size": 96}
         return CLIPTextConfig(**random_weights.tiny_text_config(self.vocab, width, **layers, **changes))
 
     def save(self, path: Path, **options: Any) -> Path:
