@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ..errors import BaseModelError
 from .base import Header
@@ -55,12 +56,13 @@ def is_note(name: str) -> bool:
 
 
 def _strange(header: Header) -> Iterator[str]:
+    notes = _notes(header)
     for name, info in header.tensors.items():
         for end, kind in _OTHERS.items():
             if end in name:
                 yield f"{name} ({kind})"
-        if name.endswith(_LAYER):
-            yield from _format(name, _read_note(header, name))
+        if name in notes:
+            yield from _format(name, notes[name])
         if name.endswith(_SCALES):
             weight = name.rpartition(".")[0] + ".weight"
             stored = header.tensors.get(weight)
@@ -87,12 +89,15 @@ def _format(name: str, note: object) -> Iterator[str]:
         yield f"{name} ({kind})"
 
 
-def _read_note(header: Header, name: str) -> object:
+def _notes(header: Header) -> dict[str, object]:
+    """What the layers' notes say: JSON as bytes, in tensors of their own."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(header.files[name], framework="pt", device="cpu") as file:
-            tensor = file.get_tensor(name.split("/", 1)[1] if header.is_folder else name)
-        return json.loads(bytes(tensor.tolist()))
-    except (OSError, SafetensorError, ValueError, TypeError):
-        return "not understood"
+    notes: dict[str, object] = {name: "not understood" for name in header.tensors if name.endswith(_LAYER)}
+    for path in {header.files[name] for name in notes}:
+        with suppress(OSError, SafetensorError), safe_open(path, framework="pt", device="cpu") as file:
+            for name in (name for name in notes if header.files[name] == path):
+                with suppress(ValueError, TypeError):
+                    inside = name.split("/", 1)[1] if header.is_folder else name
+                    notes[name] = json.loads(bytes(file.get_tensor(inside).tolist()))
+    return notes

@@ -276,3 +276,14 @@ def test_targets_by_name(toy: Toy) -> None:
     assert FAMILY.export_key(block + "attn2.to_out.0") == (
         "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_out_0"
     )
+
+
+def test_text_encoder_keys(toy_file: Path) -> None:
+    model = FAMILY.load_encoders(toy_file).text_models["text_encoder"]
+    keys = {FAMILY.export_key(name, "text_encoder") for name, m in model.named_modules() if FAMILY.text_target(name, m)}
+    assert len(keys) == 4 * 6
+    assert "lora_te_text_model_encoder_layers_3_self_attn_out_proj" in keys
+    # Whatever version of transformers named the module.
+    for level in ("", "text_model."):
+        key = FAMILY.export_key(f"{level}encoder.layers.0.mlp.fc1", "text_encoder")
+        assert key == "lora_te_text_model_encoder_layers_0_mlp_fc1"
