@@ -8,11 +8,12 @@ leaves every caption alone; the other modes keep the former file beside the new 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..dataset.captions import Caption, contains_word, resolve, tidy, with_trigger
+from ..dataset.captions import Captions, contains_word, tidy, with_trigger
 from ..dataset.files import METADATA_NAME, SIDECAR_SUFFIXES, Listing, list_folder
 from ..dataset.items import Problem
 from ..errors import CaptionError
@@ -35,7 +36,7 @@ class Report:
 
     Attributes:
         output: the table, or the folder with the .txt files.
-        written: the new caption of each image that got one.
+        written: the new caption of each image that got one; of several alternatives, the first.
         kept: images whose caption was left as it is.
         backups: copies of the files that were replaced.
         problems: images without a caption now, caption files that cannot be read, sources that hide others.
@@ -69,10 +70,11 @@ def label(
 
     Every caption is one line. The trigger word, if any, stands first in each that is written, unless the caption
     holds it already. A caption that holds the new one already does not get it a second time, so that repeating
-    ``append`` or ``prepend`` changes nothing. Where a captioner has nothing to say, a former caption stays.
+    ``append`` or ``prepend`` changes nothing. Where a captioner has nothing to say, a former caption stays. Of an image
+    with alternatives each one is added to; ``all`` puts one in the place of all of them.
 
     Args:
-        folder: the images lie directly in it.
+        folder: the images lie in it, or in folders below.
         output: where to write: a .csv file, or the folder itself. By default ``metadata.csv`` in the folder, or the
             .txt files beside the images.
         method: name of a captioner.
@@ -90,31 +92,38 @@ def label(
     captioner = registry.get(method)
     listing = list_folder(folder)
     target = _target(listing, output, format)
+    sidecars = {folder.path / name: [folder.path / s for s in folder.sidecars(name)] for folder, name in listing}
     former, problems = _former(listing, target, format)
     # A caption file that cannot be read may be the work of hours: it is replaced only if all are to be.
     broken = {problem.path for problem in problems if problem.kind == "bad-caption"}
-    unread = {image for image, paths in listing.sidecars.items() if broken.intersection(paths)}
+    unread = {image for image, paths in sidecars.items() if broken.intersection(paths)}
     if format == "csv":
         unread -= set(former)  # Their captions are known; the broken files are not written to.
-    kept = {image for image in listing.images if _is_kept(image, mode, former, unread)}
-    images = [image for image in listing.images if image not in kept]
-    written: dict[Path, str] = {}
+    kept = {image for image in sidecars if _is_kept(image, mode, former, unread)}
+    images = [image for image in sidecars if image not in kept]
+    written: dict[Path, tuple[str, ...]] = {}
     for image, found in zip(images, captioner.caption(images, trigger_word=trigger_word), strict=True):
-        old = former[image].text if image in former else ""
-        text = with_trigger(_combined(old, tidy(found), mode), trigger_word)
-        if not text:
+        old = former.get(image, ("",))
+        new = (with_trigger(_combined(text, tidy(found), mode), trigger_word) for text in old)
+        texts = tuple(dict.fromkeys(text for text in new if text))
+        if not texts:
             problems.append(Problem(image, "no-caption", f"no caption: the method {method!r} found no words"))
-        elif text == old:
+        elif texts == old:
             kept.add(image)
         else:
-            written[image] = text
+            written[image] = texts
     if format == "csv":
         backups = _write_table(target, listing, written)
     else:
-        backups = _write_sidecars(listing, written)
-        problems += _hidden_by_table(listing, written)
-    left = tuple(image for image in listing.images if image in kept)
-    return Report(target, written, left, tuple(backups), tuple(problems))
+        backups = _write_sidecars(sidecars, written)
+    problems += _hidden_by_table(listing, target, format, written)
+    return Report(
+        target,
+        {image: texts[0] for image, texts in written.items()},
+        tuple(image for image in sidecars if image in kept),
+        tuple(backups),
+        tuple(listing.placed(problem) for problem in problems),
+    )
 
 
 def _target(listing: Listing, output: str | Path | None, format: str) -> Path:
@@ -140,14 +149,22 @@ def _target(listing: Listing, output: str | Path | None, format: str) -> Path:
     return listing.root
 
 
-def _former(listing: Listing, target: Path, format: str) -> tuple[dict[Path, Caption], list[Problem]]:
-    """The captions that training would use with the output in place."""
-    if format == "txt":
-        return resolve(listing)
-    return resolve(replace(listing, metadata=None), target if target.exists() else None)
+def _former(listing: Listing, target: Path, format: str) -> tuple[dict[Path, tuple[str, ...]], list[Problem]]:
+    """The captions that training would use with the output in place, and what is wrong with their sources."""
+    if format == "csv" and not _is_found(listing, target):
+        captions = Captions(listing, target if target.exists() else None, tables=False)
+    else:
+        captions = Captions(listing)
+    found = {folder.path / name: captions.of(folder, name) for folder, name in listing}
+    return {image: caption.texts for image, caption in found.items() if caption}, captions.problems
 
 
-def _is_kept(image: Path, mode: str, former: Mapping[Path, Caption], unread: set[Path]) -> bool:
+def _is_found(listing: Listing, target: Path) -> bool:
+    """Whether training finds this table without being told of it."""
+    return target.parent == listing.root and target.name.casefold() == METADATA_NAME
+
+
+def _is_kept(image: Path, mode: str, former: Mapping[Path, tuple[str, ...]], unread: set[Path]) -> bool:
     if mode == "all":
         return False
     return image in unread or (mode == "missing" and image in former)
@@ -163,22 +180,22 @@ def _combined(old: str, new: str, mode: str) -> str:
     return f"{old}, {new}" if mode == "append" else f"{new}, {old}"
 
 
-def _write_table(path: Path, listing: Listing, written: Mapping[Path, str]) -> list[Path]:
+def _write_table(path: Path, listing: Listing, written: Mapping[Path, tuple[str, ...]]) -> list[Path]:
     if not written:
         return []
     data, replaced = table.edited(path, listing, written)
     return _write(path, data, keep=replaced)
 
 
-def _write_sidecars(listing: Listing, written: Mapping[Path, str]) -> list[Path]:
+def _write_sidecars(sidecars: Mapping[Path, list[Path]], written: Mapping[Path, tuple[str, ...]]) -> list[Path]:
     backups: list[Path] = []
     done: set[Path] = set()
-    for image, text in written.items():
-        path = next(iter(listing.sidecars.get(image, ())), image.with_suffix(SIDECAR_SUFFIXES[0]))
+    for image, texts in written.items():
+        path = next(iter(sidecars[image]), image.with_suffix(SIDECAR_SUFFIXES[0]))
         # a.png and a.jpg share a.txt.
         if path not in done:
             done.add(path)
-            backups += _write(path, f"{text}\n".encode(), keep=path.exists() and path.stat().st_size > 0)
+            backups += _write(path, f"{texts[0]}\n".encode(), keep=path.exists() and path.stat().st_size > 0)
     return backups
 
 
@@ -206,14 +223,25 @@ def _free(path: Path) -> Path:
         number += 1
 
 
-def _hidden_by_table(listing: Listing, written: Mapping[Path, str]) -> list[Problem]:
-    """The folder's table wins over .txt files: say so where it hides what was just written."""
-    if listing.metadata is None or not written:
+def _hidden_by_table(
+    listing: Listing, target: Path, format: str, written: Mapping[Path, tuple[str, ...]]
+) -> list[Problem]:
+    """Tables that win over what was written: over .txt files each, over the dataset's table those of its subfolders."""
+    if not written or (format == "csv" and not _is_found(listing, target)):
         return []
-    captions, _ = resolve(listing)
-    hidden = [image for image in written if image in captions and captions[image].source == listing.metadata]
-    if not hidden:
-        return []
-    what = "file of 1 image that was" if len(hidden) == 1 else f"files of {len(hidden)} images that were"
-    message = f"wins over the .txt {what} written now; rename it to use what was written"
-    return [Problem(listing.metadata, "caption-conflict", message)]
+    tables = {folder.path / name for folder in listing.folders for name in folder.tables}
+    if format == "csv":
+        tables = {path for path in tables if path.parent != listing.root}
+    captions = Captions(listing) if tables else None
+    hidden: Counter[Path] = Counter()
+    for folder, name in listing if captions else ():
+        caption = captions.of(folder, name) if captions and folder.path / name in written else None
+        if caption and caption.source in tables:
+            hidden[caption.source] += 1
+    problems: list[Problem] = []
+    for path, count in hidden.items():
+        one, many = ("the row", "the rows") if format == "csv" else ("the .txt file", "the .txt files")
+        what = f"{one} of 1 image that was" if count == 1 else f"{many} of {count} images that were"
+        message = f"wins over {what} written now; rename it to use what was written"
+        problems.append(Problem(path, "caption-conflict", message))
+    return problems

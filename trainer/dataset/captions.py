@@ -1,31 +1,36 @@
-"""Which caption belongs to which image.
+"""Which captions belong to which image.
 
-An image's caption is the first of these that is not empty:
+An image's captions are the first of these that are not empty:
 
-1. its row in the metadata file: the one named by ``metadata_path``, else ``metadata.csv`` in the folder;
-2. ``<stem>.txt``;
-3. ``<stem>.caption``.
+1. its rows in the table named by ``metadata_path``;
+2. its rows in ``metadata.csv``, then ``metadata.jsonl``, of its own folder, then of the folders above it, up to the
+   dataset's;
+3. ``<stem>.txt``;
+4. ``<stem>.caption``.
 
-So a table wins over single files, and it means the same whether it is named or found: what "Auto Caption"
-wrote, or was edited by hand as the guide says, is what trains. Where a source that loses says something else,
-that is reported (``caption-conflict``), never settled in silence. A table that names only some images leaves
-the others to their single files.
+A named table that is none of the dataset's own stands for all of them. So a table wins over single files, and it means
+the same whether it is named or found: what "Auto Caption" wrote, or was edited by hand as the guide says, is what
+trains. Where a source that loses says something else, that is reported (``caption-conflict``), never settled in
+silence. A table that names only some images leaves the others to their single files.
 
-A row's ``filename`` may be written without suffix (then it means every image of that name), in other case,
-with ``/`` or ``\\``, and with the folders above it (``style_train/a.png``). Line breaks and runs of blanks
-inside a caption become one blank.
+**Alternatives.** An image may have several captions; each showing of it takes one. They are the several rows of an
+image in one table, or ``captions`` in JSON lines. A ``.txt`` file is *one* caption, whatever its line breaks: captions
+are written over several lines more often than as a list (kohya reads the first line only, OneTrainer takes each as an
+alternative; both would tear a paragraph apart). Line breaks and runs of blanks become one blank.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from .files import Listing, fold
+from .files import Folder, Listing
 from .items import Problem
-from .metadata import Metadata, Row, decode, read_metadata
+from .metadata import Csv, JsonLines, Row, read_metadata
+from .names import AmbiguousName, Found, Names
+from .text import UTF8, decode
 
 #: A caption file above this size is not a caption.
 MAX_SIDECAR_BYTES = 1 << 20
@@ -33,9 +38,9 @@ MAX_SIDECAR_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption, and the file that it was read from."""
+    """The captions of an image, alternatives of each other, and the file that they were read from."""
 
-    text: str
+    texts: tuple[str, ...]
     source: Path
 
 
@@ -57,109 +62,121 @@ def tidy(text: str) -> str:
     return " ".join(text.split())
 
 
-def resolve(listing: Listing, metadata_path: Path | None = None) -> tuple[dict[Path, Caption], list[Problem]]:
-    """Reads all captions of a folder, without the trigger word.
+class Captions:
+    """The captions of a listing, without the trigger word. Tables are read at once, other files when asked for.
 
     Args:
-        listing: the folder.
-        metadata_path: the table to use instead of the folder's ``metadata.csv``.
+        listing: the folders.
+        metadata_path: a table that wins over those of the dataset.
+        tables: whether the dataset's own tables are read.
 
-    Returns:
-        The captions by image (images without one are not in it), and what is wrong with their sources.
+    Attributes:
+        problems: what is wrong with the sources that were read so far.
 
     Raises:
-        DatasetError: the metadata file cannot be read.
+        DatasetError: a table cannot be read.
     """
-    problems: list[Problem] = []
-    path = metadata_path if metadata_path is not None else listing.metadata
-    table = _from_table(read_metadata(path), listing, problems) if path is not None else {}
-    captions: dict[Path, Caption] = {}
-    for image in listing.images:
-        found = [table[image]] if image in table else []
-        for sidecar in listing.sidecars.get(image, ()):
-            text = _read_sidecar(sidecar, problems)
-            if text:
-                found.append(Caption(text, sidecar))
-        if not found:
-            continue
-        captions[image] = used = found[0]
-        for other in found[1:]:
-            if other.text != used.text:
-                message = f"{other.source.name} and {used.source.name} differ; {used.source.name} is used"
-                problems.append(Problem(image, "caption-conflict", message))
-    return captions, problems
 
+    def __init__(self, listing: Listing, metadata_path: Path | None = None, *, tables: bool = True) -> None:
+        self.problems: list[Problem] = []
+        own = {folder.path / name: folder for folder in listing.folders for name in folder.tables}
+        if metadata_path is not None and metadata_path not in own:
+            tables = False
+        names = Names(listing)
+        # Captions by subset, then by image. Tables of each folder, best first; the named one is everybody's.
+        self._named = None if metadata_path is None else self._load(metadata_path, names)
+        self._tables: dict[str, list[_Table]] = {}
+        for path, folder in own.items() if tables else ():
+            table = self._named if self._named and path == metadata_path else self._load(path, names)
+            self._tables.setdefault(folder.subset, []).append(table)
 
-def match_rows(metadata: Metadata, listing: Listing) -> list[tuple[Row, tuple[Path, ...]]]:
-    """The usable rows of a table, each with the images that it names (none, where it names no image)."""
-    names: dict[str, list[Path]] = {}
-    folded: dict[str, list[Path]] = {}
-    for image in listing.images:
-        for key in (image.name, image.stem):
-            names.setdefault(key, []).append(image)
-            folded.setdefault(fold(key), []).append(image)
-    matched = []
-    for row in metadata.rows:
-        if row.fault or not any(row.cells):
-            continue
-        filename = row.cells[metadata.filename_column]
-        matched.append((row, _find(filename, metadata.path.parent, listing.root, names, folded)))
-    return matched
+    def of(self, folder: Folder, image: str) -> Caption | None:
+        """The captions of an image; none, where no source has one. Reports sources that differ, and broken ones."""
+        sources = list(self._sources(folder, image))
+        for other in sources[1:]:
+            if not set(other.texts) <= set(sources[0].texts):
+                used, name = sources[0].source.name, other.source.name
+                if used == name:
+                    name = f"{other.source.parent.name}/{name}"
+                message = f"{name} and {used} differ; {used} is used"
+                self.problems.append(Problem(folder.path / image, "caption-conflict", message))
+        return sources[0] if sources else None
 
+    def _sources(self, folder: Folder, image: str) -> Iterator[Caption]:
+        tables = [self._named] if self._named else []
+        above = folder.subset
+        while True:
+            tables += [table for table in self._tables.get(above, ()) if table is not self._named]
+            if not above:
+                break
+            above = above.rpartition("/")[0]
+        for table in tables:
+            if texts := table.captions.get(folder.subset, {}).get(image):
+                yield Caption(texts, table.path)
+        for name in folder.sidecars(image):
+            if text := self._read(folder.path / name):
+                yield Caption((text,), folder.path / name)
 
-def _find(
-    filename: str, base: Path, root: Path, names: dict[str, list[Path]], folded: dict[str, list[Path]]
-) -> tuple[Path, ...]:
-    path = PurePosixPath(filename.replace("\\", "/"))
-    if not path.name:
-        return ()
-    parent = path.parent
-    inside = (
-        parent == PurePosixPath(".")
-        or fold(parent.name) == fold(root.name)
-        or (base / parent).resolve() == root.resolve()
-        or (root / parent).resolve() == root.resolve()
-    )
-    if not inside:
-        return ()
-    found: Sequence[Path] = names.get(path.name) or folded.get(fold(path.name)) or ()
-    return tuple(found)
+    def _load(self, path: Path, names: Names) -> _Table:
+        metadata = read_metadata(path)
+        if metadata.encoding != UTF8:
+            self.problems.append(_other_encoding(path, metadata.encoding))
+        table: dict[str, dict[str, tuple[str, ...]]] = {}
+        for row, found in self._matched(metadata, names):
+            texts = tuple(text for prompt in row.prompts if (text := tidy(prompt)))
+            for folder, image in found:
+                captions = table.setdefault(folder.subset, {})
+                known = captions.get(image, ())
+                captions[image] = known + tuple(text for text in dict.fromkeys(texts) if text not in known)
+                if any(text in known for text in texts):
+                    message = f"line {row.line}: {image} has a row with this caption already"
+                    self.problems.append(Problem(path, "duplicate-row", message))
+        return _Table(path, table)
 
-
-def _from_table(metadata: Metadata, listing: Listing, problems: list[Problem]) -> dict[Path, Caption]:
-    table: dict[Path, Caption] = {}
-    first: dict[Path, int] = {}
-    for row in metadata.rows:
-        if row.fault:
-            problems.append(Problem(metadata.path, "bad-row", f"line {row.line}: {row.fault}"))
-    for row, images in match_rows(metadata, listing):
-        filename = row.cells[metadata.filename_column]
-        if not images:
-            what = f"no image is named {filename!r}" if filename else "the filename is empty"
-            problems.append(Problem(metadata.path, "unknown-file", f"line {row.line}: {what}"))
-        text = tidy(row.cells[metadata.prompt_column])
-        for image in images:
-            if image in first:
-                message = f"line {row.line}: {image.name} has a row already, in line {first[image]}; that one is used"
-                problems.append(Problem(metadata.path, "duplicate-row", message))
+    def _matched(self, metadata: Csv | JsonLines, names: Names) -> Iterator[tuple[Row, list[Found]]]:
+        """Rows and the images that they name; those that name none are reported."""
+        for row in metadata.rows():
+            if row.fault:
+                self.problems.append(Problem(metadata.path, "bad-row", f"line {row.line}: {row.fault}"))
                 continue
-            first[image] = row.line
-            if text:
-                table[image] = Caption(text, metadata.path)
-    return table
+            what = f"no image is named {row.filename!r}" if row.filename else "the filename is empty"
+            try:
+                found = names.find(row.filename, metadata.path.parent)
+            except AmbiguousName as error:
+                found, what = [], str(error)
+            if found:
+                yield row, found
+            else:
+                self.problems.append(Problem(metadata.path, "unknown-file", f"line {row.line}: {what}"))
+
+    def _read(self, path: Path) -> str:
+        try:
+            if not path.is_file():
+                self._bad(path, "is not a file (a folder, or a link to nothing)")
+                return ""
+            if path.stat().st_size > MAX_SIDECAR_BYTES:
+                self._bad(path, "is larger than 1 MiB, which is no caption")
+                return ""
+            text, encoding = decode(path.read_bytes())
+        except OSError as error:
+            self._bad(path, f"cannot be read: {error.strerror}")
+            return ""
+        except ValueError as error:
+            self._bad(path, f"{error}; save it as UTF-8")
+            return ""
+        if encoding != UTF8:
+            self.problems.append(_other_encoding(path, encoding))
+        return tidy(text)
+
+    def _bad(self, path: Path, message: str) -> None:
+        self.problems.append(Problem(path, "bad-caption", message))
 
 
-def _read_sidecar(path: Path, problems: list[Problem]) -> str:
-    try:
-        if not path.is_file():
-            problems.append(Problem(path, "bad-caption", "is not a file (a folder, or a link to nothing)"))
-            return ""
-        if path.stat().st_size > MAX_SIDECAR_BYTES:
-            problems.append(Problem(path, "bad-caption", "is larger than 1 MiB, which is no caption"))
-            return ""
-        return tidy(decode(path.read_bytes()))
-    except OSError as error:
-        problems.append(Problem(path, "bad-caption", f"cannot be read: {error.strerror}"))
-    except ValueError as error:
-        problems.append(Problem(path, "bad-caption", f"{error}; save it as UTF-8"))
-    return ""
+@dataclass(frozen=True)
+class _Table:
+    path: Path
+    captions: dict[str, dict[str, tuple[str, ...]]]
+
+
+def _other_encoding(path: Path, encoding: str) -> Problem:
+    return Problem(path, "other-encoding", f"is not UTF-8; read as {encoding}: save it as UTF-8")

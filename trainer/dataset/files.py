@@ -1,21 +1,28 @@
-"""What lies in a dataset's folder, by name only; and content hashes that are remembered.
+"""What lies in a dataset's folder and the folders below it, by name only.
 
-Nothing here opens a file for writing, and nothing decodes a picture.
+Nothing has to be renamed or moved. Every folder below is read, whatever it is called, but for those that programs
+hide; ``10_name`` means that its images are seen ten times as often (kohya's repeats). A picture's captions, mask and
+tables may lie beside it; so may these folders:
+
+- ``masks`` or ``mask``, beside images: masks of those images, by stem. Never trained as images.
+- ``.name``, ``__MACOSX``, ``@eaDir``, ``$RECYCLE.BIN``: passed over.
+
+A link to a folder is followed, unless that folder is read already. Nothing here opens a file for writing, and nothing
+decodes a picture.
 """
 
 from __future__ import annotations
 
 import os
-import time
+import re
 import unicodedata
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from ..errors import DatasetError
-from ..files import sha256
-from .items import Problem
+from .items import PASSED_OVER, Problem
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
 #: Pictures that a user may expect to be read, and are not: named instead of passed over in silence.
@@ -25,33 +32,83 @@ UNSUPPORTED_SUFFIXES = frozenset(
 #: Suffixes of caption files beside their image; the first one found wins.
 SIDECAR_SUFFIXES = (".txt", ".caption")
 METADATA_NAME = "metadata.csv"
+#: Tables of captions; the first one found in a folder wins.
+TABLE_NAMES = (METADATA_NAME, "metadata.jsonl")
+#: What stands behind the stem of a mask beside its image, and the folders of masks. The first one found wins.
+MASK_MARKS = (".mask", "_mask")
+MASK_FOLDERS = ("masks", "mask")
 
+_HIDDEN_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin"})
+# Without a zero in front, which numbers folders, and not as long as a year.
+_REPEATS = re.compile(r"([1-9]\d{0,2})_")
 _FORMATS_TEXT = "PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF"
-# A file that changed so recently may change again without a new time stamp (2 s on FAT): not remembered.
-_FRESH_NS = 2_000_000_000
-# Entries of subfolders that are looked at before giving up: someone may have named the root of a disk.
-_LOOK_LIMIT = 10_000
+# Entries of a hidden folder that are looked at for images.
+_LOOK_LIMIT = 1000
 
-T = TypeVar("T")
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """One folder of a dataset, in names of files.
+
+    Attributes:
+        path: absolute.
+        subset: the same below the dataset's folder, with ``/``; ``""`` for that folder itself.
+        repeats: what its name and those of the folders above it ask for.
+        images: ordered by name (case-folded, then exact).
+        captions: caption files that belong to an image.
+        odd: the caption files of those images where they are called otherwise than ``<stem>.txt``, in their order.
+        masks: of each image that has one, relative to the folder.
+        tables: in the order of ``TABLE_NAMES``.
+    """
+
+    path: Path
+    subset: str
+    repeats: int
+    images: tuple[str, ...]
+    captions: frozenset[str] = frozenset()
+    odd: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    masks: Mapping[str, str] = field(default_factory=dict)
+    tables: tuple[str, ...] = ()
+
+    def sidecars(self, image: str) -> tuple[str, ...]:
+        """The caption files of an image, in the order of ``SIDECAR_SUFFIXES``."""
+        return self.odd.get(image) or _plain_sidecars(image, self.captions)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a dataset's folder that matter, by name.
+    """The files of a dataset that matter, by name.
 
     Attributes:
-        root: the folder, absolute.
-        images: files with an image's suffix, ordered by name (case-folded, then exact).
-        sidecars: caption files of each image, in the order of ``SIDECAR_SUFFIXES``; not of those without.
-        metadata: ``metadata.csv`` of the folder, if any.
-        problems: hidden and unsupported files, subfolders with images, caption files without an image.
+        root: the dataset's folder, absolute.
+        folders: those with images or tables; the dataset's own first.
+        problems: hidden and unsupported files, links that lead back, caption files and masks without an image.
     """
 
     root: Path
-    images: tuple[Path, ...]
-    sidecars: Mapping[Path, tuple[Path, ...]]
-    metadata: Path | None
+    folders: tuple[Folder, ...]
     problems: tuple[Problem, ...]
+
+    def __iter__(self) -> Iterator[tuple[Folder, str]]:
+        """Every image: its folder and its name."""
+        return ((folder, image) for folder in self.folders for image in folder.images)
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return sum(len(folder.images) for folder in self.folders)
+
+    @property
+    def metadata(self) -> Path | None:
+        """The CSV table of the dataset's own folder, if there is one."""
+        own = next((folder.tables for folder in self.folders if not folder.subset), ())
+        return next((self.root / name for name in own if name.casefold() == METADATA_NAME), None)
+
+    def placed(self, problem: Problem) -> Problem:
+        """The problem with the folder that its file lies in, for its text."""
+        parent = problem.path.parent
+        if parent == self.root or not parent.is_relative_to(self.root):
+            return problem
+        return replace(problem, subset=parent.relative_to(self.root).as_posix())
 
 
 def fold(name: str) -> str:
@@ -59,8 +116,18 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def stem(name: str) -> str:
+    """A file's name without its suffix."""
+    return os.path.splitext(name)[0]
+
+
+def suffix(name: str) -> str:
+    """A file's suffix in small letters, with the dot."""
+    return os.path.splitext(name)[1].lower()
+
+
 def list_folder(folder: str | Path) -> Listing:
-    """Lists a dataset's folder.
+    """Lists a dataset's folder, and those below it.
 
     Raises:
         DatasetError: it does not exist, is not a folder, cannot be read, or holds no image.
@@ -70,125 +137,192 @@ def list_folder(folder: str | Path) -> Listing:
         raise DatasetError(f"{root}: the folder does not exist", "Check the path of the images.")
     if not root.is_dir():
         raise DatasetError(f"{root}: is a file, expected a folder of images", "Name the folder that it lies in.")
-    try:
-        names = sorted(os.listdir(root), key=lambda name: (name.casefold(), name))
-    except OSError as error:
-        raise DatasetError(f"{root}: the folder cannot be read: {error.strerror}") from None
-    images: list[Path] = []
-    captions: list[Path] = []
-    folders: list[Path] = []
+    folders: list[Folder] = []
     problems: list[Problem] = []
-    metadata = None
+    seen: set[tuple[int, int]] = set()
+    # Links wait until all folders are read: of two ways to a folder, the one without a link counts.
+    waiting, links = [(root, "", 1)], deque[tuple[Path, str, int]]()
+    while waiting or links:
+        path, subset, repeats = waiting.pop() if waiting else links.popleft()
+        try:
+            stat = os.stat(path)
+            if (stat.st_dev, stat.st_ino) in seen:
+                problems.append(Problem(path, "link-loop", "is a link to a folder that is read already"))
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            names = sorted(os.listdir(path), key=lambda name: (name.casefold(), name))
+        except OSError as error:
+            if path == root:
+                raise DatasetError(f"{root}: the folder cannot be read: {error.strerror}") from None
+            problems.append(Problem(path, "unreadable", f"the folder cannot be read: {error.strerror}"))
+            continue
+        found, below = _read(path, subset, repeats, names, problems)
+        if found.images or found.tables:
+            folders.append(found)
+        for name in below:
+            child = path / name, f"{subset}/{name}" if subset else name, repeats * _repeats_of(name)
+            (links if os.path.islink(child[0]) else waiting).append(child)
+    if not any(found.images for found in folders):
+        raise _no_images(root, problems)
+    folders.sort(key=lambda f: [(part.casefold(), part) for part in f.subset.split("/")])
+    # A problem lies in the folder that its file lies in; those of the dataset's own come first.
+    problems.sort(key=lambda p: [(part.casefold(), part) for part in p.path.parts[len(root.parts) : -1]])
+    return Listing(root, tuple(folders), tuple(problems))
+
+
+def _repeats_of(name: str) -> int:
+    found = _REPEATS.match(name)
+    return int(found[1]) if found else 1
+
+
+def _read(path: Path, subset: str, repeats: int, names: list[str], problems: list[Problem]) -> tuple[Folder, list[str]]:
+    """One folder, and the names of the folders in it that are to be read too."""
+    pictures: list[str] = []
+    captions: list[str] = []
+    below: list[str] = []
+    tables: dict[str, str] = {}
     for name in names:
-        path = root / name
-        suffix = path.suffix.lower()
+        ending = suffix(name)
         if name.startswith("."):
-            if suffix in IMAGE_SUFFIXES:
-                problems.append(Problem(path, "hidden", "is a hidden file (its name begins with a dot)"))
-        elif suffix in IMAGE_SUFFIXES:
-            images.append(path)
-        elif suffix in UNSUPPORTED_SUFFIXES:
-            problems.append(Problem(path, "unsupported", f"cannot be read; save it as {_FORMATS_TEXT}"))
-        elif suffix in SIDECAR_SUFFIXES:
-            captions.append(path)
-        elif name.casefold() == METADATA_NAME and metadata is None:
-            metadata = path
-        elif name.casefold() == "metadata.jsonl":
-            problems.append(Problem(path, "unsupported", "is not read in this version; expected metadata.csv"))
-        elif path.is_dir():
-            folders.append(path)
-    nested = [path for path in folders if _holds_images(path)]
-    if not images:
-        raise _no_images(root, nested, problems)
-    for path in nested:
-        problems.append(Problem(path, "subfolder", "holds images that are not used: only the folder itself is read"))
-    sidecars, orphans = _match(images, captions)
-    for path in orphans:
-        problems.append(Problem(path, "orphan-caption", f"belongs to no image: no image is named {path.stem!r}"))
-    return Listing(root, tuple(images), sidecars, metadata, tuple(problems))
+            if ending in IMAGE_SUFFIXES:
+                problems.append(Problem(path / name, "hidden", "is a hidden file (its name begins with a dot)"))
+            elif _holds_images(path / name):
+                problems.append(Problem(path / name, "hidden", "is a hidden folder (its name begins with a dot)"))
+        elif ending in IMAGE_SUFFIXES:
+            pictures.append(name)
+        elif ending in UNSUPPORTED_SUFFIXES:
+            problems.append(Problem(path / name, "unsupported", f"cannot be read; save it as {_FORMATS_TEXT}"))
+        elif ending in SIDECAR_SUFFIXES:
+            captions.append(name)
+        elif name.casefold() in TABLE_NAMES:
+            tables.setdefault(name.casefold(), name)
+        elif os.path.isdir(path / name):
+            if name.casefold() not in _HIDDEN_FOLDERS:
+                below.append(name)
+            elif _holds_images(path / name):
+                problems.append(Problem(path / name, "hidden", "is a folder of the system's, not of pictures"))
+    images, masks = _masks_beside(path, pictures, problems)
+    if images:
+        for wanted in MASK_FOLDERS:
+            for name in [name for name in below if name.casefold() == wanted]:
+                below.remove(name)
+                _masks_below(path, name, images, masks, problems)
+    odd, own = _sidecars(images, captions)
+    for name in captions:
+        if name not in own:
+            problems.append(
+                Problem(path / name, "orphan-caption", f"belongs to no image: no image is named {stem(name)!r}")
+            )
+    ordered = tuple(tables[name] for name in TABLE_NAMES if name in tables)
+    return Folder(path, subset, repeats, tuple(images), frozenset(own), odd, masks, ordered), below
 
 
-def _match(images: list[Path], captions: list[Path]) -> tuple[dict[Path, tuple[Path, ...]], list[Path]]:
-    """Caption files of each image by stem (exact before folded), and the caption files that no image uses."""
-    exact: dict[tuple[str, str], Path] = {}
-    folded: dict[tuple[str, str], Path] = {}
-    for path in captions:
-        exact.setdefault((path.stem, path.suffix.lower()), path)
-    own = {path for image in images for suffix in SIDECAR_SUFFIXES if (path := exact.get((image.stem, suffix)))}
-    for path in captions:
-        # On Linux A.png and a.png are two images: a.txt belongs to one of them.
-        if path not in own:
-            folded.setdefault((fold(path.stem), path.suffix.lower()), path)
-    sidecars: dict[Path, tuple[Path, ...]] = {}
+def _plain_sidecars(image: str, captions: frozenset[str] | set[str]) -> tuple[str, ...]:
+    names = (f"{stem(image)}{ending}" for ending in SIDECAR_SUFFIXES)
+    return tuple(name for name in names if name in captions)
+
+
+def _sidecars(images: list[str], captions: list[str]) -> tuple[dict[str, tuple[str, ...]], set[str]]:
+    """The caption files of images where they are not ``<stem>.txt``, and all that belong to an image.
+
+    By stem, exact before folded: on Linux A.png and a.png are two images, and a.txt belongs to one of them.
+    """
+    if not captions:
+        return {}, set()
+    stems = {stem(image) for image in images}
+    own = {name for name in captions if stem(name) in stems}
+    # Few: all others are found by their names.
+    exact: dict[tuple[str, str], str] = {}
+    folded: dict[tuple[str, str], str] = {}
+    for name in captions:
+        if name in own:
+            if not name.endswith(suffix(name)):
+                exact.setdefault((stem(name), suffix(name)), name)
+        else:
+            folded.setdefault((fold(stem(name)), suffix(name)), name)
+    odd: dict[str, tuple[str, ...]] = {}
+    if exact or folded:
+        for image in images:
+            found: list[str] = []
+            for ending in SIDECAR_SUFFIXES:
+                plain = f"{stem(image)}{ending}"
+                name = plain if plain in own else exact.get((stem(image), ending))
+                name = name or folded.get((fold(stem(image)), ending))
+                found += [name] if name else []
+            if tuple(found) != _plain_sidecars(image, own):
+                odd[image] = tuple(found)
+                own.update(found)
+    return odd, own
+
+
+def _masks_beside(path: Path, pictures: list[str], problems: list[Problem]) -> tuple[list[str], dict[str, str]]:
+    """Which pictures are images, and the masks of those that have one beside them."""
+    marked = {name: mark for name in pictures for mark in MASK_MARKS if stem(name).casefold().endswith(mark)}
+    if not marked:
+        return pictures, {}
+    by_stem: dict[str, list[str]] = {}
+    for name in pictures:
+        by_stem.setdefault(fold(stem(name)), []).append(name)
+    masks: dict[str, str] = {}
+    not_images: set[str] = set()
+    for mark in MASK_MARKS:
+        for name in [name for name in marked if marked[name] == mark]:
+            owners = by_stem.get(fold(stem(name)[: -len(mark)]), [])
+            for owner in owners:
+                masks.setdefault(owner, name)
+            # A picture of a mask may be called so; nobody calls one name.mask.png.
+            if owners or mark == MASK_MARKS[0]:
+                not_images.add(name)
+            if not owners and name in not_images:
+                problems.append(_orphan_mask(path / name, stem(name)[: -len(mark)]))
+    images = [name for name in pictures if name not in not_images]
+    return images, {image: mask for image, mask in masks.items() if image not in not_images}
+
+
+def _masks_below(path: Path, folder: str, images: list[str], masks: dict[str, str], problems: list[Problem]) -> None:
+    """Adds the masks of a folder of masks."""
+    try:
+        names = sorted(os.listdir(path / folder))
+    except OSError as error:
+        problems.append(Problem(path / folder, "unreadable", f"the folder cannot be read: {error.strerror}"))
+        return
+    by_stem: dict[str, list[str]] = {}
     for image in images:
-        found = [
-            exact.get((image.stem, suffix)) or folded.get((fold(image.stem), suffix)) for suffix in SIDECAR_SUFFIXES
-        ]
-        if any(found):
-            sidecars[image] = tuple(path for path in found if path is not None)
-    used = {path for paths in sidecars.values() for path in paths}
-    return sidecars, [path for path in captions if path not in used]
+        by_stem.setdefault(fold(stem(image)), []).append(image)
+    for name in names:
+        if suffix(name) not in IMAGE_SUFFIXES or name.startswith("."):
+            continue
+        wanted = stem(name)
+        for mark in MASK_MARKS:
+            if wanted.casefold().endswith(mark) and fold(wanted) not in by_stem:
+                wanted = wanted[: -len(mark)]
+        owners = by_stem.get(fold(wanted), [])
+        for owner in owners:
+            masks.setdefault(owner, f"{folder}/{name}")
+        if not owners:
+            problems.append(_orphan_mask(path / folder / name, wanted))
+
+
+def _orphan_mask(path: Path, wanted: str) -> Problem:
+    return Problem(path, "orphan-mask", f"is a mask that belongs to no image: no image is named {wanted!r}")
 
 
 def _holds_images(folder: Path) -> bool:
+    """Whether a folder that is passed over holds images; looks at its first entries only."""
     looked = 0
     for _, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                return True
+        if any(suffix(name) in IMAGE_SUFFIXES and not name.startswith(".") for name in files):
+            return True
         looked += len(folders) + len(files)
         if looked > _LOOK_LIMIT:
             break
     return False
 
 
-def _no_images(root: Path, nested: list[Path], problems: list[Problem]) -> DatasetError:
-    if nested:
-        names = ", ".join(path.name for path in nested[:3]) + (", ..." if len(nested) > 3 else "")
-        return DatasetError(
-            f"{root}: no image in the folder itself, but its subfolders hold images: {names}",
-            f"Name one of them, such as {nested[0]}; nested folders are not read in this version.",
-        )
-    if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems[:5])
+def _no_images(root: Path, problems: list[Problem]) -> DatasetError:
+    passed_over = [problem for problem in problems if problem.kind in PASSED_OVER]
+    if passed_over:
+        listed = "\n".join(f"  - {problem}" for problem in passed_over[:5])
         return DatasetError(f"{root}: no image that can be used; passed over:\n{listed}")
     return DatasetError(f"{root}: no image in the folder", f"Put pictures ({_FORMATS_TEXT}) into it.")
-
-
-class Remembered(Generic[T]):
-    """A function of a file, whose answers are remembered while the file's size and time stamp stay the same.
-
-    One answer a path, in this process. A file that changed less than 2 s ago is always asked anew.
-    """
-
-    def __init__(self, function: Callable[[Path], T]) -> None:
-        self._function = function
-        self._answers: dict[str, tuple[int, int, T]] = {}
-
-    def __call__(self, path: Path) -> T:
-        """The function's answer for this file as it is now.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
-        stat = path.stat()
-        key = os.path.abspath(path)
-        known = self._answers.get(key)
-        if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns):
-            return known[2]
-        answer = self._function(path)
-        if time.time_ns() - stat.st_mtime_ns > _FRESH_NS:
-            self._answers[key] = (stat.st_size, stat.st_mtime_ns, answer)
-        return answer
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        # Opening a pipe would wait for ever.
-        raise OSError("not a file")
-    return sha256(path)
-
-
-#: SHA-256 of a file's bytes, in hex.
-content_hash: Remembered[str] = Remembered(_sha256)

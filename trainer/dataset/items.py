@@ -13,19 +13,28 @@ KINDS = {
     "corrupt": "not a picture, or a damaged one; it is passed over",
     "decompression-bomb": "more pixels than can be decoded safely; it is passed over",
     "duplicate": "the same bytes as another image; both are trained",
-    "duplicate-row": "a second row for the same image; it is passed over",
+    "duplicate-row": "a second row with the same caption for the same image; it is passed over",
     "empty": "a file of 0 bytes; it is passed over",
-    "hidden": "a file whose name begins with a dot; it is passed over",
+    "hidden": "a file, or a folder with images, that programs hide (.name, __MACOSX); it is passed over",
+    "link-loop": "a link to a folder that is read already; it is passed over",
     "no-caption": "an image without a caption; it is trained with the trigger word, or the empty caption",
+    "no-mask": "an image without the mask that was asked for; the whole of it is trained",
     "not-a-file": "a folder, a broken link or the like with an image's name; it is passed over",
     "orphan-caption": "a caption file that belongs to no image",
-    "subfolder": "a folder with images inside the folder; they are not used",
+    "orphan-mask": "a mask that belongs to no image; it is passed over",
+    "other-encoding": "a caption file that is not UTF-8; it is read as what it seems to be",
     "too-small": "an image with a side under 64 pixels; it is passed over",
     "truncated": "a picture whose file ends too early; it is passed over",
-    "unknown-file": "a row of a metadata file that names no image of the folder; it is passed over",
-    "unreadable": "a file that the system does not let us read; it is passed over",
+    "unknown-file": "a row of a metadata file that names no image, or not one; it is passed over",
+    "unreadable": "a file or folder that the system does not let us read; it is passed over",
     "unsupported": "a kind of file that cannot be read in this version; it is passed over",
+    "unused-mask": "mask files in a folder that is trained without masks; they are passed over",
 }
+#: The kinds that mean: this image, though it is there, is not trained.
+PASSED_OVER = frozenset(
+    {"corrupt", "decompression-bomb", "empty", "hidden", "link-loop", "not-a-file", "too-small", "truncated"}
+    | {"unreadable", "unsupported"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +45,14 @@ class ImageItem:
         id: first 32 hex digits of the SHA-256 of the file's bytes. The second file with the same bytes (in
             the order of the dataset) has ``-2`` after it, the third ``-3``.
         path: absolute path of the image.
-        captions: resolved, the trigger word included; ``("",)`` where there is none.
+        captions: alternatives, the trigger word included in each; ``("",)`` where there is none.
         size: (width, height) in pixels, after EXIF rotation.
         bucket: (width, height) in pixels that the image is trained at; multiples of 64.
-        repeats: how often it is seen in an epoch.
+        repeats: how often it is seen in an epoch: the dataset's repeats times those of its folder (``10_name``).
+        crop: (left, top) corner of the bucket in the picture after its resize, in pixels.
+        mask: which parts are trained: ``""`` all, ``"alpha"`` its own transparency, else the path of a mask file.
+        mask_id: names the mask by content; ``""`` without one.
+        subset: the folder that it lies in, below the dataset's, with ``/``; ``""`` for the dataset's own.
     """
 
     id: str
@@ -48,18 +61,27 @@ class ImageItem:
     size: tuple[int, int]
     bucket: tuple[int, int]
     repeats: int
+    crop: tuple[int, int] = (0, 0)
+    mask: str = ""
+    mask_id: str = ""
+    subset: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that the user should know about one file. ``kind`` is a key of ``KINDS``."""
+    """Something that the user should know about one file. ``kind`` is a key of ``KINDS``.
+
+    ``subset`` is the folder that it lies in, as in ``ImageItem``.
+    """
 
     path: Path
     kind: str
     message: str
+    subset: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path.name}: {self.message}"
+        name = f"{self.subset}/{self.path.name}" if self.subset else self.path.name
+        return f"{name}: {self.message}"
 
 
 @dataclass(frozen=True)

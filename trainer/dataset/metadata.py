@@ -1,30 +1,42 @@
-"""Reads ``metadata.csv``: the captions of a folder in one table, as the guide has it.
+"""Reads ``metadata.csv`` and ``metadata.jsonl``: captions in one table.
 
-::
+The CSV, as the guide has it::
 
     filename,prompt
     house 1.png,"a red house, snow"
 
-UTF-8, with or without a byte-order mark. Columns are found by their names (also ``file_name``, ``file``,
-``image``, ``path``; ``caption``, ``text``), stand in any order, and further ones are kept. The separator may
-be a comma, a semicolon (which spreadsheets write in many countries) or a tab; the header tells. A prompt with
-the separator in it stands in double quotes. A row that cannot be read is a problem with its line number; a
-table that cannot be read is an error, never a guess.
+Columns are found by their names (also ``file_name``, ``file``, ``image``, ``path``; ``caption``, ``text``), stand in
+any order, and further ones are kept. Without a header the first column is the filename, the second the prompt. The
+separator may be a comma, a semicolon (which spreadsheets write in many countries) or a tab; the first line tells. A
+prompt with the separator in it stands in double quotes.
+
+JSON lines are an object a line, by the same names, as Hugging Face's image folders have them; ``captions`` is a list::
+
+    {"file_name": "10_cat/a.png", "text": "a cat on a wall"}
+    {"file_name": "10_cat/b.png", "captions": ["a cat", "a tabby cat, asleep"]}
+
+Text is UTF-8, with or without a byte-order mark, else what ``text.decode`` guesses. A row that cannot be read is a
+problem with its line number; a table that cannot be read is an error.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import DatasetError
+from .files import IMAGE_SUFFIXES, suffix
+from .text import decode
 
 FILENAME_COLUMNS = ("filename", "file_name", "file", "image", "path")
 PROMPT_COLUMNS = ("prompt", "caption", "text")
+LIST_COLUMN = "captions"
 HEADER = ("filename", "prompt")
 
 #: A caption file above this size is something else.
@@ -33,82 +45,120 @@ MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. ``raw`` is its text in the file, line end included; ``fault`` says why it cannot be used."""
+    """One row. ``fault`` says why it cannot be used; ``raw`` and ``cells`` are for writing a CSV file anew.
+
+    Attributes:
+        line: where it begins, counted from 1.
+        filename: as it is written.
+        prompts: the captions, as they are written; several are alternatives.
+        fault: empty for a row that can be used.
+        raw: its text in the file, line end included.
+        cells: all of its cells.
+    """
 
     line: int
-    raw: str
-    cells: tuple[str, ...]
+    filename: str
+    prompts: tuple[str, ...]
     fault: str = ""
+    raw: str = ""
+    cells: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Metadata:
-    """A table as it stands in its file. ``head`` is everything up to the end of the header line."""
+class Csv:
+    """A CSV file as it stands. ``head`` is the header line with its end, ``""`` where there is none.
+
+    ``encoding`` is a key of ``text.CODECS``.
+    """
 
     path: Path
+    text: str
+    encoding: str
+    bom: bool
     delimiter: str
     head: str
     columns: tuple[str, ...]
-    filename_column: int
-    prompt_column: int
-    rows: tuple[Row, ...]
-    bom: bool
+
+    @property
+    def filename_column(self) -> int:
+        """Where the filename stands."""
+        return _column(self.columns, FILENAME_COLUMNS)
+
+    @property
+    def prompt_column(self) -> int:
+        """Where the prompt stands."""
+        return _column(self.columns, PROMPT_COLUMNS)
+
+    def every_row(self) -> Iterator[Row]:
+        """All rows, read as they are asked for, empty ones too: their ``raw`` and ``head`` together are the file.
+
+        Raises:
+            DatasetError: the quotes are broken, with the line.
+        """
+        taken: list[str] = []
+
+        def lines() -> Iterator[str]:
+            for line in io.StringIO(self.text[len(self.head) :], newline=""):
+                taken.append(line)
+                yield line
+
+        reader = csv.reader(lines(), delimiter=self.delimiter, strict=True, skipinitialspace=True)
+        filename, prompt = self.filename_column, self.prompt_column
+        line = 2 if self.head else 1
+        try:
+            for found in reader:
+                cells = tuple(cell.strip() for cell in found)
+                fault = _fault(cells, len(self.columns), self.delimiter)
+                if fault or not any(cells):
+                    yield Row(line, "", (), fault, "".join(taken), cells)
+                else:
+                    yield Row(line, cells[filename], (cells[prompt],), "", "".join(taken), cells)
+                line += len(taken)
+                taken.clear()
+        except csv.Error as error:
+            raise DatasetError(f"{self.path}, line {line}: {_explain(error)}", _QUOTING) from None
+
+    def rows(self) -> Iterator[Row]:
+        """``every_row`` without the empty ones."""
+        return (row for row in self.every_row() if row.fault or any(row.cells))
 
 
-def decode(data: bytes) -> str:
-    """Text of a caption file, without its byte-order mark.
+@dataclass(frozen=True)
+class JsonLines:
+    """A file with an object a line."""
+
+    path: Path
+    text: str
+    encoding: str
+
+    def rows(self) -> Iterator[Row]:
+        """Its rows, read as they are asked for."""
+        for line, text in enumerate(io.StringIO(self.text), start=1):
+            if text.strip():
+                yield _json_row(line, text)
+
+
+def read_metadata(path: Path) -> Csv | JsonLines:
+    """Reads a table of captions: JSON lines if its name ends so, else CSV.
 
     Raises:
-        ValueError: it is not UTF-8; says what it seems to be.
+        DatasetError: the file is missing, no text, or a CSV file without header and without the name of an image in
+            its first line.
     """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError("is UTF-16 text, expected UTF-8")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 text (byte {error.start + 1})") from None
-    if "\0" in text:
-        raise ValueError("is not text (it has zero bytes)")
-    return text
+    if suffix(path.name) != ".jsonl":
+        return read_csv(path)
+    text, encoding, _ = _open(path)
+    return JsonLines(path, text, encoding)
 
 
-def read_metadata(path: Path) -> Metadata:
-    """Reads a table of captions.
+def read_csv(path: Path) -> Csv:
+    """Reads a CSV file.
 
     Raises:
-        DatasetError: the file is missing, not UTF-8, without the header, or its quotes are broken (with the
-            line).
+        DatasetError: as ``read_metadata``.
     """
-    data = _read(path)
-    try:
-        text = decode(data)
-    except ValueError as error:
-        raise DatasetError(f"{path}: {error}", "Save it as UTF-8 (in a spreadsheet: CSV UTF-8).") from None
-    header, delimiter, columns = _header(path, text)
-    taken: list[str] = []
-
-    def lines() -> Iterator[str]:
-        for line in io.StringIO(text[len(header) :], newline=""):
-            taken.append(line)
-            yield line
-
-    reader = csv.reader(lines(), delimiter=delimiter, strict=True, skipinitialspace=True)
-    rows: list[Row] = []
-    line = 2
-    try:
-        for cells in reader:
-            cells = tuple(cell.strip() for cell in cells)
-            rows.append(Row(line, "".join(taken), cells, _fault(cells, len(columns), delimiter)))
-            line += len(taken)
-            taken.clear()
-    except csv.Error as error:
-        raise DatasetError(f"{path}, line {line}: {_explain(error)}", _QUOTING) from None
-    names = [column.casefold() for column in columns]
-    filename_column = next(names.index(name) for name in FILENAME_COLUMNS if name in names)
-    prompt_column = next(names.index(name) for name in PROMPT_COLUMNS if name in names)
-    return Metadata(
-        path, delimiter, header, columns, filename_column, prompt_column, tuple(rows), data.startswith(BOM_UTF8)
-    )
+    text, encoding, bom = _open(path)
+    return Csv(path, text, encoding, bom, *_header(path, text))
 
 
 _QUOTING = (
@@ -117,7 +167,8 @@ _QUOTING = (
 )
 
 
-def _read(path: Path) -> bytes:
+def _open(path: Path) -> tuple[str, str, bool]:
+    """Text, encoding, and whether it begins with UTF-8's byte-order mark."""
     if path.is_dir():
         raise DatasetError(f"{path}: is a folder, expected a CSV file", "Name the file, such as metadata.csv.")
     if not path.is_file():
@@ -125,13 +176,21 @@ def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DatasetError(f"{path}: is larger than {MAX_BYTES >> 20} MiB, which is no table of captions")
-        return path.read_bytes()
+        data = path.read_bytes()
+        return *decode(data), data.startswith(BOM_UTF8)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}", "Save it as UTF-8 (in a spreadsheet: CSV UTF-8).") from None
+
+
+def _column(columns: tuple[str, ...], wanted: tuple[str, ...]) -> int:
+    names = [column.casefold() for column in columns]
+    return next(names.index(name) for name in wanted if name in names)
 
 
 def _header(path: Path, text: str) -> tuple[str, str, tuple[str, ...]]:
-    """The header line as it stands, the separator, and the names of the columns."""
+    """The separator, the header line as it stands, and the names of the columns."""
     first = next(iter(io.StringIO(text, newline="")), "")
     for delimiter in ",;\t":
         try:
@@ -141,7 +200,9 @@ def _header(path: Path, text: str) -> tuple[str, str, tuple[str, ...]]:
         columns = tuple(cell.strip() for cell in cells)
         names = {name.casefold() for name in columns}
         if names & set(FILENAME_COLUMNS) and names & set(PROMPT_COLUMNS):
-            return first, delimiter, columns
+            return delimiter, first, columns
+        if len(columns) > 1 and suffix(columns[0]) in IMAGE_SUFFIXES:
+            return delimiter, "", HEADER
     shown = first.strip()[:80]
     got = f"got {shown!r}" if text.strip() else "the file is empty"
     raise DatasetError(
@@ -170,3 +231,21 @@ def _explain(error: csv.Error) -> str:
     if "field limit" in text:
         return "a cell is longer than 131,072 characters: a double quote is not closed"
     return f"this is not CSV ({text})"
+
+
+def _json_row(line: int, text: str) -> Row:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return Row(line, "", (), "is not JSON")
+    if not isinstance(data, dict):
+        return Row(line, "", (), 'expected an object, such as {"file_name": "a.png", "text": "a house"}')
+    fields: dict[str, Any] = {name.casefold(): value for name, value in data.items()}
+    filename = next((fields[name] for name in FILENAME_COLUMNS if name in fields), None)
+    if not isinstance(filename, str):
+        return Row(line, "", (), f"expected the name of a file in {' or '.join(FILENAME_COLUMNS[:2])}")
+    value = next((fields[name] for name in (LIST_COLUMN, *PROMPT_COLUMNS) if fields.get(name) is not None), "")
+    prompts = value if isinstance(value, list) else [value]
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        return Row(line, "", (), f"expected text as caption of {filename!r}, got {json.dumps(value)[:60]}")
+    return Row(line, filename.strip(), tuple(prompts))

@@ -4,12 +4,16 @@ Rules: the first frame of an animation; rotated as EXIF says; transparency over 
 16 bit gray brought to 8 bit RGB. Colour profiles are not applied (as in ComfyUI's LoadImage and in other
 trainers). What a file is, is read from its bytes, not from its name. Files are only read, and only by
 decoders of ``FORMATS``.
+
+A mask is decoded by the same rules into gray, what is transparent in it being black, and is resized and cropped as
+its picture, so that a pixel of the one lies on the pixel of the other. Flipping mirrors what was cropped.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from ..errors import DatasetError
 from .buckets import STEP, cover
 from .items import ImageItem
+
+RGB = tuple[int, int, int]
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 #: Decoders that are tried. A short list: a renamed EPS or PDF must not start another program.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
@@ -93,11 +100,28 @@ def inspect(path: Path) -> tuple[int, int]:
         Unusable: it cannot be decoded to its last byte, or a side is under 64 pixels.
     """
     with _strict_decoding:
-        return _decode(path, thumbnail=True)[1]
+        return _decode(path, _to_rgb, reduce=8)[1]
 
 
-def load_pixels(item: ImageItem) -> torch.Tensor:
+def thumbnail(item: ImageItem, side: int) -> Image.Image:
+    """The whole picture, RGB, upright, fitted into a square of ``side`` pixels.
+
+    Raises:
+        Unusable: it cannot be decoded any more.
+    """
+    scale = side / max(item.size)
+    with _strict_decoding:
+        image, _ = _decode(item.path, _to_rgb, reduce=max(1, min(8, int(0.5 / scale))))
+    small = max(1, round(item.size[0] * scale)), max(1, round(item.size[1] * scale))
+    return image.resize(small, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
+
+
+def load_pixels(item: ImageItem, flip: bool = False) -> torch.Tensor:
     """The picture as it is trained: shrunk to cover its bucket (Lanczos), cropped in the middle.
+
+    Args:
+        item: the image.
+        flip: mirrored from left to right.
 
     Returns:
         float32 ``[3, height, width]`` in 0..1, the size of ``item.bucket``; the same values on every call.
@@ -105,29 +129,94 @@ def load_pixels(item: ImageItem) -> torch.Tensor:
     Raises:
         DatasetError: the file is gone, broken, or has another size than when it was scanned.
     """
+    image = _again(item, _to_rgb)
+    return _tensor(_covered(image, item, Image.Resampling.LANCZOS), flip)
+
+
+def load_mask(item: ImageItem, flip: bool = False) -> torch.Tensor | None:
+    """Which parts of the picture are trained: 1 wholly, 0 not.
+
+    Args:
+        item: the image.
+        flip: mirrored from left to right, as the picture is.
+
+    Returns:
+        float32 ``[height, width]`` in 0..1, the size of ``item.bucket``; None for an image without a mask.
+
+    Raises:
+        DatasetError: the mask cannot be read, has another shape than the picture, or leaves nothing to train; or the
+            picture has another size than when it was scanned.
+    """
+    if not item.mask:
+        return None
+    if item.mask == "alpha":
+        mask = _again(item, _to_alpha)
+        fault = f"{item.path}: is transparent where it is trained, and mask is alpha: nothing of it would be trained"
+    else:
+        mask = _mask_file(item)
+        fault = f"{item.mask}: is black where {item.path.name} is trained: nothing of it would be trained"
+    # Not Lanczos, which rings: what is black beside white stays black.
+    values = _tensor(_covered(mask, item, Image.Resampling.BILINEAR), flip)[0]
+    if not values.any():
+        raise DatasetError(fault, "White is what is trained; an image that is not to be trained belongs elsewhere.")
+    return values
+
+
+def _mask_file(item: ImageItem) -> Image.Image:
+    """The mask of an image, mode L, of the image's shape."""
     try:
         with _strict_decoding:
-            image, size = _decode(item.path)
+            mask, size = _decode(Path(item.mask), lambda image: _to_rgb(image, BLACK).convert("L"), least=1)
     except Unusable as error:
+        raise DatasetError(f"{item.mask}: {error.message}", "Save the mask as a gray PNG, or remove it.") from None
+    # Off by a pixel of the mask is the rounding of whoever shrank it.
+    if abs(size[0] * item.size[1] - size[1] * item.size[0]) > max(item.size):
         raise DatasetError(
-            f"{item.path}: could be read when the dataset was scanned, now it {error.message}",
-            "Leave the images alone while a run prepares its data; start the run again.",
-        ) from None
+            f"{item.mask}: is a mask of {size[0]}x{size[1]} pixels, expected the shape of {item.path.name}, "
+            f"{item.size[0]}x{item.size[1]}",
+            "A mask is as large as its picture, or a smaller or larger copy of the same shape.",
+        )
+    return mask
+
+
+def _tensor(image: Image.Image, flip: bool) -> torch.Tensor:
+    """[channels, height, width] in 0..1."""
+    if flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    values = np.atleast_3d(np.asarray(image, dtype=np.float32) / 255.0)
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+def _covered(image: Image.Image, item: ImageItem, filter: Image.Resampling) -> Image.Image:
+    resized, (left, top) = cover(item.size, item.bucket)
+    return image.resize(resized, filter).crop((left, top, left + item.bucket[0], top + item.bucket[1]))
+
+
+def _again(item: ImageItem, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Decodes what was decoded when the dataset was scanned."""
+    cure = "Leave the images alone while a run prepares its data; start the run again."
+    try:
+        with _strict_decoding:
+            image, size = _decode(item.path, convert)
+    except Unusable as error:
+        message = f"{item.path}: could be read when the dataset was scanned, now it {error.message}"
+        raise DatasetError(message, cure) from None
     if size != item.size:
         raise DatasetError(
             f"{item.path}: was {item.size[0]}x{item.size[1]} pixels when the dataset was scanned, "
             f"now it is {size[0]}x{size[1]}",
-            "Leave the images alone while a run prepares its data; start the run again.",
+            cure,
         )
-    resized, (left, top) = cover(size, item.bucket)
-    image = image.resize(resized, Image.Resampling.LANCZOS)
-    image = image.crop((left, top, left + item.bucket[0], top + item.bucket[1]))
-    pixels = np.asarray(image, dtype=np.float32) / 255.0
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return image
 
 
-def _decode(path: Path, *, thumbnail: bool = False) -> tuple[Image.Image, tuple[int, int]]:
-    """RGB image and its size. With ``thumbnail`` a JPEG is decoded in small: all its bytes are read, 3 x faster."""
+def _decode(
+    path: Path, convert: Callable[[Image.Image], Image.Image], *, reduce: int = 1, least: int = STEP
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The converted image, upright, and its size.
+
+    With ``reduce`` a JPEG is decoded at about that part of its size: all its bytes are read, 3 x faster.
+    """
     try:
         if not path.is_file():
             raise Unusable("not-a-file", "is not a file (a folder, or a link to nothing)")
@@ -142,12 +231,12 @@ def _decode(path: Path, *, thumbnail: bool = False) -> tuple[Image.Image, tuple[
             size = image.size
             if size[0] * size[1] > MAX_PIXELS:
                 raise Unusable("decompression-bomb", f"has more than {MAX_PIXELS:,} pixels")
-            if thumbnail:
-                image.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
+            if reduce > 1:
+                image.draft(None, (max(1, size[0] // reduce), max(1, size[1] // reduce)))
             image.load()
             # Only now: a PNG may carry its EXIF behind the pixels, and PIL rotates a TIFF while it loads.
             orientation = _orientation(image)
-            rgb = _to_rgb(image)
+            result = convert(image)
     except Unusable:
         raise
     except UnidentifiedImageError:
@@ -160,14 +249,14 @@ def _decode(path: Path, *, thumbnail: bool = False) -> tuple[Image.Image, tuple[
             raise Unusable("truncated", "ends too early: the file is cut off") from None
         raise Unusable("corrupt", "is damaged and cannot be decoded") from None
     if orientation in _TRANSPOSE:
-        rgb = rgb.transpose(_TRANSPOSE[orientation])
+        result = result.transpose(_TRANSPOSE[orientation])
         if orientation >= 5:
             size = size[1], size[0]
-    if not thumbnail:
-        size = rgb.size
-    if min(size) < STEP:
-        raise Unusable("too-small", f"is too small: {size[0]}x{size[1]} pixels, expected at least {STEP}x{STEP}")
-    return rgb, size
+    if reduce == 1:
+        size = result.size
+    if min(size) < least:
+        raise Unusable("too-small", f"is too small: {size[0]}x{size[1]} pixels, expected at least {least}x{least}")
+    return result, size
 
 
 def _unidentified(head: bytes) -> Unusable:
@@ -192,7 +281,14 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_alpha(image: Image.Image) -> Image.Image:
+    """What is opaque, mode L."""
+    if not image.has_transparency_data:
+        return Image.new("L", image.size, 255)
+    return image.convert("RGBA").getchannel("A")
+
+
+def _to_rgb(image: Image.Image, behind: RGB = WHITE) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bit(image)
     if image.mode == "F":
@@ -201,8 +297,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise Unusable("unsupported", "has Lab colours; save it as RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        ground = Image.new("RGBA", rgba.size, (*behind, 255))
+        return Image.alpha_composite(ground, rgba).convert("RGB")
     return image.convert("RGB")
 
 

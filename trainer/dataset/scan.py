@@ -1,28 +1,30 @@
-"""Scans a folder of images: what can be trained, at which size, with which caption, and what is wrong.
+"""Scans a folder of images: what can be trained, at which size, with which captions, and what is wrong.
 
-The folder is only read. No pixels are kept: an image costs about 2 kB (names, caption, size, hash), 50,000 some 100 MB.
+The folder is only read, and no pixels are kept: what stays of an image are names, captions, sizes and a hash, about
+MEASURED (``benchmarks/dataset_memory.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DatasetError
-from .buckets import bucket_for, check_resolution
-from .captions import resolve, with_trigger
-from .files import SIDECAR_SUFFIXES, Listing, Remembered, content_hash, list_folder
+from .buckets import bucket_for, check_resolution, cover
+from .captions import Captions, with_trigger
+from .facts import facts
+from .files import Listing, list_folder, stem
 from .items import Dataset, ImageItem, Problem
-from .pixels import Unusable, inspect
+from .pixels import Unusable
+from .remembered import content_hash
 
-# Content hash and (width, height) of an image, or what is wrong with it.
-_Fact = tuple[str, tuple[int, int]] | Problem
-# Each one holds a decoded picture; decoding releases the interpreter's lock.
-_THREADS = min(4, os.cpu_count() or 1)
+#: Where masks come from: nowhere, the pictures' transparency, or files.
+MASKS = ("no", "alpha", "files")
+# Faults that an error lists.
+_LISTED = 5
 
 
 def scan(
@@ -32,66 +34,86 @@ def scan(
     resolution: int = 512,
     trigger_word: str = "",
     repeats: int = 1,
+    mask: str = "no",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """Reads a folder of images and captions.
+    """Reads a folder of images and captions, and the folders in it.
 
     Every image is decoded once, so that a damaged one is found now and not in the middle of a run; files that
     did not change since the last scan of this process are not read again.
 
     Args:
-        folder: the images lie directly in it.
-        metadata_path: a table of captions; by default ``metadata.csv`` in the folder, where there is one.
+        folder: the images lie in it or in folders below (see ``files``).
+        metadata_path: a table of captions, ``.csv`` or ``.jsonl``; by default those that lie in the folders.
         resolution: side of a square bucket in pixels; a multiple of 64.
         trigger_word: put in front of every caption that does not hold it already.
-        repeats: how often each image is seen in an epoch.
+        repeats: how often each image is seen in an epoch; multiplied by that of its folder (``10_name``).
+        mask: one of ``MASKS``: ``alpha`` trains what is opaque, ``files`` what is white in ``<stem>.mask.png``,
+            ``<stem>_mask.png`` or ``masks/<stem>.png``. An image without one is trained as a whole.
         on_progress: called with (images done, images in all).
 
     Raises:
-        DatasetError: nothing can be trained on, the metadata file cannot be read, or an argument is wrong.
+        DatasetError: nothing can be trained on, a table or a mask cannot be used, or an argument is wrong.
     """
     check_resolution(resolution)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise DatasetError(f"repeats: expected a whole number of at least 1, got {repeats!r}")
+    if mask not in MASKS:
+        raise DatasetError(f"mask: expected one of {', '.join(MASKS)}, got {mask!r}")
     listing = list_folder(folder)
-    captions, caption_problems = resolve(listing, _absolute(metadata_path))
+    captions = Captions(listing, _absolute(metadata_path))
+    alone = (with_trigger("", trigger_word),)
+    total = len(listing)
     items: list[ImageItem] = []
     problems: list[Problem] = []
-    seen: dict[str, Path] = {}
+    faults: list[str] = []
+    first: dict[str, int] = {}
     copies: Counter[str] = Counter()
-    for done, (path, facts) in enumerate(_facts(listing.images), start=1):
-        if isinstance(facts, Problem):
-            problems.append(facts)
+    for done, (place, name, fact) in enumerate(facts(listing, resolution, mask), start=1):
+        path = place.path / name
+        if isinstance(fact, Unusable):
+            problems.append(Problem(path, fact.kind, fact.message, place.subset))
         else:
-            digest, size = facts
-            content = digest[:32]
-            copies[content] += 1
-            if copies[content] > 1:
-                message = f"has the same bytes as {seen[content].name}; both are trained"
-                problems.append(Problem(path, "duplicate", message))
-            seen.setdefault(content, path)
-            caption = captions.get(path)
+            content = fact.content
+            if (index := first.setdefault(content, len(items))) < len(items):
+                copies[content] += 1
+                message = f"has the same bytes as {_relative(items[index])}; both are trained"
+                problems.append(Problem(path, "duplicate", message, place.subset))
+            caption = captions.of(place, name)
             if caption is None:
-                problems.append(_no_caption(path, listing, with_trigger("", trigger_word)))
+                message = _no_caption(place.sidecars(name), alone[0])
+                problems.append(Problem(path, "no-caption", message, place.subset))
+            if fact.fault:
+                faults.append(fact.fault)
+            elif mask != "no" and not fact.mask:
+                problems.append(Problem(path, "no-mask", _no_mask(name, mask), place.subset))
+            bucket = bucket_for(fact.size, resolution)
             items.append(
                 ImageItem(
-                    id=content if copies[content] == 1 else f"{content}-{copies[content]}",
+                    id=f"{content}-{copies[content] + 1}" if content in copies else content,
                     path=path,
-                    captions=(with_trigger(caption.text if caption else "", trigger_word),),
-                    size=size,
-                    bucket=bucket_for(size, resolution),
-                    repeats=repeats,
+                    captions=_with_triggers(caption.texts, trigger_word) if caption else alone,
+                    size=fact.size,
+                    bucket=bucket,
+                    repeats=repeats * place.repeats,
+                    crop=cover(fact.size, bucket)[1],
+                    mask=fact.mask,
+                    mask_id=fact.mask_content,
+                    subset=place.subset,
                 )
             )
         if on_progress is not None:
-            on_progress(done, len(listing.images))
+            on_progress(done, total)
     if not items:
         raise _nothing_usable(listing, problems)
-    return Dataset(listing.root, tuple(items), (*listing.problems, *caption_problems, *problems))
+    if faults:
+        raise _bad_masks(listing.root, faults)
+    before = [listing.placed(p) for p in (*listing.problems, *_unused_masks(listing, mask), *captions.problems)]
+    return Dataset(listing.root, tuple(items), (*dict.fromkeys(before), *problems))
 
 
-def fingerprint(folder: str | Path, metadata_path: str | Path | None = None) -> str:
-    """Hash of everything in a folder that training depends on: names and bytes of images and of their captions.
+def fingerprint(folder: str | Path, metadata_path: str | Path | None = None, *, mask: str = "no") -> str:
+    """Hash of everything in a folder that training depends on: names and bytes of images, captions and masks.
 
     Cheap when asked again: hashes are remembered by (path, size, modification time).
 
@@ -102,11 +124,15 @@ def fingerprint(folder: str | Path, metadata_path: str | Path | None = None) -> 
         DatasetError: the folder cannot be read or holds no image.
     """
     listing = list_folder(folder)
-    table = _absolute(metadata_path) or listing.metadata
+    table = _absolute(metadata_path)
     digest = hashlib.sha256()
-    for path in listing.images:
-        for part in (path, *listing.sidecars.get(path, ())):
-            _add(digest, part.name, part)
+    for place in listing.folders:
+        for name in place.images:
+            masks = (place.masks[name],) if mask == "files" and name in place.masks else ()
+            for part in (name, *place.sidecars(name), *masks):
+                _add(digest, f"{place.subset}/{part}", place.path / part)
+        for part in place.tables if table is None else ():
+            _add(digest, f"{place.subset}/{part}", place.path / part)
     if table is not None:
         _add(digest, "metadata", table)
     return digest.hexdigest()
@@ -125,61 +151,53 @@ def _absolute(path: str | Path | None) -> Path | None:
     return None if path is None else Path(os.path.abspath(Path(path).expanduser()))
 
 
-def _inspect_kindly(path: Path) -> tuple[int, int] | tuple[str, str]:
-    """Size of an image, or kind and message of what is wrong with it: an answer that can be remembered."""
-    try:
-        return inspect(path)
-    except Unusable as error:
-        return error.kind, error.message
+def _relative(item: ImageItem) -> str:
+    return f"{item.subset}/{item.path.name}" if item.subset else item.path.name
 
 
-_inspected: Remembered[tuple[int, int] | tuple[str, str]] = Remembered(_inspect_kindly)
+def _with_triggers(texts: tuple[str, ...], trigger_word: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(with_trigger(text, trigger_word) for text in texts))
 
 
-def _fact(path: Path) -> _Fact:
-    """Content hash and size of an image, or its problem."""
-    try:
-        first, second = _inspected(path)
-        if isinstance(first, int) and isinstance(second, int):
-            return content_hash(path), (first, second)
-        return Problem(path, str(first), str(second))
-    except FileNotFoundError:
-        return Problem(path, "not-a-file", "is not a file (a folder, or a link to nothing)")
-    except OSError as error:
-        return Problem(path, "unreadable", f"cannot be read: {error.strerror}")
-
-
-def _facts(paths: tuple[Path, ...]) -> Iterable[tuple[Path, _Fact]]:
-    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="darkroom-scan")
-    # Not pool.map: a future for each of 50,000 images would weigh more than all that is known of them.
-    waiting: deque[tuple[Path, Future[_Fact]]] = deque()
-    try:
-        for path in paths:
-            waiting.append((path, pool.submit(_fact, path)))
-            if len(waiting) > 4 * _THREADS:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
-    finally:
-        # On Ctrl-C, do not decode what is left first.
-        pool.shutdown(cancel_futures=True)
-
-
-def _no_caption(path: Path, listing: Listing, trained_with: str) -> Problem:
-    present = [sidecar.name for sidecar in listing.sidecars.get(path, ())]
-    if present:
-        why = f"no caption: {' and '.join(present)} gave none"
+def _no_caption(sidecars: tuple[str, ...], trained_with: str) -> str:
+    if sidecars:
+        why = f"no caption: {' and '.join(sidecars)} gave none"
     else:
-        why = f"no caption: expected {path.stem}{SIDECAR_SUFFIXES[0]} or a row in metadata.csv"
+        why = "no caption: expected a .txt file of its name or a row in metadata.csv"
     with_what = f"the trigger word {trained_with!r}" if trained_with else "the empty caption"
-    return Problem(path, "no-caption", f"{why}; trained with {with_what}")
+    return f"{why}; trained with {with_what}"
+
+
+def _no_mask(name: str, mask: str) -> str:
+    if mask == "alpha":
+        return "has no transparency where it is trained: the whole of it is trained"
+    return f"has no mask (expected {stem(name)}.mask.png or masks/{stem(name)}.png): the whole of it is trained"
+
+
+def _unused_masks(listing: Listing, mask: str) -> Iterator[Problem]:
+    for place in listing.folders:
+        if place.masks and mask != "files":
+            count = len(set(place.masks.values()))
+            what = "1 mask file that is" if count == 1 else f"{count} mask files that are"
+            yield Problem(place.path, "unused-mask", f"holds {what} not used: mask is {mask}")
+
+
+def _listed(lines: Sequence[object]) -> str:
+    more = f"\n  - and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return "\n".join(f"  - {line}" for line in lines[:_LISTED]) + more
+
+
+def _bad_masks(root: Path, faults: list[str]) -> DatasetError:
+    what = "1 mask cannot be used" if len(faults) == 1 else f"{len(faults)} masks cannot be used"
+    return DatasetError(
+        f"{root}: {what}:\n{_listed(faults)}",
+        "A mask has the shape of its picture, and white where the picture is trained; mend it, or remove it.",
+    )
 
 
 def _nothing_usable(listing: Listing, problems: list[Problem]) -> DatasetError:
-    listed = "\n".join(f"  - {problem}" for problem in problems[:5])
-    more = f"\n  - and {len(problems) - 5} more" if len(problems) > 5 else ""
-    count = len(listing.images)
+    count = len(listing)
     what = "the only image" if count == 1 else f"none of the {count} images"
     verb = "cannot be used" if count == 1 else "can be used"
-    return DatasetError(f"{listing.root}: {what} {verb}:\n{listed}{more}", "Put readable pictures into the folder.")
+    message = f"{listing.root}: {what} {verb}:\n{_listed(problems)}"
+    return DatasetError(message, "Put readable pictures into the folder.")

@@ -210,8 +210,8 @@ def test_a_caption_file_is_written_where_one_is(folder: Path) -> None:
 
 
 def test_an_unreadable_caption_file_is_replaced_only_by_all(folder: Path) -> None:
-    # A caption in GBK: training cannot read it, and it is still somebody's work.
-    work = "\u7ea2\u8272\u7684\u623f\u5b50".encode("gbk")
+    # A caption in Shift JIS: training cannot read it, and it is still somebody's work.
+    work = "\u8d64\u3044\u5bb6".encode("shift_jis")
     path = folder / "red_house-01.txt"
     path.write_bytes(work)
     for mode in ("missing", "append", "prepend"):
@@ -235,11 +235,90 @@ def test_an_unreadable_caption_file_beside_a_readable_one(folder: Path) -> None:
     assert label(folder, mode="append").written[folder / "red_house-01.png"] == "mine, red house"
 
 
-def test_of_two_rows_the_one_that_counts_is_changed(folder: Path) -> None:
-    table = write(folder / "metadata.csv", "filename,prompt\nred_house-01.png,first\nred_house-01.png,second\n")
-    label(folder, mode="all")
-    assert read(table).splitlines()[:3] == ["filename,prompt", "red_house-01.png,red house", "red_house-01.png,second"]
+ALTERNATIVES = "filename,prompt\nred_house-01.png,first\nred_house-01.png,second\n"
+
+
+def test_all_puts_one_caption_in_the_place_of_alternatives(folder: Path) -> None:
+    table = write(folder / "metadata.csv", ALTERNATIVES)
+    report = label(folder, mode="all")
+    assert read(table) == f'filename,prompt\nred_house-01.png,red house\n"{NAMES[2]}",gr\u00fcner becher \u7eff\n'
     assert trained(folder)["red_house-01"] == "red house"
+    assert report.backups[0].read_bytes() == ALTERNATIVES.encode()
+
+
+@pytest.mark.parametrize("mode", ["append", "prepend", "missing"])
+def test_each_alternative_is_added_to(folder: Path, mode: str) -> None:
+    table = write(folder / "metadata.csv", ALTERNATIVES)
+    label(folder, mode=mode)
+    expected = {
+        "append": ["first, red house", "second, red house"],
+        "prepend": ["red house, first", "red house, second"],
+        "missing": ["first", "second"],
+    }[mode]
+    (item,) = [item for item in scan(folder, resolution=64).items if item.path.name == NAMES[0]]
+    assert list(item.captions) == expected
+    lines = read(table).splitlines()
+    assert len(lines) == 4
+    assert label(folder, mode=mode).written == {}
+
+
+def test_alternatives_of_json_lines_become_rows(folder: Path) -> None:
+    write(folder / "metadata.jsonl", '{"file_name": "red_house-01.png", "captions": ["first", "second"]}\n')
+    label(folder, mode="append")
+    assert read(folder / "metadata.csv").splitlines() == [
+        "filename,prompt",
+        f'"{NAMES[2]}",gr\u00fcner becher \u7eff',
+        'red_house-01.png,"first, red house"',
+        'red_house-01.png,"second, red house"',
+    ]
+
+
+def test_a_table_without_a_header(folder: Path) -> None:
+    table = write(folder / "metadata.csv", 'red_house-01.png,"mine, by hand"\r\n')
+    report = label(folder, trigger_word="sks")
+    assert read(table) == (
+        f'red_house-01.png,"mine, by hand"\r\n"{NAMES[2]}","sks, gr\u00fcner becher \u7eff"\r\nIMG_2041.png,sks\r\n'
+    )
+    assert report.backups == ()
+
+
+def test_a_table_in_another_encoding_becomes_utf8_and_is_kept(folder: Path) -> None:
+    before = "filename,prompt\nred_house-01.png,\u7ea2\u8272\u7684\u623f\u5b50\n".encode("gbk")
+    (folder / "metadata.csv").write_bytes(before)
+    report = label(folder)
+    assert "metadata.csv: is not UTF-8; read as GBK: save it as UTF-8" in map(str, report.problems)
+    assert read(folder / "metadata.csv").splitlines()[1] == "red_house-01.png,\u7ea2\u8272\u7684\u623f\u5b50"
+    assert report.backups[0].read_bytes() == before
+
+
+def test_nested_folders_share_the_table_of_the_dataset(folder: Path) -> None:
+    for subset in ("10_cat", "10_dog"):
+        (folder / subset).mkdir()
+        picture(folder / subset / "b 1.png")
+    report = label(folder, method="folder")
+    assert read(folder / "metadata.csv").splitlines()[-2:] == ["10_cat/b 1.png,cat", "10_dog/b 1.png,dog"]
+    captions = {f"{i.subset}/{i.path.name}": i.captions for i in scan(folder, resolution=64).items}
+    assert captions["10_cat/b 1.png"] == ("cat",)
+    assert captions["10_dog/b 1.png"] == ("dog",)
+    assert report.problems == ()
+    assert label(folder, method="folder").written == {}
+
+
+def test_txt_files_of_nested_folders_lie_beside_their_images(folder: Path) -> None:
+    (folder / "10_cat").mkdir()
+    picture(folder / "10_cat" / "b.png")
+    label(folder, method="folder", format="txt")
+    assert read(folder / "10_cat" / "b.txt") == "cat\n"
+
+
+def test_a_table_of_a_subfolder_hides_the_one_of_the_dataset(folder: Path) -> None:
+    (folder / "cat").mkdir()
+    picture(folder / "cat" / "b.png")
+    write(folder / "cat" / "metadata.csv", "filename,prompt\nb.png,mine\n")
+    report = label(folder, mode="all")
+    assert str(report.problems[-1]) == (
+        "cat/metadata.csv: wins over the row of 1 image that was written now; rename it to use what was written"
+    )
 
 
 def test_images_of_one_stem_share_a_file(folder: Path) -> None:
@@ -365,7 +444,7 @@ def test_any_caption_comes_back_from_the_table(prompts: list[str], new: str, mod
         rows = {path.name: caption for path, caption in report.written.items()}
         if rows:
             table = read_metadata(report.output)
-            assert {row.cells[0]: row.cells[1] for row in table.rows} == rows
+            assert {row.filename: row.prompts[0] for row in table.rows()} == rows
         expected = {path.name: text for path, text in report.written.items()}
         dataset = scan(folder, resolution=64)
         for item in dataset.items:

@@ -14,6 +14,9 @@ from trainer.errors import DatasetError
 MUG = "ein gr\u00fcner Becher, \u7eff\u8272\u7684\u676f\u5b50"
 
 
+NO_CAPTION = "no caption: expected a .txt file of its name or a row in metadata.csv"
+
+
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
     # As bytes: line ends must arrive as they are written here, on every system.
     path.write_bytes(text.encode(encoding))
@@ -159,7 +162,7 @@ def test_images_without_a_caption_are_trained_and_named(two: Path) -> None:
     dataset = scan(two, resolution=64)
     assert captions(dataset) == {"a.png": "", "b.jpg": ""}
     assert said(dataset) == [
-        ("a.png", "no-caption", "no caption: expected a.txt or a row in metadata.csv; trained with the empty caption"),
+        ("a.png", "no-caption", f"{NO_CAPTION}; trained with the empty caption"),
         ("b.jpg", "no-caption", "no caption: b.txt and b.caption gave none; trained with the empty caption"),
     ]
     dataset = scan(two, resolution=64, trigger_word=" sks  style ")
@@ -168,9 +171,17 @@ def test_images_without_a_caption_are_trained_and_named(two: Path) -> None:
 
 
 BAD_SIDECARS = {
-    "GBK": (MUG.replace("\u00fc", "u").encode("gbk"), "is not UTF-8 text (byte 20); save it as UTF-8"),
-    "UTF-16": (MUG.encode("utf-16"), "is UTF-16 text, expected UTF-8; save it as UTF-8"),
-    "UTF-16 without a mark": ("a house".encode("utf-16-le"), "is not text (it has zero bytes); save it as UTF-8"),
+    "Shift JIS": ("\u8d64\u3044\u5bb6\u3068\u5ead".encode("shift_jis"), "is not UTF-8 text (byte 1); save it as UTF-8"),
+    "Cyrillic": (
+        "\u043a\u0440\u0430\u0441\u043d\u044b\u0439 \u0434\u043e\u043c".encode("cp1251"),
+        "is not UTF-8 text (byte 1); save it as UTF-8",
+    ),
+    "a picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is not UTF-8 text (byte 1); save it as UTF-8"),
+    "half of UTF-16": (
+        b"\xff\xfea\0\0\xd8",
+        "begins as UTF-16 text and goes on as something else; save it as UTF-8",
+    ),
+    "zero bytes": (b"a house\0\0\0", "is not text (it has zero bytes); save it as UTF-8"),
     "huge": (b"a" * ((1 << 20) + 1), "is larger than 1 MiB, which is no caption"),
 }
 
@@ -225,12 +236,19 @@ def test_a_bad_row_is_named_with_its_line_and_the_rest_is_read(two: Path, case: 
     assert said(dataset) == [("metadata.csv", kind, message)]
 
 
-def test_a_second_row_of_an_image(two: Path) -> None:
-    write(two / "metadata.csv", 'filename,prompt\na.png,"one\ntwo"\nb.jpg,fine\nA,again\n')
+def test_several_rows_of_an_image_are_alternatives(two: Path) -> None:
+    write(two / "metadata.csv", 'filename,prompt\na.png,"one\ntwo"\nb.jpg,fine\nA,again\na.png,one two\na.png,\n')
+    write(two / "a.txt", "again")
     dataset = scan(two, resolution=64)
-    assert captions(dataset) == {"a.png": "one two", "b.jpg": "fine"}
-    message = "line 5: a.png has a row already, in line 2; that one is used"
-    assert said(dataset) == [("metadata.csv", "duplicate-row", message)]
+    assert captions(dataset) == {"a.png": "one two | again", "b.jpg": "fine"}
+    assert said(dataset) == [("metadata.csv", "duplicate-row", "line 6: a.png has a row with this caption already")]
+    assert captions(scan(two, resolution=64, trigger_word="one"))["a.png"] == "one two | one, again"
+
+
+def test_a_txt_file_is_one_caption_whatever_its_lines(two: Path) -> None:
+    write(two / "a.txt", "A house on a hill,\nin the evening.\n\nSnow lies on its roof.\n")
+    write(two / "b.txt", "a tree")
+    assert captions(scan(two, resolution=64))["a.png"] == "A house on a hill, in the evening. Snow lies on its roof."
 
 
 def test_a_semicolon_in_a_table_with_semicolons(two: Path) -> None:
@@ -244,13 +262,13 @@ def test_a_semicolon_in_a_table_with_semicolons(two: Path) -> None:
 
 BAD_TABLES = {
     "empty": (b"", "{}, line 1: expected the header filename,prompt, the file is empty"),
-    "no header": (b"a.png,a house\n", "{}, line 1: expected the header filename,prompt, got 'a.png,a house'"),
+    "no header": (b"a,a house\n", "{}, line 1: expected the header filename,prompt, got 'a,a house'"),
+    "a name alone": (b"a.png\n", "{}, line 1: expected the header filename,prompt, got 'a.png'"),
     "half a header": (
         b"filename,label\na,b\n",
         "{}, line 1: expected the header filename,prompt, got 'filename,label'",
     ),
-    "not UTF-8": (b"filename,prompt\na.png,gr\xfcn\n", "{}: is not UTF-8 text (byte 25)"),
-    "UTF-16": ("filename,prompt\na.png,x\n".encode("utf-16"), "{}: is UTF-16 text, expected UTF-8"),
+    "no text": (b"filename,prompt\na.png,\x83\x8f\x9d\x81\n", "{}: is not UTF-8 text (byte 23)"),
     "a quote left open": (
         b'filename,prompt\nb.jpg,fine\na.png,"a house\n',
         "{}, line 3: a double quote is opened here and never closed",
@@ -286,13 +304,110 @@ def test_a_named_table_that_is_not_there(two: Path) -> None:
     assert caught.value.message == f"{two}: is a folder, expected a CSV file"
 
 
-def test_metadata_jsonl_is_not_passed_over_in_silence(two: Path) -> None:
-    write(two / "metadata.jsonl", '{"file_name": "a.png", "text": "x"}')
+@pytest.mark.parametrize(
+    "table",
+    [
+        "a.png,a house\n",
+        '"a.png","a house"\r\n',
+        "a.png;a house\n",
+        "A.PNG\ta house\n",
+        "a.png,a house,,\n",
+        "style/a.png, a house",
+    ],
+)
+def test_a_table_without_a_header(two: Path, table: str) -> None:
+    write(two / "metadata.csv", table.replace("style/", f"{two.name}/"), "utf-8-sig")
+    write(two / "b.txt", "fine")
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": "a house", "b.jpg": "fine"}
+    assert dataset.problems == ()
+
+
+def test_lines_of_a_table_without_a_header_are_counted_from_one(two: Path) -> None:
+    write(two / "metadata.csv", "a.png,red, blue\nb.jpg,fine\n")
     assert said(scan(two, resolution=64))[0] == (
-        "metadata.jsonl",
-        "unsupported",
-        "is not read in this version; expected metadata.csv",
+        "metadata.csv",
+        "bad-row",
+        "line 1: expected 2 columns, got 3: a prompt with a comma in it stands in double quotes",
     )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"file_name": "a.png", "text": "a house"}',
+        '{"filename": "A", "prompt": " a\\n house "}',
+        '{"FILE": "./a.png", "Caption": "a house", "score": 0.5}',
+        '{"image": "a.png", "captions": ["a house"]}',
+        '{"path": "a.png", "text": null, "caption": "a house"}',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_lines(two: Path, line: str, encoding: str) -> None:
+    write(two / "metadata.jsonl", f'\r\n{line}\r\n{{"file_name": "b.jpg", "text": "{MUG}"}}', encoding)
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": "a house", "b.jpg": MUG}
+    assert [p.kind for p in dataset.problems] == ["other-encoding"] * (encoding == "utf-16")
+    # Named or found, a table means the same.
+    assert scan(two, metadata_path=two / "metadata.jsonl", resolution=64) == dataset
+
+
+def test_alternatives_in_json_lines(two: Path) -> None:
+    lines = [
+        '{"file_name": "a.png", "captions": ["a house", "a  red house", "a house", ""]}',
+        '{"file_name": "a.png", "text": "snow"}',
+        '{"file_name": "b.jpg", "captions": []}',
+    ]
+    write(two / "metadata.jsonl", "\n".join(lines))
+    dataset = scan(two, resolution=64, trigger_word="red")
+    assert captions(dataset) == {"a.png": "red, a house | a red house | red, snow", "b.jpg": "red"}
+
+
+BAD_LINES = {
+    "no JSON": ("{", "bad-row", "line 1: is not JSON"),
+    "very deep": ("[" * 5000, "bad-row", "line 1: is not JSON"),
+    "a list": (
+        '["a.png"]',
+        "bad-row",
+        'line 1: expected an object, such as {"file_name": "a.png", "text": "a house"}',
+    ),
+    "no name": ('{"text": "a house"}', "bad-row", "line 1: expected the name of a file in filename or file_name"),
+    "a number": (
+        '{"file_name": "a.png", "text": 7}',
+        "bad-row",
+        "line 1: expected text as caption of 'a.png', got 7",
+    ),
+    "a number in a list": (
+        '{"file_name": "a.png", "captions": ["a", 7]}',
+        "bad-row",
+        "line 1: expected text as caption of 'a.png', got [\"a\", 7]",
+    ),
+    "no such image": ('{"file_name": "z.png"}', "unknown-file", "line 1: no image is named 'z.png'"),
+    "an empty name": ('{"file_name": " "}', "unknown-file", "line 1: the filename is empty"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_bad_json_line_is_named_and_the_rest_is_read(two: Path, case: str) -> None:
+    line, kind, message = BAD_LINES[case]
+    write(two / "metadata.jsonl", f'{line}\n{{"file_name": "b.jpg", "text": "fine"}}\n')
+    write(two / "a.txt", "of a.txt")
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": "of a.txt", "b.jpg": "fine"}
+    assert said(dataset) == [("metadata.jsonl", kind, message)]
+
+
+def test_csv_wins_over_json_lines(two: Path) -> None:
+    write(two / "metadata.csv", "filename,prompt\na.png,of the CSV\n")
+    write(two / "metadata.jsonl", '{"file_name": "a.png", "text": "of JSON"}\n{"file_name": "b", "text": "fine"}')
+    dataset = scan(two, resolution=64)
+    assert captions(dataset) == {"a.png": "of the CSV", "b.jpg": "fine"}
+    assert said(dataset) == [
+        ("a.png", "caption-conflict", "metadata.jsonl and metadata.csv differ; metadata.csv is used")
+    ]
+    # Naming one of the folder's tables puts it first, and hides none.
+    dataset = scan(two, metadata_path=two / "metadata.jsonl", resolution=64)
+    assert captions(dataset) == {"a.png": "of JSON", "b.jpg": "fine"}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from PIL import Image
 
 from trainer.dataset import KINDS, ImageItem, Problem, fingerprint, load_pixels, scan
 from trainer.dataset import scan as scan_function
+from trainer.dataset.items import PASSED_OVER
+from trainer.dataset.pixels import Unusable
 from trainer.errors import DatasetError
 
 from .conftest import noise
@@ -37,6 +39,7 @@ def test_what_an_item_holds(draw: Callable[..., Path], folder: Path) -> None:
             size=(300, 200),
             bucket=(128, 128),
             repeats=3,
+            crop=(32, 0),
         ),
     )
 
@@ -107,13 +110,13 @@ def test_an_interruption_does_not_wait_for_the_rest(
 ) -> None:
     for index in range(100):
         (folder / f"{index}.png").write_bytes(b"x")
-    module = importlib.import_module("trainer.dataset.scan")
-    inspected: list[Path] = []
+    module = importlib.import_module("trainer.dataset.facts")
+    inspected: list[str] = []
 
-    def slow(path: Path) -> Problem:
-        inspected.append(path)
+    def slow(_: object, name: str, *__: object) -> Unusable:
+        inspected.append(name)
         time.sleep(0.01)
-        return Problem(path, "corrupt", "x")
+        return Unusable("corrupt", "x")
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -142,19 +145,6 @@ def test_items_are_small(folder: Path) -> None:
     assert len(pickle.dumps(dataset)) / 400 < 1000
 
 
-def test_images_beside_subfolders(draw: Callable[..., Path], folder: Path) -> None:
-    draw("a.png")
-    (folder / "a.txt").write_text("x", encoding="utf-8")
-    for name in ("10_cat", "empty", ".hidden"):
-        (folder / name).mkdir()
-    for name in ("10_cat", ".hidden"):
-        shutil.copyfile(folder / "a.png", folder / name / "b.png")
-    (problem,) = scan(folder, resolution=64).problems
-    assert problem == Problem(
-        folder / "10_cat", "subfolder", "holds images that are not used: only the folder itself is read"
-    )
-
-
 def message_of(*arguments: object, **options: object) -> str:
     with pytest.raises(DatasetError) as caught:
         scan_function(*arguments, **options)  # pyright: ignore[reportArgumentType]
@@ -172,16 +162,6 @@ def test_folders_that_cannot_be_used(folder: Path) -> None:
         f"{folder / 'a.txt'}: is a file, expected a folder of images\n  -> Name the folder that it lies in."
     )
     assert message_of(folder) == f"{folder}: no image in the folder\n  -> Put pictures ({formats}) into it."
-
-
-def test_images_only_in_subfolders(folder: Path) -> None:
-    for name in ("10_cat", "20_dog", "more/deep", "z"):
-        (folder / name).mkdir(parents=True)
-        noise(80, 80).save(folder / name / "a.png")
-    assert message_of(folder) == (
-        f"{folder}: no image in the folder itself, but its subfolders hold images: 10_cat, 20_dog, more, ...\n"
-        f"  -> Name one of them, such as {folder / '10_cat'}; nested folders are not read in this version."
-    )
 
 
 def test_many_images_and_none_can_be_used(folder: Path) -> None:
@@ -305,5 +285,6 @@ def test_the_fingerprint_does_not_wait_for_a_pipe(draw: Callable[..., Path], fol
 def test_the_kinds_are_the_ones_that_the_code_uses() -> None:
     package = Path(importlib.import_module("trainer.dataset").__file__ or "").parent
     source = "".join(path.read_text(encoding="utf-8") for path in package.glob("*.py") if path.name != "items.py")
-    used = set(re.findall(r'(?:Problem\([\w.]+, |Unusable\()"([a-z-]+)"', source))
+    used = set(re.findall(r'(?:Problem\([\w./ ]+, |Unusable\()"([a-z-]+)"', source))
     assert used == set(KINDS)
+    assert set(KINDS) > PASSED_OVER
