@@ -1,0 +1,91 @@
+"""The command ``export``: the LoRA of a checkpoint, copied out of its run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import checkpoint, export
+from . import job as jobs
+from .errors import RunFolderError, UserError
+
+_NAMED = 12  # steps that an error lists
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "--run", dest="run_folder", type=Path, required=True, metavar="RUN", help="the output_dir of a run"
+    )
+    parser.add_argument("--step", type=_step, required=True, metavar="N", help="a step that has a checkpoint, or last")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the file to write, or a folder; never over another file (default: into RUN, with the step in its name)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Copies the LoRA out and says where it is; returns the exit code.
+
+    Raises:
+        UserError: see ``copy_out``.
+        ExportError: the checkpoint's LoRA is broken, or cannot be written.
+    """
+    path, step = copy_out(args.run_folder, args.step, args.output)
+    print(f"{path}: step {step}, {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def copy_out(run: Path, step: int | None, target: Path | None = None) -> tuple[Path, int]:
+    """Copies the LoRA of a checkpoint, checked and read back.
+
+    Args:
+        run: the run folder.
+        step: of a complete checkpoint; None: of the last.
+        target: the file to write, or a folder; None: into the run folder.
+
+    Returns:
+        the file, and its step.
+
+    Raises:
+        UserError: the target exists; the folder holds no run, or no checkpoint of that step.
+        ExportError: the checkpoint's LoRA is broken, or cannot be written.
+    """
+    if not jobs.exists(run):
+        raise RunFolderError(f"{run} holds no run (there is no job.yaml in it)", "name the output_dir of a run")
+    steps = checkpoint.complete(run)
+    if not steps:
+        raise RunFolderError(f"{run} has no complete checkpoint yet", "train on: one is written every save_steps")
+    if step is not None and step not in steps:
+        listed = [str(one) for one in steps]
+        if len(listed) > _NAMED:
+            listed = [*listed[: _NAMED - 2], "...", listed[-1]]
+        raise UserError(f"--step {step}: {run} has no checkpoint of that step", f"give {', '.join(listed)}, or last")
+    found = steps[-1] if step is None else step
+    tensors, header = export.read(checkpoint.folder_of(run, found) / "lora.safetensors")
+    export.check(tensors)
+    name = f"{header.get('ss_output_name') or run.absolute().name}-{found:06d}.safetensors"
+    path = _target(run, target, name)
+    if path.exists():
+        raise UserError(f"{path} exists already; it is not overwritten", "give another name with -o")
+    export.store(path, tensors, header)
+    return path, found
+
+
+def _target(run: Path, given: Path | None, name: str) -> Path:
+    if given is None:
+        return run / name
+    if given.is_dir():
+        return given / name
+    return given if given.suffix == ".safetensors" else given.with_name(f"{given.name}.safetensors")
+
+
+def _step(text: str) -> int | None:
+    if text == "last":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number of steps, or last, got {text!r}")
+    return int(text)
