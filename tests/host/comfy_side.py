@@ -2,13 +2,15 @@
 
     python comfy_side.py <ComfyUI> <checkpoint> <inputs.safetensors> <outputs.safetensors>
 
-The inputs' metadata holds ``captions`` (JSON list) and ``keys`` (JSON list of LoRA modules with their shapes).
+The inputs' metadata holds ``captions`` (JSON list) and ``keys`` and ``text_keys`` (JSON lists of LoRA modules of the
+denoiser and of the text encoders with their shapes). Inputs with ``pooled`` and ``size_ids`` are SDXL's.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 
 def main(root: str, checkpoint: str, inputs: str, outputs: str) -> None:
@@ -23,6 +25,18 @@ def main(root: str, checkpoint: str, inputs: str, outputs: str) -> None:
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
+    def lora(keys: str) -> dict[str, torch.Tensor]:
+        tensors = {}
+        for key, down, up in json.loads(metadata.get(keys, "[]")):
+            tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"] = torch.ones(down), torch.ones(up)
+        return tensors
+
+    def told(index: int) -> dict[str, Any]:
+        """What the model embeds beside the timestep, if anything, of one of the inputs."""
+        names = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")
+        sizes = dict(zip(names, given["size_ids"][index].tolist(), strict=True)) if "size_ids" in given else {}
+        return {"pooled_output": given["pooled"][index : index + 1], **sizes} if sizes else {}
+
     with safe_open(inputs, framework="pt") as opened:
         metadata = opened.metadata()
     given = load_file(inputs)
@@ -32,7 +46,13 @@ def main(root: str, checkpoint: str, inputs: str, outputs: str) -> None:
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint, te_model_options=options)
         tokens = [clip.tokenize(caption, disable_weights=True) for caption in json.loads(metadata["captions"])]
         for i, one in enumerate(tokens):
-            result[f"hidden{i}"] = clip.encode_from_tokens(one)
+            result[f"hidden{i}"], pooled = clip.encode_from_tokens(one, return_pooled=True)
+            if "pooled" in given:
+                result[f"pooled{i}"] = pooled
+        for skip in (1, 2, 3):
+            skipping = clip.clone()
+            skipping.clip_layer(-skip)
+            result[f"skip{skip}"] = skipping.encode_from_tokens(tokens[0])
         result["latents"] = vae.encode(given["pixels"].movedim(1, -1))
         result["pixels"] = vae.decode(given["latents"]).movedim(-1, 1)
         result["sigmas"] = model.model.model_sampling.sigmas
@@ -42,14 +62,16 @@ def main(root: str, checkpoint: str, inputs: str, outputs: str) -> None:
         result["sample"] = comfy.sample.sample(
             model, noise, 5, 4.0, "euler", "normal", prompt, negative, empty, seed=5, disable_pbar=True
         )
+        embedded = [model.model.encode_adm(**told(i)) for i in range(len(given["noisy"])) if told(i)]
         result["prediction"] = model.model.diffusion_model(
-            given["noisy"], given["timestep"].float(), context=given["hidden"]
+            given["noisy"],
+            given["timestep"].float(),
+            context=given["hidden"],
+            **({"y": torch.cat(embedded)} if embedded else {}),
         )
-        lora = {}
-        for key, down, up in json.loads(metadata["keys"]):
-            lora[f"{key}.lora_down.weight"], lora[f"{key}.lora_up.weight"] = torch.ones(down), torch.ones(up)
-        patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
+        patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, lora("keys") | lora("text_keys"), 1.0, 1.0)
         result["patches"] = torch.tensor(len(patched.patches))
+        result["text_patches"] = torch.tensor(len(patched_clip.patcher.patches))
     save_file({name: tensor.clone().contiguous() for name, tensor in result.items()}, outputs)
 
 

@@ -15,21 +15,67 @@ from torch import nn
 from tests.conftest import find_comfy
 from tests.host.server import comfy_python
 from tests.trainer.families.toy import relative
-from trainer.families import sd15, sd15_random
+from trainer.families import Encoders, Family, sd15, sd15_random
 
 FAMILY = sd15.FAMILY
 CAPTIONS = ["name_(series), a (photo:1.3)", "", "red " * 100, "\u521d\u97f3  \U0001f600 don't", "x" * 400]
 
 
+def comfys(
+    checkpoint: Path, given: dict[str, torch.Tensor], keys: list[Any], text_keys: list[Any]
+) -> dict[str, torch.Tensor]:
+    """What ComfyUI makes of a checkpoint and of inputs; see comfy_side.py."""
+    comfy = find_comfy()
+    assert comfy is not None
+    inputs, outputs = checkpoint.with_name("in.safetensors"), checkpoint.with_name("out.safetensors")
+    metadata = {"captions": CAPTIONS, "keys": keys, "text_keys": text_keys}
+    save_file(given, inputs, metadata={name: json.dumps(value) for name, value in metadata.items()})
+    script = Path(__file__).with_name("comfy_side.py")
+    done = subprocess.run(
+        [comfy_python(comfy), str(script), str(comfy), str(checkpoint), str(inputs), str(outputs)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        cwd=comfy,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return load_file(outputs)
+
+
+def lora_shapes(family: Family, model: nn.Module, encoders: Encoders) -> tuple[list[Any], list[Any]]:
+    """Exported keys with the shapes of their two matrices at rank 2: of the denoiser, and of the text encoders."""
+    unet = [
+        _lora(family.export_key(name), module)
+        for name, module in model.named_modules()
+        if family.is_target(name, module, "conv")
+    ]
+    text = [
+        _lora(family.export_key(name, part), module)
+        for part, text_model in encoders.text_models.items()
+        for name, module in text_model.named_modules()
+        if family.text_target(name, module)
+    ]
+    return unet, text
+
+
+def _lora(key: str, module: nn.Module) -> tuple[str, list[int], list[int]]:
+    if isinstance(module, nn.Conv2d):
+        return key, [2, module.in_channels, *module.kernel_size], [module.out_channels, 2, 1, 1]
+    assert isinstance(module, nn.Linear)
+    return key, [2, module.in_features], [module.out_features, 2]
+
+
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The trainer's models, the inputs, and what ComfyUI made of them."""
-    comfy = find_comfy()
-    assert comfy is not None
     folder = tmp_path_factory.mktemp("p\u00e4rity \u6a21")
     checkpoint = sd15_random.write_random(folder / "small model.safetensors", full=False)
     model, encoders = FAMILY.load_denoiser(checkpoint, torch.float32), FAMILY.load_encoders(checkpoint)
     hidden = encoders.encode_text(CAPTIONS)
+    skipped = [
+        FAMILY.load_encoders(checkpoint, clip_skip=skip).encode_text(CAPTIONS[:1])[0]["hidden"] for skip in (1, 2, 3)
+    ]
     generator = torch.Generator().manual_seed(0)
     given = {
         "pixels": torch.rand(2, 3, 64, 96, generator=generator),
@@ -38,31 +84,11 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "timestep": torch.tensor([10, 800]),
         "hidden": torch.cat([hidden[0]["hidden"], hidden[1]["hidden"]]),
     }
-    keys = [_lora(name, module) for name, module in model.named_modules() if FAMILY.is_target(name, module, "conv")]
-    metadata = {"captions": json.dumps(CAPTIONS), "keys": json.dumps(keys)}
-    inputs, outputs = folder / "in.safetensors", folder / "out.safetensors"
-    save_file(given, inputs, metadata=metadata)
-    script = Path(__file__).with_name("comfy_side.py")
-    done = subprocess.run(
-        [comfy_python(comfy), str(script), str(comfy), str(checkpoint), str(inputs), str(outputs)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=comfy,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    keys = lora_shapes(FAMILY, model, encoders)
+    theirs = comfys(checkpoint, given, *keys)
     checkpoint.unlink()
-    theirs = load_file(outputs)
-    return {"model": model, "encoders": encoders, "hidden": hidden, "given": given, "theirs": theirs, "keys": keys}
-
-
-def _lora(name: str, module: nn.Module) -> tuple[str, list[int], list[int]]:
-    """An exported key with the shapes of its two matrices at rank 2."""
-    if isinstance(module, nn.Conv2d):
-        return FAMILY.export_key(name), [2, module.in_channels, *module.kernel_size], [module.out_channels, 2, 1, 1]
-    assert isinstance(module, nn.Linear)
-    return FAMILY.export_key(name), [2, module.in_features], [module.out_features, 2]
+    ours = {"model": model, "encoders": encoders, "hidden": hidden, "skipped": skipped}
+    return {**ours, "given": given, "theirs": theirs, "keys": keys}
 
 
 @pytest.mark.host
@@ -70,6 +96,8 @@ def test_text(sides: dict[str, Any]) -> None:
     for i, entry in enumerate(sides["hidden"]):
         assert entry["hidden"].shape == sides["theirs"][f"hidden{i}"].shape
         assert relative(entry["hidden"], sides["theirs"][f"hidden{i}"]) < 1e-5
+    for skip, tensor in enumerate(sides["skipped"], start=1):
+        assert relative(tensor, sides["theirs"][f"skip{skip}"]) < 1e-5, skip
 
 
 @pytest.mark.host
@@ -99,5 +127,6 @@ def test_schedule_and_sample_are_the_ksamplers(sides: dict[str, Any]) -> None:
 
 @pytest.mark.host
 def test_every_exported_key_is_patched(sides: dict[str, Any]) -> None:
-    assert len(sides["keys"]) > 0
-    assert int(sides["theirs"]["patches"]) == len(sides["keys"])
+    unet, text = sides["keys"]
+    assert int(sides["theirs"]["patches"]) == len(unet) > 0
+    assert int(sides["theirs"]["text_patches"]) == len(text) == 12 * 6
