@@ -22,13 +22,13 @@ CAPTIONS = ["name_(series), a (photo:1.3)", "", "red " * 100, "\u521d\u97f3  \U0
 
 
 def comfys(
-    checkpoint: Path, given: dict[str, torch.Tensor], keys: list[Any], text_keys: list[Any]
+    checkpoint: Path, captions: list[str], given: dict[str, torch.Tensor], keys: list[Any], text_keys: list[Any]
 ) -> dict[str, torch.Tensor]:
     """What ComfyUI makes of a checkpoint and of inputs; see comfy_side.py."""
     comfy = find_comfy()
     assert comfy is not None
     inputs, outputs = checkpoint.with_name("in.safetensors"), checkpoint.with_name("out.safetensors")
-    metadata = {"captions": CAPTIONS, "keys": keys, "text_keys": text_keys}
+    metadata = {"captions": captions, "keys": keys, "text_keys": text_keys}
     save_file(given, inputs, metadata={name: json.dumps(value) for name, value in metadata.items()})
     script = Path(__file__).with_name("comfy_side.py")
     done = subprocess.run(
@@ -85,7 +85,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "hidden": torch.cat([hidden[0]["hidden"], hidden[1]["hidden"]]),
     }
     keys = lora_shapes(FAMILY, model, encoders)
-    theirs = comfys(checkpoint, given, *keys)
+    theirs = comfys(checkpoint, CAPTIONS, given, *keys)
     checkpoint.unlink()
     ours = {"model": model, "encoders": encoders, "hidden": hidden, "skipped": skipped}
     return {**ours, "given": given, "theirs": theirs, "keys": keys}
