@@ -35,15 +35,17 @@ def default_folder() -> Path:
     return root / "lora-darkroom"
 
 
-def latents_key(encoder: str, image: str, bucket: tuple[int, int]) -> str:
+def latents_key(encoder: str, image: str, bucket: tuple[int, int], *, flipped: bool = False, mask: str = "") -> str:
     """Key of an image's latents.
 
     Args:
         encoder: fingerprint of the VAE.
         image: content id of the image.
         bucket: (width, height) in pixels.
+        flipped: encoded from the mirrored picture (mirrored latents are not the same).
+        mask: content id of the mask that lies beside the latents; empty if there is none.
     """
-    return digest("latents", 1, encoder, image, bucket)
+    return digest("latents", 1, encoder, image, bucket, *["flipped"] * flipped, *[mask] * bool(mask))
 
 
 def conditioning_key(encoder: str, caption: str) -> str:

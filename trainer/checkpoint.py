@@ -23,7 +23,7 @@ from .errors import CheckpointError
 from .files import replace, write_json, write_tensors
 
 _T = TypeVar("_T")
-FORMAT = 1
+FORMAT = 2
 _TEMPORARY = ".tmp"
 _NAME = re.compile(r"step-([0-9]{6,})")
 
@@ -49,12 +49,31 @@ class Position:
 
 @dataclass
 class State:
-    """All that a run goes on from. ``scaler``: of fp16's gradient scaling, empty without."""
+    """All that a run goes on from.
+
+    Args:
+        position: where it is.
+        adapter: the trained weights.
+        optimizer: the optimizer's tensors.
+        numbers: what else the optimizer keeps.
+        average: the moving average of the weights; empty without one.
+        averaged: steps that are in it.
+        scaler: of fp16's gradient scaling; empty without.
+        precision: the number format that was trained in.
+    """
 
     position: Position
     adapter: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
+    numbers: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
+    averaged: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
+    precision: str = ""
+
+
+_TENSORS = ("adapter", "optimizer", "average")
+_NUMBERS = ("numbers", "averaged", "scaler", "precision")
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -69,11 +88,12 @@ def save(run: Path, state: State, lora: dict[str, torch.Tensor], header: dict[st
         CheckpointError: it is not finite, cannot be written, or reads back differently.
         ExportError: the LoRA is not finite or without effect.
     """
-    for name, tensor in {**state.adapter, **state.optimizer}.items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                f"the state of the training is not finite ({name}); it is not saved", "lower learning_rate"
-            )
+    for part in _TENSORS:
+        for name, tensor in getattr(state, part).items():
+            if not torch.isfinite(tensor).all():
+                raise CheckpointError(
+                    f"the state of the training is not finite ({name}); it is not saved", "lower learning_rate"
+                )
     final = folder_of(run, state.position.step)
     temporary, former = (final.with_name(f".{secrets.token_hex(6)}{_TEMPORARY}") for _ in range(2))
     try:
@@ -81,10 +101,12 @@ def save(run: Path, state: State, lora: dict[str, torch.Tensor], header: dict[st
             shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         export.write(temporary / "lora.safetensors", lora, header)
-        write_tensors(temporary / "state" / "adapter.safetensors", state.adapter)
-        write_tensors(temporary / "state" / "optimizer.safetensors", state.optimizer)
-        position = {"format": FORMAT, "position": asdict(state.position), "scaler": state.scaler}
-        write_json(temporary / "state" / "position.json", position)
+        for name in _TENSORS:
+            write_tensors(temporary / "state" / f"{name}.safetensors", getattr(state, name))
+        rest = {name: getattr(state, name) for name in _NUMBERS}
+        write_json(
+            temporary / "state" / "position.json", {"format": FORMAT, "position": asdict(state.position), **rest}
+        )
         _compare(_read(temporary), state)
         if final.exists():  # an unfinished one, or the same step done again after a crash
             replace(final, former)
@@ -131,9 +153,8 @@ def _read(folder: Path) -> State:
             raise ValueError(f"format {data['format']}, expected {FORMAT}")
         return State(
             Position(**data["position"]),
-            _copied(load_file(folder / "state" / "adapter.safetensors")),
-            _copied(load_file(folder / "state" / "optimizer.safetensors")),
-            data["scaler"],
+            **{name: _copied(load_file(folder / "state" / f"{name}.safetensors")) for name in _TENSORS},
+            **{name: data[name] for name in _NUMBERS},
         )
     except Exception as error:
         raise CheckpointError(
@@ -143,9 +164,10 @@ def _read(folder: Path) -> State:
 
 
 def _compare(back: State, state: State) -> None:
-    same = back.position == state.position and all(
+    pairs = [(getattr(state, name), getattr(back, name)) for name in _TENSORS]
+    same = all(getattr(back, name) == getattr(state, name) for name in ("position", *_NUMBERS)) and all(
         mine.keys() == theirs.keys() and all(torch.equal(mine[n].cpu(), theirs[n]) for n in mine)
-        for mine, theirs in ((state.adapter, back.adapter), (state.optimizer, back.optimizer))
+        for mine, theirs in pairs
     )
     if not same:
         raise CheckpointError("the checkpoint was written, but reads back differently", "check the disk")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
+SMALL, LARGE = 64, 640  # channels of the trials
+HOPELESS = 4.0  # times slower than fp32
+MARGIN = 1.1  # what another format than fp32 has to win by
 DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -39,14 +43,61 @@ def resolve(config: TrainConfig) -> torch.device:
     return device
 
 
-def precision(config: TrainConfig, device: torch.device) -> tuple[Precision, str]:
-    """The number format to train in, and a line that says why it is another than configured (or nothing)."""
+def precision(config: TrainConfig, device: torch.device, former: str = "") -> tuple[Precision, str]:
+    """The number format to train in, and a line that says why it is another than configured (or nothing).
+
+    Args:
+        config: mixed_precision.
+        device: to train on.
+        former: what the run was trained in so far; ``auto`` stays with it.
+    """
     wanted = config.mixed_precision
+    if wanted == "auto":
+        if former in DTYPES:
+            return former, ""  # type: ignore[return-value]
+        return fastest(device)
     if wanted == "fp16" and device.type == "cpu":
         return "no", "mixed_precision: fp16 cannot be trained on a CPU; training in fp32"
     if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp16", "mixed_precision: this card has no bf16; training in fp16"
+    if (
+        wanted == "bf16"
+        and device.type == "cpu"
+        and (slower := _seconds(device, "bf16", SMALL) / _seconds(device, "no", SMALL)) > HOPELESS
+    ):
+        return "no", f"mixed_precision: bf16 is {slower:.0f} times slower than fp32 on this CPU; training in fp32"
     return wanted, ""
+
+
+def fastest(device: torch.device) -> tuple[Precision, str]:
+    """The fastest number format of a device, by a trial of about a second, and a line that says so."""
+    kinds: list[Precision] = ["no", "bf16"]
+    if device.type == "cuda":
+        kinds = ["no", "bf16", "fp16"] if torch.cuda.is_bf16_supported(including_emulation=False) else ["no", "fp16"]
+    # Without instructions for it bf16 is some hundred times slower: a small trial sorts that out.
+    small = {kind: _seconds(device, kind, SMALL) for kind in kinds}
+    kinds = [kind for kind in kinds if small[kind] < HOPELESS * small["no"]]
+    large = {kind: _seconds(device, kind, LARGE) for kind in kinds}
+    best = min(kinds, key=lambda kind: large[kind] * (1 if kind == "no" else MARGIN))
+    told = ", ".join(f"{'fp32' if kind == 'no' else kind} {1000 * large[kind]:.1f} ms" for kind in kinds)
+    return best, f"mixed_precision: auto is {'fp32' if best == 'no' else best} here ({told})"
+
+
+def _seconds(device: torch.device, kind: Precision, size: int) -> float:
+    """The time of a matrix product and a convolution of that many channels, the best of three."""
+    dtype = DTYPES[kind]
+    matrix = torch.ones(size, size, device=device, dtype=dtype)
+    picture = torch.ones(1, size, 32, 32, device=device, dtype=dtype)
+    kernel = torch.ones(size, size, 3, 3, device=device, dtype=dtype)
+    times = []
+    for _ in range(4):  # the first one prepares the kernels
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        result = (matrix @ matrix).sum() + torch.conv2d(picture, kernel, padding=1).sum()
+        result.item()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def accelerate(device: torch.device, mixed: Precision) -> Accelerator:

@@ -28,7 +28,11 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A process began to work on the run (again, if ``step`` is above 0)."""
+    """A process began to work on the run (again, if ``step`` is above 0).
+
+    ``parameters`` are those that are not trained; ``buckets`` how many images there are of a size, such as 512x768;
+    ``seconds`` what the rest is expected to take, by one trial (0: not tried).
+    """
 
     name: str
     step: int
@@ -40,6 +44,9 @@ class RunStarted(Event):
     parameters: int
     device: str
     precision: str
+    buckets: dict[str, int] = field(default_factory=dict)
+    file_size: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

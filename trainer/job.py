@@ -19,7 +19,7 @@ from .config import TrainConfig
 from .errors import ConfigError, RunFolderError
 from .files import digest, write_text
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,15 @@ class Base:
         file: a safetensors checkpoint or a diffusers folder, absolute.
         family: name of its family, such as sd15.
         content: hash of the file's content.
-        prediction: what the model predicts; ``epsilon``.
+        prediction: what the model predicts, ``epsilon`` or ``v_prediction``.
+        zero_terminal_snr: whether its last timestep is pure noise.
     """
 
     file: Path
     family: str
     content: str
     prediction: str = "epsilon"
+    zero_terminal_snr: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,34 +49,60 @@ class Item:
         id: content id; every draw for this image is keyed by it.
         path: where it came from, for messages.
         captions: the caption variants.
+        size: (width, height) in pixels of the picture, before it was brought to its bucket.
         bucket: (width, height) in pixels.
         repeats: presentations an epoch.
         latents: key in the cache.
         conditioning: keys in the cache, one a caption.
+        flipped: key of the mirrored picture's latents; empty if it is never mirrored.
+        weight: of its loss; other than 1 for regularisation images.
         held_out: validated on, never trained on.
     """
 
     id: str
     path: str
     captions: tuple[str, ...]
+    size: tuple[int, int]
     bucket: tuple[int, int]
     repeats: int
     latents: str
     conditioning: tuple[str, ...]
+    flipped: str = ""
+    weight: float = 1.0
     held_out: bool = False
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt of the samples, and the key of its conditioning."""
+    """A prompt of the samples, and the keys of its conditioning; what is None is as the config says for all."""
 
     text: str
     conditioning: str
+    negative: str
+    negative_conditioning: str
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    strength: float | None = None
+    width: int | None = None
+    height: int | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a run needs. ``origin``: ``command line`` or ``host``; ``empty``: key of the empty caption."""
+    """Everything a run needs.
+
+    Args:
+        config: the settings.
+        base: the base model.
+        items: the images.
+        prompts: of the samples.
+        empty: key of the empty caption.
+        cache_dir: where latents and conditioning lie.
+        origin: ``command line`` or ``host``.
+        class_prompt: key of the class prompt; empty without prior preservation.
+        init: hash of the LoRA file that training starts from; empty if it starts from nothing.
+    """
 
     config: TrainConfig
     base: Base
@@ -83,6 +111,8 @@ class Job:
     empty: str
     cache_dir: Path
     origin: str = "command line"
+    class_prompt: str = ""
+    init: str = ""
 
     @property
     def name(self) -> str:
@@ -99,10 +129,13 @@ class Job:
         return {
             "base": self.base.content,
             "family": self.base.family,
-            "prediction": self.base.prediction,
-            "dataset": digest([(i.id, i.captions, i.bucket, i.repeats) for i in self.items if not i.held_out]),
-            "latents": digest([i.latents for i in self.items]),
-            "conditioning": digest([i.conditioning for i in self.items], self.empty),
+            "prediction": self.base.prediction + (", zero terminal SNR" if self.base.zero_terminal_snr else ""),
+            "init": self.init,
+            "dataset": digest(
+                [(i.id, i.captions, i.size, i.bucket, i.repeats, i.weight) for i in self.items if not i.held_out]
+            ),
+            "latents": digest([(i.latents, i.flipped) for i in self.items]),
+            "conditioning": digest([i.conditioning for i in self.items], self.empty, self.class_prompt),
             "held_out": digest([i.id for i in self.items if i.held_out]),
             "config": self.config.identity(),
         }
@@ -113,14 +146,26 @@ class Job:
         return digest(self.identity())[:12]
 
     def cache_entries(self) -> Iterator[tuple[Kind, str]]:
-        """Every entry of the cache that the run reads."""
-        yield "conditioning", self.empty
-        for prompt in self.prompts:
-            yield "conditioning", prompt.conditioning
+        """Every entry of the cache that the run reads. Text encoders that are trained encode anew at every step."""
         for item in self.items:
             yield "latents", item.latents
-            for key in item.conditioning:
+            if item.flipped:
+                yield "latents", item.flipped
+        if not self.config.train_text_encoder:
+            for key in self.texts():
                 yield "conditioning", key
+
+    def texts(self) -> dict[str, str]:
+        """Every caption and prompt, by the key of its conditioning."""
+        found = {self.empty: ""}
+        if self.class_prompt:
+            found[self.class_prompt] = self.config.class_prompt
+        for prompt in self.prompts:
+            found[prompt.conditioning] = prompt.text
+            found[prompt.negative_conditioning] = prompt.negative
+        for item in self.items:
+            found |= dict(zip(item.conditioning, item.captions, strict=True))
+        return found
 
     def save(self, folder: Path) -> None:
         """Writes ``job.yaml`` and ``dataset.jsonl`` into the run folder, the job last."""
@@ -133,6 +178,8 @@ class Job:
             "base": {**asdict(self.base), "file": self.base.file.as_posix()},
             "cache_dir": self.cache_dir.as_posix(),
             "empty": self.empty,
+            "class_prompt": self.class_prompt,
+            "init": self.init,
             "prompts": [asdict(prompt) for prompt in self.prompts],
             "identity": self.identity(),
             "config": self.config.to_plain(),
@@ -170,6 +217,8 @@ def load(folder: Path) -> Job:
             empty=data["empty"],
             cache_dir=Path(data["cache_dir"]),
             origin=data["origin"],
+            class_prompt=data["class_prompt"],
+            init=data["init"],
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         said = "; ".join(error.problems) if isinstance(error, ConfigError) else repr(error)
@@ -198,7 +247,8 @@ def differences(old: Job, new: Job) -> list[str]:
 _PARTS = {
     "base": "base_model: another file, or other content",
     "family": "base_model: another model family",
-    "prediction": "base_model: another prediction type",
+    "prediction": "base_model: another prediction type, or noise schedule",
+    "init": "init_lora: another file, or other content",
     "dataset": "train_data_dir: other images or captions",
     "latents": "the VAE: it encodes other latents",
     "conditioning": "the text encoder: it gives other conditioning",
@@ -211,6 +261,7 @@ def _item(data: dict[str, Any]) -> Item:
         **{
             **data,
             "captions": tuple(data["captions"]),
+            "size": tuple(data["size"]),
             "bucket": tuple(data["bucket"]),
             "conditioning": tuple(data["conditioning"]),
         }

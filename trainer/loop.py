@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import nn
 
-from . import optim
+from . import draws, optim
+from .averages import Averages
 from .checkpoint import Position
 from .config import TrainConfig
 from .control import Requests
-from .dataset.sampler import Window, micro_batches, windows
+from .dataset.sampler import Presentation, Window, micro_batches, windows
 from .errors import RunError
 from .events import Event, Step, Warned
 from .job import Item
-from .tasks.diffusion import Diffusion
+from .tasks.base import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 SKIPS_ALLOWED = 20  # in a row; fp16 may need a few until its loss scale has come down
+CHECKPOINTS = 5  # at least, in a run
 
 
 class Studio(Protocol):
@@ -62,29 +64,33 @@ class Training:
         accelerator: precision, and several processes.
         position: where the run is; moved on in place.
         per_epoch: windows in an epoch.
+        averages: of the adapters.
     """
 
     config: TrainConfig
     items: Sequence[Item]
-    task: Diffusion
+    task: Task
     model: nn.Module
     optimizer: torch.optim.Optimizer
     parameters: Sequence[nn.Parameter]
     accelerator: Accelerator
     position: Position
     per_epoch: int
+    averages: Averages
 
 
 def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit: Callable[[Event], None]) -> bool:
     """Trains from ``run.position`` to its total. Returns whether it got there, or was asked to stop.
 
     One optimizer step is one window: gradients are divided by the samples truly in it, the schedule and the counter
-    move only when the optimizer did.
+    move only when the optimizer did. A window whose gradients overflowed in fp16 is done again with a smaller scale;
+    one whose loss is not finite is passed over.
 
     Raises:
         RunError: too many steps in a row were not finite.
     """
     config, position = run.config, run.position
+    save_steps = max(1, min(config.save_steps, position.total // CHECKPOINTS))
     # What was asked while the model was loading is new to this process, and is done after its first step.
     clock, losses, asked = _Clock(position.step), [], Requests()
     epoch_windows: tuple[int, list[Window]] = (-1, [])
@@ -97,7 +103,8 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
             epoch_windows = epoch, windows(run.items, seed=config.seed, epoch=epoch, size=config.window)
         rate = optim.rate(config, position.step, position.total, position.extended_at)
         loss, norm, stepped = _step(run, epoch_windows[1][index], epoch, rate)
-        position.cursor += 1
+        overflowed = not stepped and run.accelerator.scaler is not None and math.isfinite(float(loss))
+        position.cursor += not overflowed
         position.skipped = 0 if stepped else position.skipped + 1
         position.step += stepped
         ended = position.cursor == position.total
@@ -111,6 +118,7 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
                     "check that the base model itself draws good pictures",
                 )
         else:
+            run.averages.update()
             losses.append(loss)
             if position.step == 1 or _due(position.step, config.log_interval) or ended:
                 mean, losses = float(torch.stack(losses).mean()), []
@@ -123,7 +131,7 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         stop = asked.stop and not ended
         due = stepped and not stop  # a stop only saves, so that Cancel is quick
         # Saved first: a validation or a sample that fails (out of memory) must not cost the steps.
-        if ended or stop or asked.save > before.save or (due and _due(position.step, config.save_steps)):
+        if ended or stop or asked.save > before.save or (due and _due(position.step, save_steps)):
             clock.outside(lambda: studio.save(position))
         if due and config.validation_steps and (_due(position.step, config.validation_steps) or ended):
             clock.outside(lambda: studio.validate(position))
@@ -149,6 +157,8 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
     for number, shown in enumerate(batches, 1):
         batch = run.task.batch(shown, epoch)
         with nullcontext() if number == len(batches) else accelerator.no_sync(run.model):
+            if run.config.lora_dropout:  # the one draw that is torch's own
+                torch.manual_seed(draws.integer(2**53, run.config.seed, run.position.cursor, number, "lora dropout"))
             with accelerator.autocast():
                 # Over all ranks' samples; times the ranks, because their gradients are averaged.
                 loss = run.task.loss(run.model, batch).sum() * (world / len(window))
@@ -165,6 +175,20 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
     if stepped:
         run.optimizer.step()
     return total, norm, stepped
+
+
+def rehearse(run: Training) -> float:
+    """Seconds of a micro-batch of the largest size, forward and backward; nothing is kept of it."""
+    largest = max((item.bucket for item in run.items), key=lambda bucket: bucket[0] * bucket[1])
+    shown = [Presentation(item, 0) for item in run.items if item.bucket == largest][: run.config.batch_size]
+    start = time.perf_counter()
+    with run.accelerator.autocast():
+        loss = run.task.loss(run.model, run.task.batch(shown, 0)).sum()
+    loss.backward()
+    loss.detach().item()  # waits for the device
+    for parameter in run.parameters:
+        parameter.grad = None
+    return time.perf_counter() - start
 
 
 class _Clock:

@@ -6,19 +6,25 @@ The host calls this with the wired CLIP and VAE, the command line with the famil
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch.nn.functional import interpolate
 
 from . import draws
 from .cache import Cache, conditioning_key, latents_key
-from .config import TrainConfig
-from .dataset import Dataset, ImageItem, load_pixels
-from .errors import DatasetError
+from .config import SamplePrompt, TrainConfig
+from .dataset import Dataset, ImageItem, load_mask, load_pixels
+from .dataset.variants import shuffled, without
+from .errors import ConfigError, DatasetError
 from .events import Event, Phase
 from .job import Base, Item, Job, Prompt
+
+CAPTIONS_SAMPLED = 3
+REGULARISATION = "reg-"  # before the id: the same picture may be on both sides
 
 
 class Encoder(Protocol):
@@ -58,6 +64,9 @@ def plan(
     encoder: Encoder,
     cache_dir: Path,
     origin: str = "command line",
+    *,
+    regularisation: Dataset | None = None,
+    init: str = "",
 ) -> Job:
     """The job of a config and a dataset. Encodes nothing: only the encoders' fingerprints are asked for.
 
@@ -68,27 +77,68 @@ def plan(
         encoder: will encode.
         cache_dir: the folder of the cache.
         origin: ``command line`` or ``host``.
+        regularisation: the images of ``reg_data_dir``, scanned without a trigger word.
+        init: hash of ``init_lora``.
 
     Raises:
+        ConfigError: the host cannot do what the config asks for.
         DatasetError: too few images for the held-out split.
     """
+    if origin == "host" and config.train_text_encoder:
+        raise ConfigError(
+            ["train_text_encoder: not in the graph, whose captions the wired CLIP encodes; train on the command line"]
+        )
     held_out = _held_out(dataset.items, config)
     vae, text = encoder.latents_fingerprint, encoder.conditioning_fingerprint
-    items = tuple(
-        Item(
-            id=image.id,
+
+    def item(image: ImageItem, prefix: str = "", **changes: Any) -> Item:
+        captions = changes.pop("captions", None) or _variants(image, config)
+        key = partial(latents_key, vae, _content(image), image.bucket, mask=image.mask_id)
+        return Item(
+            id=prefix + image.id,
             path=image.path.as_posix(),
-            captions=image.captions,
+            captions=captions,
+            size=image.size,
             bucket=image.bucket,
-            repeats=image.repeats,
-            latents=latents_key(vae, _content(image), image.bucket),
-            conditioning=tuple(conditioning_key(text, caption) for caption in image.captions),
-            held_out=image.id in held_out,
+            repeats=changes.pop("repeats", image.repeats),
+            latents=key(),
+            conditioning=tuple(conditioning_key(text, caption) for caption in captions),
+            flipped=key(flipped=True) if config.flip else "",
+            **changes,
         )
-        for image in dataset.items
+
+    items = [item(image, held_out=image.id in held_out) for image in dataset.items]
+    if regularisation is not None:
+        shown = sum(i.repeats for i in items if not i.held_out)
+        for image, repeats in _shared_out(regularisation.items, shown, config.seed):
+            captions = tuple(caption or config.class_prompt for caption in image.captions)
+            items.append(item(image, REGULARISATION, captions=captions, repeats=repeats, weight=config.prior_weight))
+    prompts = tuple(
+        Prompt(
+            wish.prompt,
+            conditioning_key(text, wish.prompt),
+            wish.negative,
+            conditioning_key(text, wish.negative),
+            wish.seed,
+            wish.steps,
+            wish.guidance,
+            wish.strength,
+            wish.width,
+            wish.height,
+        )
+        for wish in _prompts(config, items)
     )
-    prompts = tuple(Prompt(p, conditioning_key(text, p)) for p in _prompts(config, items))
-    return Job(config, base, items, prompts, conditioning_key(text, ""), cache_dir, origin)
+    return Job(
+        config,
+        base,
+        tuple(items),
+        prompts,
+        conditioning_key(text, ""),
+        cache_dir,
+        origin,
+        conditioning_key(text, config.class_prompt) if config.prior_preservation else "",
+        init,
+    )
 
 
 def fill(
@@ -97,6 +147,7 @@ def fill(
     encoder: Encoder,
     cache: Cache,
     *,
+    regularisation: Dataset | None = None,
     emit: Callable[[Event], None],
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -105,10 +156,11 @@ def fill(
     Images and captions are encoded one at a time: the same numbers come out whatever else is in the data set.
 
     Args:
-        job: as ``plan`` made it from the dataset.
+        job: as ``plan`` made it from the datasets.
         dataset: where the pixels are.
         encoder: encodes.
         cache: where to.
+        regularisation: as in ``plan``.
         emit: takes Phase events.
         stop: polled between two encodings.
 
@@ -121,23 +173,36 @@ def fill(
         if stop():
             raise StoppedWhilePreparing
 
-    captions = {job.empty: ""}
-    captions |= {prompt.conditioning: prompt.text for prompt in job.prompts}
-    for item in job.items:
-        captions |= dict(zip(item.conditioning, item.captions, strict=True))
+    wanted = set(job.cache_entries())
+    captions = {key: text for key, text in job.texts().items() if ("conditioning", key) in wanted}
     missing = {key: caption for key, caption in captions.items() if not cache.has("conditioning", key)}
     for done, (key, caption) in enumerate(missing.items()):
         check()
         emit(Phase("encoding captions", done, len(missing)))
         cache.store("conditioning", key, encoder.encode_text(caption))
 
-    pictures = {item.latents: image for item, image in zip(job.items, dataset.items, strict=True)}
-    lacking = {key: image for key, image in pictures.items() if not cache.has("latents", key)}
-    for done, (key, image) in enumerate(lacking.items()):
+    images = {image.id: image for image in dataset.items}
+    images |= {REGULARISATION + image.id: image for image in (regularisation.items if regularisation else ())}
+    pictures: dict[str, tuple[ImageItem, bool]] = {}
+    for item in job.items:
+        pictures.setdefault(item.latents, (images[item.id], False))
+        if item.flipped:
+            pictures.setdefault(item.flipped, (images[item.id], True))
+    lacking = {key: picture for key, picture in pictures.items() if not cache.has("latents", key)}
+    for done, (key, (image, flip)) in enumerate(lacking.items()):
         check()
         emit(Phase("encoding images", done, len(lacking)))
-        cache.store("latents", key, {"latents": encoder.encode_image(load_pixels(image)[None])})
-    cache.trim(set(job.cache_entries()))
+        cache.store("latents", key, _encoded(image, flip, encoder))
+    cache.trim(wanted)
+
+
+def _encoded(image: ImageItem, flip: bool, encoder: Encoder) -> dict[str, torch.Tensor]:
+    """``latents`` [1, C, h, w], and where the image has a mask, ``mask`` [1, 1, h, w] in 0..1."""
+    latents = encoder.encode_image(load_pixels(image, flip=flip)[None])
+    mask = load_mask(image, flip=flip)
+    if mask is None:
+        return {"latents": latents}
+    return {"latents": latents, "mask": interpolate(mask[None, None], size=latents.shape[-2:], mode="area")}
 
 
 def _content(image: ImageItem) -> str:
@@ -145,7 +210,15 @@ def _content(image: ImageItem) -> str:
     return image.id.split("-")[0]
 
 
-def _held_out(images: tuple[ImageItem, ...], config: TrainConfig) -> set[str]:
+def _variants(image: ImageItem, config: TrainConfig) -> tuple[str, ...]:
+    if not config.caption_shuffle:
+        return image.captions
+    return shuffled(
+        image.captions, trigger_word=config.trigger_word, keep=config.keep_tokens, seed=config.seed, sample=image.id
+    )
+
+
+def _held_out(images: Sequence[ImageItem], config: TrainConfig) -> set[str]:
     """Ids to hold out: drawn by content, so that a duplicate is never on both sides."""
     count = config.validation_images
     if not count:
@@ -160,10 +233,23 @@ def _held_out(images: tuple[ImageItem, ...], config: TrainConfig) -> set[str]:
     return {image.id for image in images if _content(image) in chosen}
 
 
-def _prompts(config: TrainConfig, items: tuple[Item, ...]) -> list[str]:
+def _shared_out(images: Sequence[ImageItem], shown: int, seed: int) -> list[tuple[ImageItem, int]]:
+    """Regularisation images with their repeats: together they are shown as often as the images proper.
+
+    Where there are more of them than that, some are not used.
+    """
+    order = sorted(images, key=lambda image: draws.uniform(seed, "regularisation", image.id))
+    each, more = divmod(shown, len(order))
+    return [(image, each + (place < more)) for place, image in enumerate(order) if each or place < more]
+
+
+def _prompts(config: TrainConfig, items: Sequence[Item]) -> list[SamplePrompt]:
+    """The configured prompts; else three captions, and what the images show without the trigger word."""
     if not config.sample_every:
         return []
     if config.sample_prompts:
         return list(config.sample_prompts)
-    captions = dict.fromkeys(item.captions[0] for item in items if not item.held_out)
-    return list(captions)[:2]
+    own = [item for item in items if not item.held_out and not item.id.startswith(REGULARISATION)]
+    chosen = list(dict.fromkeys(item.captions[0] for item in own))[:CAPTIONS_SAMPLED]
+    plain = config.class_prompt.strip() or without(chosen[0], config.trigger_word)
+    return [SamplePrompt(prompt=prompt) for prompt in dict.fromkeys([*chosen, *[plain] * bool(plain)])]

@@ -7,16 +7,17 @@ planned the job and filled the cache). Both end in ``_execute``.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from . import adapters, checkpoint, control, export, families, optim
+from . import checkpoint, control, export, families, optim, own
 from . import job as jobs
+from .averages import Averages
 from .cache import Cache, default_folder
 from .checkpoint import Position, State
 from .config import TrainConfig
@@ -37,15 +38,17 @@ from .events import (
     Warned,
 )
 from .files import ContentHashes, write_json
-from .job import Base, Job
+from .job import Job
 from .lock import locked
-from .loop import Training, train
+from .loop import Training, rehearse, train
 from .prepare import StoppedWhilePreparing, fill, plan
 from .runfolder import check_folder, finished, read_result, total_steps
 from .sinks import Log, TensorBoard
 from .studio import Studio
 from .tasks.diffusion import Diffusion
+from .trained import Trained, build
 
+BYTES_EACH = 4  # a LoRA file's numbers are fp32
 MEMORY_CURE = (
     "set batch_size: 2 (or 1) with gradient_accumulation_steps: 2, mixed_precision: fp16 and "
     "gradient_checkpointing: true; a lower resolution helps too"
@@ -77,22 +80,28 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
         resolution=config.resolution,
         trigger_word=config.trigger_word,
         repeats=config.repeats,
+        mask=config.mask,
     )
-    for problem in dataset.problems:
-        noted.append(Warned(f"{problem.path}: {problem.message}"))
-        emit(noted[-1])
+    noted += [Warned(f"{problem.path}: {problem.message}") for problem in dataset.problems]
+    regularisation = None
+    if config.reg_data_dir is not None:
+        regularisation = scan(config.reg_data_dir, resolution=config.resolution)
+        noted += [Warned(f"{problem.path}: {problem.message}") for problem in regularisation.problems]
+    for event in noted:
+        emit(event)
     resolve(config)
-    family = families.detect(config.base_model)
-    base = Base(config.base_model, family.name, ContentHashes(cache.folder / "hashes.json")(config.base_model))
-    encoder = _FamilyEncoder(family, base)
-    job = plan(config, dataset, base, encoder, cache.folder)
+    hashes = ContentHashes(cache.folder / "hashes.json")
+    base = own.base(config, hashes)
+    encoder = own.OwnEncoder(families.get(base.family), base, config.clip_skip)
+    init = hashes(config.init_lora) if config.init_lora is not None else ""
+    job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)
     folder = config.output_dir
     check_folder(folder, job)
     _check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
     with locked(folder):
         check_folder(folder, job)  # again: another process may have had it until now
         try:
-            fill(job, dataset, encoder, cache, emit=emit, stop=stop)
+            fill(job, dataset, encoder, cache, regularisation=regularisation, emit=emit, stop=stop)
         except StoppedWhilePreparing:
             event = RunStopped(0, "before the first step")
             emit(event)
@@ -164,7 +173,7 @@ def _execute(
         try:
             return emit.last(_train(job, folder, total, emit, stop, decode))
         except BaseException as error:
-            return emit.last(_failure(error, folder))
+            return emit.last(_failure(error, folder, job.config.window))
 
 
 def _train(
@@ -176,17 +185,15 @@ def _train(
     decode: Callable[[torch.Tensor], torch.Tensor] | None,
 ) -> Event:
     config = job.config
+    state = checkpoint.retry_older(
+        folder, lambda step: checkpoint.load(folder, step), lambda message: emit(Warned(message))
+    )
+    position = _position(state, total, folder, emit)
     device = resolve(config)
-    mixed, why = precision(config, device)
-    if why:
-        emit(Warned(why))
-    if optim.warmup(config, total) < config.warmup_steps:
-        emit(
-            Warned(
-                f"warmup_steps: {config.warmup_steps} is more than a tenth of the {total} steps; "
-                f"warming up over {optim.warmup(config, total)}"
-            )
-        )
+    mixed, why = precision(config, device, state.precision if state is not None else "")
+    for line in (why, *_remarks(config, total)):
+        if line:
+            emit(Warned(line))
     cache = Cache(job.cache_dir)
     missing = [key for kind, key in job.cache_entries() if not cache.has(kind, key)]
     if missing:
@@ -194,58 +201,38 @@ def _train(
 
     emit(Phase("loading the base model"))
     family = families.get(job.base.family)
-    model = family.load_denoiser(job.base.file, DTYPES[mixed])
-    adapters.inject(
-        model,
-        lambda name, module: family.is_target(name, module, config.lora_targets),
-        rank=config.lora_rank,
-        alpha=config.alpha,
-        seed=config.seed,
-    )
-    if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()  # type: ignore[operator]
-    model.train()
+    trained = build(family, job.base, config, DTYPES[mixed])
+    if config.gradient_checkpointing:  # of the denoiser: a text encoder's activations are small beside it
+        trained.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    for model in trained.parts.values():
+        model.train()
     accelerator = accelerate(device, mixed)
-    model.to(accelerator.device)
-    named = adapters.parameters(model)
-    optimizer = optim.make(config, named.values())
-
-    state = checkpoint.retry_older(
-        folder, lambda step: checkpoint.load(folder, step), lambda message: emit(Warned(message))
-    )
-    position = _position(state, total, folder, emit)
+    trained.to(accelerator.device)
+    named = trained.parameters()
+    of_text = [p for name, p in named.items() if ":" in name]
+    optimizer = optim.make(config, list(named.values())[: len(named) - len(of_text)], of_text)
     if state is not None:
-        adapters.load(model, state.adapter)
-        optim.load_state(optimizer, list(named), state.optimizer)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
+        trained.load(state.adapter)
+    averages = Averages(list(named.values()), optimizer, config.ema_decay)
+    if state is not None:
+        optim.load_state(optimizer, list(named), state.optimizer, state.numbers)
+        averages.load(list(state.average.values()), state.averaged)
+    optim.start(optimizer)
+    prepared, optimizer = accelerator.prepare(trained.denoiser, optimizer)
     if state is not None and accelerator.scaler is not None and state.scaler:
         accelerator.scaler.load_state_dict(state.scaler)
 
-    task = Diffusion(job, family, cache, accelerator.device)
     run = Training(
         config,
         job.train_items,
-        task,
+        Diffusion(job, family, cache, accelerator.device, trained.encoders),
         prepared,
         optimizer,
         list(named.values()),
         accelerator,
         position,
         windows_per_epoch(job.train_items, config.window),
-    )
-    emit(
-        RunStarted(
-            job.name,
-            position.step,
-            total,
-            config.epochs,
-            len(job.train_items),
-            config.window,
-            sum(p.numel() for p in named.values()),
-            sum(p.numel() for p in model.parameters() if not p.requires_grad),
-            str(accelerator.device),
-            {"no": "fp32"}.get(mixed, mixed),
-        )
+        averages,
     )
     poll = control.Poll(folder / "control.json")
 
@@ -253,19 +240,53 @@ def _train(
         asked = poll()
         return Requests(asked.stop or stop(), asked.pause, asked.save, asked.sample)
 
-    studio = Studio(job, folder, run, family.export_key, list(named), emit, requests, decode)
+    studio = Studio(job, folder, run, trained, emit, requests, decode)
     with ExitStack() as stack:
         if mixed != "no":
             # fp32 adapters under autocast: PEFT's own casts would keep a second copy of every input.
             from peft.helpers import disable_input_dtype_casting
 
-            stack.enter_context(disable_input_dtype_casting(model))
+            for model in trained.parts.values():
+                stack.enter_context(disable_input_dtype_casting(model))
+        emit(_started(job, run, trained, mixed))
         if not train(run, studio, requests, emit):
             return RunStopped(position.step, "as asked")
     path = folder / f"{job.name}.safetensors"
     export.write(path, studio.lora(), export.metadata(job, position.step))
     write_json(folder / "result.json", {"total": total, "step": position.step, "path": path.name, "run": job.run_id})
     return RunFinished(position.step, path.name)
+
+
+def _remarks(config: TrainConfig, total: int) -> Iterator[str]:
+    """What will be done otherwise than the config says."""
+    warm = optim.warmup(config, total)
+    if config.warmup_steps != "auto" and warm < config.warmup_steps:
+        yield (f"warmup_steps: {config.warmup_steps} is more than a tenth of the {total} steps; warming up over {warm}")
+    if config.optimizer == "schedulefree" and config.lr_scheduler != "constant":
+        yield f"lr_scheduler: schedulefree averages instead; {config.lr_scheduler} has no effect"
+
+
+def _started(job: Job, run: Training, trained: Trained, mixed: str) -> RunStarted:
+    """What is known before the first step. The first step's time is tried, not guessed."""
+    left = run.position.total - run.position.cursor
+    seconds = rehearse(run) * run.config.gradient_accumulation_steps * left if left else 0.0
+    buckets = Counter(f"{item.bucket[0]}x{item.bucket[1]}" for item in job.train_items)
+    trainable = sum(p.numel() for p in run.parameters)
+    return RunStarted(
+        job.name,
+        run.position.step,
+        run.position.total,
+        run.config.epochs,
+        len(job.train_items),
+        run.config.window,
+        trainable,
+        trained.frozen(),
+        str(run.accelerator.device),
+        {"no": "fp32"}.get(mixed, mixed),
+        dict(buckets.most_common()),
+        trainable * BYTES_EACH,
+        seconds,
+    )
 
 
 def _position(state: State | None, total: int, folder: Path, emit: Callable[[Event], None]) -> Position:
@@ -286,38 +307,6 @@ def _check_length(folder: Path, done: int, total: int) -> None:
             f"{folder} has been trained for {done} steps; epochs (or max_steps) now ask for only {total}",
             "raise epochs, or give another output_dir; its earlier checkpoints are usable as they are",
         )
-
-
-class _FamilyEncoder:
-    """The family's own encoders, loaded when first needed."""
-
-    def __init__(self, family: families.Family, base: Base) -> None:
-        self._family, self._base = family, base
-        self._encoders: families.Encoders | None = None
-        self.latents_fingerprint = f"{base.family}-vae-1:{base.content}"
-        # Versions 4 and 5 of the tokenizer part Chinese differently.
-        tokenizer = version("transformers").partition(".")[0]
-        self.conditioning_fingerprint = f"{base.family}-text-1:{tokenizer}:{base.content}"
-
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[1, 3, H, W] in 0..1 -> [1, C, H/8, W/8], unscaled."""
-        with torch.no_grad():
-            return self._load().encode_images(pixels)
-
-    def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
-        """The conditioning of one caption."""
-        with torch.no_grad():
-            return self._load().encode_text([caption])[0]
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """[1, C, h, w] unscaled -> [1, 3, H, W] in 0..1."""
-        with torch.no_grad():
-            return self._load().decode_latents(latents)
-
-    def _load(self) -> families.Encoders:
-        if self._encoders is None:
-            self._encoders = self._family.load_encoders(self._base.file)
-        return self._encoders
 
 
 class _Fan:
@@ -346,19 +335,21 @@ def _close(sink: Journal | Log | TensorBoard) -> None:
         sink.close()
 
 
-def _failure(error: BaseException, folder: Path) -> Event:
-    """The terminal event of an exception, with how to go on."""
+def _failure(error: BaseException, folder: Path, window: int) -> Event:
+    """The terminal event of an exception, with how to go on; ``window`` is the run's effective batch."""
     step = checkpoint.latest(folder)
-    resume = f'then go on from step {step}: python -m trainer train --resume "{folder}"' if step else ""
+    again = f'python -m trainer train --resume "{folder}"'
+    resume = f"then go on from step {step}: {again}" if step else ""
     if isinstance(error, KeyboardInterrupt):
         return RunStopped(step or 0, "at once; steps after the last checkpoint are lost")
     if isinstance(error, DarkroomError):
         return RunFailed(error.message, _and(error.cure, resume), isinstance(error, UserError))
     details = "".join(traceback.format_exception(error))
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower():
-        # These settings are part of a run's identity: what is saved cannot go on with them.
-        other = " (that is another run: give another output_dir); or free some memory" if step else ""
-        return RunFailed(f"out of memory: {error}", _and(MEMORY_CURE + other, resume), False, details)
+        # Half the batch, twice as often, is the same run, and so is checkpointing: what is saved goes on.
+        smaller = f" --set batch_size=1 --set gradient_accumulation_steps={window} --set gradient_checkpointing=true"
+        cure = f"go on from step {step} in less memory: {again}{smaller}" if step else MEMORY_CURE
+        return RunFailed(f"out of memory: {error}", cure, False, details)
     if isinstance(error, OSError) and error.strerror:
         return RunFailed(
             f"{error.filename or folder}: {error.strerror}", _and("check the disk", resume), False, details

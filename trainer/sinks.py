@@ -26,13 +26,7 @@ def describe(event: Event) -> str:
     """An event as a line for people; empty for those that are only for programs."""
     match event:
         case RunStarted():
-            share = 100 * event.trainable / event.parameters
-            going_on = f", going on from step {event.step}" if event.step else ""
-            return (
-                f"{event.name}: {event.images} images, {event.total_steps} optimizer steps of "
-                f"{event.effective_batch} ({event.epochs} epochs), {event.trainable:,} trainable parameters "
-                f"({share:.2g} % of {event.parameters:,}), on {event.device} in {event.precision}{going_on}"
-            )
+            return _started(event)
         case Step():
             return (
                 f"step {event.step}/{event.total}  loss {event.loss:.4f}  rate {event.lr:.2e}  "
@@ -53,6 +47,22 @@ def describe(event: Event) -> str:
         case RunFailed():
             return f"failed: {event.message}" + (f"\n  -> {event.cure}" if event.cure else "")
     return ""
+
+
+def _started(event: RunStarted) -> str:
+    """All that is known before the first step, on one screen."""
+    share = 100 * event.trainable / max(1, event.parameters)
+    buckets = ", ".join(f"{count} of {size}" for size, count in event.buckets.items())
+    lines = [
+        f"{event.name}" + (f": going on from step {event.step}" if event.step else ""),
+        f"  images      {event.images}" + (f": {buckets}" if buckets else ""),
+        f"  steps       {event.total_steps} of {event.effective_batch} images ({event.epochs} epochs)",
+        f"  trained     {event.trainable:,} parameters, {share:.2g} % of {event.parameters:,}"
+        + (f"; the file will have {event.file_size / 1e6:.1f} MB" if event.file_size else ""),
+        f"  runs on     {event.device} in {event.precision}"
+        + (f", about {clock(event.seconds)} by a trial of the largest size" if event.seconds else ""),
+    ]
+    return "\n".join(lines)
 
 
 def _open(path: Path) -> TextIO:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import adapters, checkpoint, export, optim
+from . import checkpoint, export, optim
 from .checkpoint import Position, State
 from .control import Requests
 from .events import Checkpoint, Event, Phase, Sample, Validation, Warned
@@ -16,6 +16,7 @@ from .files import write_tensors
 from .job import Job
 from .loop import Training
 from .sheet import to_image
+from .trained import Trained
 
 FLAT = 1e-4  # standard deviation below which a picture in 0..1 shows nothing
 
@@ -28,24 +29,23 @@ class Studio:
         job: Job,
         folder: Path,
         run: Training,
-        export_key: Callable[[str], str],
-        names: list[str],
+        trained: Trained,
         emit: Callable[[Event], None],
         requests: Callable[[], Requests],
         decode: Callable[[torch.Tensor], torch.Tensor] | None,
     ) -> None:
-        self._job, self._folder, self._run, self._names = job, folder, run, names
-        self._export_key, self._emit, self._requests, self._decode = export_key, emit, requests, decode
-        self._model = run.accelerator.unwrap_model(run.model)
+        self._job, self._folder, self._run, self._trained = job, folder, run, trained
+        self._emit, self._requests, self._decode = emit, requests, decode
 
     def lora(self) -> dict[str, torch.Tensor]:
         """The LoRA as it is now."""
-        return export.tensors(adapters.layers(self._model), self._export_key)
+        with self._run.averages.shown():
+            return self._trained.exported()
 
     def validate(self, position: Position) -> None:
         """Measures the objective on the fixed set."""
-        with self._run.accelerator.autocast():
-            signal, losses = self._run.task.validate(self._model)
+        with self._run.averages.shown(), self._run.accelerator.autocast():
+            signal, losses = self._run.task.validate(self._trained.denoiser)
         self._emit(Validation(position.step, signal, sum(losses.values()) / len(losses), losses))
 
     def sample(self, position: Position) -> None:
@@ -53,8 +53,9 @@ class Studio:
         config = self._job.config
         for index, prompt in enumerate(self._job.prompts):
             self._emit(Phase("drawing samples", index, len(self._job.prompts)))
-            with adapters.strength(self._model, config.sample_strength), self._run.accelerator.autocast():
-                latents = self._run.task.sample(self._model, index).float().cpu()
+            strength = config.sample_strength if prompt.strength is None else prompt.strength
+            with self._run.averages.shown(), self._trained.strength(strength), self._run.accelerator.autocast():
+                latents = self._run.task.sample(self._trained.denoiser, index).float().cpu()
             if not torch.isfinite(latents).all():
                 self._doubt(position, "is not finite", prompt.text)
                 latents = torch.nan_to_num(latents, 0.0, 0.0, 0.0)
@@ -78,17 +79,11 @@ class Studio:
         """
         if position.step == 0:
             return
-        with self._run.accelerator.autocast():
-            self._run.task.check(self._model)
-        lora = self.lora()
-        scaler = self._run.accelerator.scaler
-        state = State(
-            position,
-            {name: p.detach().cpu() for name, p in zip(self._names, self._run.parameters, strict=True)},
-            optim.state(self._run.optimizer, self._names),
-            scaler.state_dict() if scaler is not None else {},
-        )
-        path = checkpoint.save(self._folder, state, lora, export.metadata(self._job, position.step))
+        with self._run.averages.shown():
+            with self._run.accelerator.autocast():
+                self._run.task.check(self._trained.denoiser)
+            lora = self._trained.exported()
+        path = checkpoint.save(self._folder, self._state(position), lora, export.metadata(self._job, position.step))
         relative = path.relative_to(self._folder).as_posix()
         self._emit(Checkpoint(position.step, relative, export.change_norm(lora)))
 
@@ -102,12 +97,28 @@ class Studio:
         self._move(device)
         self._emit(Phase("training"))
 
+    def _state(self, position: Position) -> State:
+        run, names = self._run, list(self._trained.parameters())
+        tensors, numbers = optim.state(run.optimizer, names)
+        average, averaged = run.averages.state()
+        return State(
+            position,
+            {name: parameter.detach().cpu() for name, parameter in zip(names, run.parameters, strict=True)},
+            tensors,
+            numbers,
+            dict(zip(names, average, strict=False)),
+            averaged,
+            run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else {},
+            run.accelerator.mixed_precision,
+        )
+
     def _doubt(self, position: Position, what: str, prompt: str) -> None:
         cure = "if that stays so, lower learning_rate, or train with mixed_precision: bf16 or no"
         self._emit(Warned(f"the sample at step {position.step} {what} ({prompt!r}); {cure}"))
 
     def _move(self, device: torch.device | str) -> None:
-        self._model.to(device)
+        self._trained.to(device)
+        self._run.averages.to(device)
         for entries in self._run.optimizer.state.values():
             for key, value in entries.items():
                 if isinstance(value, torch.Tensor) and key != "step":

@@ -45,7 +45,8 @@ class Trained:
         adapter = {name: p.detach() for name, p in zip(NAMES, self.parameters, strict=True)}
         return State(
             Position(**{"step": self.step, "cursor": self.step + 1, "skipped": 1, "total": 40, **position}),
-            adapter, optim.state(self.optimizer, NAMES), dict(SCALER),
+            adapter, *optim.state(self.optimizer, NAMES), {n: t / 2 for n, t in adapter.items()}, 3, dict(SCALER),
+            "bf16",
         )  # fmt: skip
 
     def lora(self) -> dict[str, torch.Tensor]:
@@ -76,15 +77,17 @@ def test_a_checkpoint_comes_back_exactly(run: Path) -> None:
     folder = checkpoint.save(run, state, trained.lora(), {"a": "b"})
     assert folder == run / "checkpoints" / "step-000004"
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
-        "complete.json", "lora.safetensors", "state/adapter.safetensors", "state/optimizer.safetensors",
-        "state/position.json",
+        "complete.json", "lora.safetensors", "state/adapter.safetensors", "state/average.safetensors",
+        "state/optimizer.safetensors", "state/position.json",
     ]  # fmt: skip
-    assert json.loads((folder / "complete.json").read_bytes()) == {"format": 1, "step": 4}
+    assert json.loads((folder / "complete.json").read_bytes()) == {"format": 2, "step": 4}
     back = checkpoint.load(run, 4)
     assert back.position == Position(step=4, cursor=5, skipped=1, total=40, extended_at=3)
     assert same(back.adapter, state.adapter)
     assert same(back.optimizer, state.optimizer)
-    assert back.scaler == SCALER
+    assert (back.scaler, back.averaged, back.precision) == (SCALER, 3, "bf16")
+    assert back.numbers == state.numbers
+    assert same(back.average, state.average)
     lora, header = export.read(folder / "lora.safetensors")
     assert same(lora, trained.lora())
     assert header == {"a": "b"}
@@ -97,7 +100,7 @@ def test_training_goes_on_from_it_bit_for_bit(run: Path) -> None:
     again = Trained()
     for name, parameter in zip(NAMES, again.parameters, strict=True):
         parameter.data.copy_(back.adapter[name])
-    optim.load_state(again.optimizer, NAMES, back.optimizer)
+    optim.load_state(again.optimizer, NAMES, back.optimizer, back.numbers)
     again.step = back.position.step
     again.train(5)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters, unbroken.parameters, strict=True))
@@ -167,7 +170,7 @@ def damage_field(folder: Path) -> None:
 
 def damage_format(folder: Path) -> None:
     path = folder / "state" / "position.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
 
 
 DAMAGES = [damage_truncated, damage_garbage, damage_missing, damage_no_state, damage_json, damage_field, damage_format]
@@ -242,7 +245,7 @@ def test_what_a_killed_process_left_is_cleared_away(run: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("part", ["adapter", "optimizer", "lora"])
+@pytest.mark.parametrize("part", ["adapter", "optimizer", "average", "lora"])
 def test_what_is_not_finite_is_not_saved(run: Path, part: str, value: float) -> None:
     trained = Trained()
     save(run, trained.train(4))

@@ -205,9 +205,10 @@ BROKEN = {
     "resolution: 500": "resolution: expected a multiple of 64, got 500 (default 512)",
     "resolution: 32": "resolution: expected a multiple of 64, got 32 (default 512)",
     "resolution: 0": "resolution: expected at least 64, got 0 (default 512)",
-    "lr_scheduler: Cosine": "lr_scheduler: expected 'constant', 'linear' or 'cosine', got 'Cosine' (default cosine)",
+    "lr_scheduler: Cosine": "lr_scheduler: expected 'constant', 'linear', 'cosine', 'cosine_with_restarts' or "
+    "'polynomial', got 'Cosine' (default cosine)",
     "lora_targets: all": "lora_targets: expected 'attention', 'linear' or 'conv', got 'all' (default linear)",
-    "mixed_precision: fp32": "mixed_precision: expected 'no', 'fp16' or 'bf16', got 'fp32' (default fp16)",
+    "mixed_precision: fp32": "mixed_precision: expected 'auto', 'no', 'fp16' or 'bf16', got 'fp32' (default fp16)",
     "gradient_checkpointing: 'true'": "gradient_checkpointing: expected true or false, got 'true' (default True)",
     "use_fp16: 1": "use_fp16: expected true or false, got 1",
     "use_fp16: true\nmixed_precision: no": "use_fp16: true contradicts mixed_precision: no; give one of them",
@@ -218,7 +219,42 @@ BROKEN = {
     "task_type: video": "task_type: expected 'image-generation', got 'video' (default image-generation)",
     "trigger_word: 5": "trigger_word: expected a text, got 5",
     "sample_prompts: a cat": "sample_prompts: expected a list of texts, got 'a cat'",
-    "sample_prompts: [a cat, 5]": "sample_prompts.1: expected a text, got 5",
+    "sample_prompts: [a cat, 5]": "sample_prompts.1: expected a text, or fields such as `prompt: a house`, got 5",
+    "sample_prompts: [{prompt: a, stepz: 3}]": "sample_prompts.0.stepz: unknown field; did you mean steps?",
+    "sample_prompts: [{prompt: a, x: 3}]": "sample_prompts.0.x: unknown; a prompt has prompt, negative, seed, steps, "
+    "guidance, strength, width, height",
+    "sample_prompts: [{prompt: a, steps: 0}]": "sample_prompts.0.steps: expected at least 1, got 0",
+    "sample_prompts: [{seed: 1}]": "sample_prompts.0.prompt: expected a text, got {'seed': 1}",
+    "warmup_steps: -3": "warmup_steps: expected a whole number from 0 to 1000000, or auto, got -3 (default 100)",
+    "warmup_steps: short": "warmup_steps: expected a whole number from 0 to 1000000, or auto, got 'short' "
+    "(default 100)",
+    "lora_ranks: {mid_block: 0}": "lora_ranks.mid_block: expected at least 1, got 0",
+    "lora_ranks: 16": "lora_ranks: expected names with values, as in `mid_block: 16`, got 16",
+    "lora_alphas: {mid_block: x}": "lora_alphas.mid_block: expected a number, got 'x'",
+    "lora_blocks: up_blocks.1": "lora_blocks: expected a list of texts, got 'up_blocks.1'",
+    "lora_method: locon": "lora_method: expected 'lora', 'rslora', 'dora', 'lokr' or 'loha', got 'locon' "
+    "(default lora)",
+    "optimizer: adam": "optimizer: expected 'adamw', 'adamw8bit', 'adafactor', 'prodigy', 'lion' or 'schedulefree', "
+    "got 'adam' (default adamw)",
+    "optimizer_args: {betas: [0.9, 0.99]}": "optimizer_args.betas: expected a number, true, false or a text, got "
+    "[0.9, 0.99]",
+    "optimizer: prodigy": "learning_rate: prodigy finds the rate by itself, and multiplies it with this; expected "
+    "1.0, got 0.0002",
+    "optimizer: prodigy\nlearning_rate: 1\ntrain_text_encoder: true\ntext_encoder_learning_rate: 0.5": (
+        "text_encoder_learning_rate: prodigy has one rate for all; expected 1.0, or nothing"
+    ),
+    "optimizer: schedulefree\nema_decay: 0.99": "ema_decay: schedulefree averages by itself; expected 0",
+    "text_encoder_learning_rate: 1e-5": "text_encoder_learning_rate: has no effect without train_text_encoder: true",
+    "prior_preservation: 1": "class_prompt: expected a text, such as: a woman; prior_preservation needs it",
+    "prediction_type: epsilon\nzero_terminal_snr: true": "zero_terminal_snr: true makes no sense with "
+    "prediction_type: epsilon (there is no signal left to subtract from); expected v_prediction",
+    "prediction_type: v": "prediction_type: expected 'auto', 'epsilon' or 'v_prediction', got 'v' (default auto)",
+    "clip_skip: 0": "clip_skip: expected at least 1, got 0",
+    "min_snr_gamma: -1": "min_snr_gamma: expected at least 0.0, got -1",
+    "huber_delta: 0": "huber_delta: expected more than 0.0, got 0 (default 0.1)",
+    "ema_decay: 1": "ema_decay: expected less than 1.0, got 1 (default 0.0)",
+    "lora_dropout: 1": "lora_dropout: expected less than 1.0, got 1 (default 0.0)",
+    "mask: yes": "mask: expected 'no', 'alpha' or 'files', got True (default no)",
     "output_dir: ''": "output_dir: expected a path, got an empty text",
     "output_dir: 5": "output_dir: expected a path, got 5 (default output/my_style_lora)",
     "output_dir: /": "output_dir: expected a folder whose last part can name the LoRA, got '/'",
@@ -291,10 +327,19 @@ def _paths() -> st.SearchStrategy[str]:
 def _values(name: str) -> st.SearchStrategy[Any]:
     """Valid values of a field, from its own bounds."""
     info = FIELDS[name]
-    bounds = {k: getattr(m, k) for m in info.metadata for k in ("ge", "gt", "le", "multiple_of") if hasattr(m, k)}
+    bounds = {k: getattr(m, k) for m in info.metadata for k in ("ge", "gt", "le", "lt", "multiple_of") if hasattr(m, k)}
     annotation = str(info.annotation)
     if name == "sample_prompts":
         return st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=3)
+    words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+    if name == "lora_blocks":
+        return st.lists(words, max_size=3)
+    if name in ("lora_ranks", "lora_alphas"):
+        return st.dictionaries(words, st.integers(1, 1024), max_size=3)
+    if name == "optimizer_args":
+        return st.dictionaries(words, st.booleans() | st.integers() | st.floats(allow_nan=False) | words, max_size=3)
+    if name == "warmup_steps":
+        return st.just("auto") | st.integers(0, 1_000_000)
     if name == "device":
         return st.sampled_from(["auto", "cpu", "mps", "cuda", "cuda:1"])
     if "Literal" in annotation:
@@ -307,12 +352,30 @@ def _values(name: str) -> st.SearchStrategy[Any]:
         return st.booleans()
     if "float" in annotation:
         low = bounds.get("gt", bounds.get("ge"))
-        return st.floats(low, bounds.get("le", 1e6), exclude_min="gt" in bounds)
+        high = bounds.get("lt", bounds.get("le", 1e6))
+        return st.floats(low, high, exclude_min="gt" in bounds, exclude_max="lt" in bounds)
     step = bounds.get("multiple_of", 1)
     return st.integers(-(-bounds["ge"] // step), bounds.get("le", 10**9) // step).map(lambda n: n * step)
 
 
-CONFIGS = st.fixed_dictionaries({}, optional={name: _values(name) for name in FIELDS})
+def _sensible(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what does not go together."""
+    changed = dict(values)
+    if changed.get("optimizer") == "prodigy":
+        changed["learning_rate"] = 1.0
+        changed.pop("text_encoder_learning_rate", None)
+    if changed.get("optimizer") == "schedulefree":
+        changed["ema_decay"] = 0.0
+    if changed.get("prediction_type") == "epsilon":
+        changed["zero_terminal_snr"] = False
+    if changed.get("prior_preservation"):
+        changed["class_prompt"] = "a woman"
+    if "text_encoder_learning_rate" in changed:
+        changed["train_text_encoder"] = True
+    return changed
+
+
+CONFIGS = st.fixed_dictionaries({}, optional={name: _values(name) for name in FIELDS}).map(_sensible)
 
 
 @given(CONFIGS)
@@ -332,9 +395,9 @@ ODD_TEXTS = [
 
 @pytest.mark.parametrize("text", ODD_TEXTS)
 def test_texts_that_yaml_would_read_as_something_else_come_back(text: str) -> None:
-    config = parse({"trigger_word": text, "sample_prompts": [text]})
+    config = parse({"trigger_word": text, "sample_prompts": [text, {"prompt": "a", "negative": text}]})
     back = loads(config.to_yaml())
-    assert (back.trigger_word, back.sample_prompts) == (text, (text,))
+    assert (back.trigger_word, back.sample_prompts[0].prompt, back.sample_prompts[1].negative) == (text, text, text)
 
 
 def test_resolved_paths_are_absolute_and_the_rest_is_untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,27 +424,40 @@ def test_every_field_is_documented_and_its_default_is_valid(name: str) -> None:
     assert parse({name: list(default) if isinstance(default, tuple) else default}) == loads("")
 
 
+def test_half_the_batch_in_half_the_memory_is_the_same_run() -> None:
+    config = loads("batch_size: 4\ngradient_accumulation_steps: 1")
+    assert config.but(batch_size=1, gradient_accumulation_steps=4).identity() == config.identity()
+    assert config.but(batch_size=2).identity() != config.identity()
+
+
 def test_a_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         loads("").lora_rank = 16  # type: ignore[misc]
 
 
 IDENTITY = {
-    "task_type", "trigger_word", "repeats", "caption_dropout", "resolution", "validation_images",
-    "lora_rank", "lora_alpha", "lora_targets",
-    "batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler", "warmup_steps",
-    "weight_decay", "max_grad_norm", "noise_offset", "seed", "mixed_precision", "gradient_checkpointing",
+    "task_type", "clip_skip", "trigger_word", "repeats", "caption_dropout", "resolution", "validation_images",
+    "caption_shuffle", "keep_tokens", "flip", "mask", "mask_outside", "prior_weight", "prior_preservation",
+    "class_prompt", "lora_rank", "lora_alpha", "lora_targets", "lora_method", "lora_blocks", "lora_ranks",
+    "lora_alphas", "lora_dropout", "lokr_factor", "train_text_encoder", "text_encoder_learning_rate",
+    "optimizer", "optimizer_args", "learning_rate", "lr_scheduler", "lr_cycles", "lr_power", "warmup_steps",
+    "weight_decay", "max_grad_norm", "noise_offset", "min_snr_gamma", "loss_type", "huber_delta", "ema_decay", "seed",
+    "mixed_precision",
 }  # fmt: skip
 
 
 def test_the_identity_is_what_shapes_the_trajectory() -> None:
     """A field in neither set is new: decide, then write it down here."""
     others = {
-        "base_model", "train_data_dir", "metadata_path", "output_dir", "cache_dir",  # their content is the job's
+        # Their content is the job's.
+        "base_model", "prediction_type", "zero_terminal_snr", "train_data_dir", "metadata_path", "reg_data_dir",
+        "init_lora", "output_dir", "cache_dir",
+        # Of these, only the effective batch counts.
+        "batch_size", "gradient_accumulation_steps", "gradient_checkpointing",
         "epochs", "max_steps", "device", "log_interval", "save_steps", "validation_steps",
         "sample_every", "sample_prompts", "sample_inference_steps", "sample_guidance", "sample_strength",
     }  # fmt: skip
-    assert loads("").identity().keys() == IDENTITY
+    assert loads("").identity().keys() == {*IDENTITY, "effective batch (batch_size x gradient_accumulation_steps)"}
     assert FIELDS.keys() == IDENTITY | others
 
 

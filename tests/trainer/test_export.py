@@ -47,7 +47,14 @@ def predict(model: nn.Module) -> torch.Tensor:
 def job(base: Path = Path("/b\u00e4se \u6a21\u578b.safetensors"), **config: Any) -> Job:
     def item(number: int, *captions: str) -> Item:
         return Item(
-            f"{number:032x}", f"/d\u00e4ta/style/{number}.png", captions, (64, 64), 2, "l", ("c",) * len(captions)
+            f"{number:032x}",
+            f"/d\u00e4ta/style/{number}.png",
+            captions,
+            (80, 80),
+            (64, 64),
+            2,
+            "l",
+            ("c",) * len(captions),
         )
 
     return Job(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from trainer import adapters, job, run
+from trainer.cache import conditioning_key
 from trainer.config import TrainConfig
 from trainer.events import RunStopped
 from trainer.job import Job
@@ -34,6 +36,18 @@ ELSEWHERE = {
     "sample_prompts": "test_prepare.py",
     "caption_dropout": "tasks/test_diffusion.py",
     "noise_offset": "tasks/test_diffusion.py",
+    "caption_shuffle": "test_prepare.py",
+    "keep_tokens": "test_prepare.py",
+    "mask": "test_equivalence.py, tasks/test_diffusion.py",
+    "mask_outside": "test_objectives.py",
+    "reg_data_dir": "test_prepare.py, test_equivalence.py",
+    "prior_weight": "test_prepare.py",
+    "lokr_factor": "test_trained.py",
+    "init_lora": "test_trained.py",
+    "lr_cycles": "test_optim.py",
+    "lr_power": "test_optim.py",
+    "loss_type": "test_objectives.py",
+    "huber_delta": "test_objectives.py",
     "device": "test_device.py",
     "mixed_precision": "test_device.py, test_run.py",
 }
@@ -62,6 +76,16 @@ def stopped(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Seen:
     return Seen(config, caught[0])
 
 
+def text_encoder(seen: Seen) -> str:
+    """What names the base's text encoder in the keys of its conditioning."""
+    tokenizer = version("transformers").partition(".")[0]
+    return f"sd15-text-1:{tokenizer}:{seen.job.base.content}"
+
+
+def dropouts(seen: Seen) -> list[Any]:
+    return [layer.layer.lora_dropout["default"] for layer in seen.layers]
+
+
 CHECKS: dict[str, tuple[Any, Callable[[Seen, TrainConfig], bool]]] = {
     "base_model": (None, lambda s, c: s.job.base.file == c.base_model),
     "train_data_dir": (None, lambda s, c: all(Path(i.path).parent == c.train_data_dir for i in s.job.items)),
@@ -72,8 +96,28 @@ CHECKS: dict[str, tuple[Any, Callable[[Seen, TrainConfig], bool]]] = {
     "repeats": (5, lambda s, c: all(i.repeats == 5 for i in s.job.items)),
     "resolution": (64, lambda s, c: all(i.bucket == (64, 64) for i in s.job.items)),
     "validation_images": (1, lambda s, c: len(s.training.items) == 4 and len(s.job.items) == 5),
-    "lora_rank": (3, lambda s, c: {layer.rank for layer in s.layers} == {3}),
-    "lora_alpha": (1.5, lambda s, c: {layer.alpha for layer in s.layers} == {1.5}),
+    "lora_rank": (3, lambda s, c: {layer.rank for layer in s.layers if "to_q" not in layer.name} == {3}),
+    "lora_alpha": (1.5, lambda s, c: {layer.alpha for layer in s.layers if "to_k" not in layer.name} == {1.5}),
+    "lora_ranks": ({"to_q": 5}, lambda s, c: {layer.rank for layer in s.layers if "to_q" in layer.name} == {5}),
+    "lora_alphas": ({"to_k": 6.0}, lambda s, c: {layer.alpha for layer in s.layers if "to_k" in layer.name} == {6.0}),
+    "lora_method": ("dora", lambda s, c: {layer.method for layer in s.layers} == {"dora"}),
+    "lora_blocks": (["down_blocks"], lambda s, c: all(layer.name.startswith("down_blocks.") for layer in s.layers)),
+    "lora_dropout": (0.25, lambda s, c: {getattr(drop, "p", 0) for drop in dropouts(s)} == {0.25}),
+    "train_text_encoder": (True, lambda s, c: len(s.training.optimizer.param_groups) == 2),
+    "text_encoder_learning_rate": (
+        1e-5,
+        lambda s, c: s.training.optimizer.param_groups[-1]["rate_scale"] == 1e-5 / c.learning_rate,
+    ),
+    "prediction_type": ("v_prediction", lambda s, c: s.job.base.prediction == "v_prediction"),
+    "zero_terminal_snr": (True, lambda s, c: s.job.base.zero_terminal_snr),
+    "clip_skip": (2, lambda s, c: s.job.empty == conditioning_key(f"{text_encoder(s)}:2", "")),
+    "flip": (True, lambda s, c: all(i.flipped for i in s.job.items)),
+    "prior_preservation": (0.5, lambda s, c: bool(s.job.class_prompt)),
+    "class_prompt": ("a house", lambda s, c: s.job.texts().get(s.job.class_prompt) == "a house"),
+    "optimizer": ("adafactor", lambda s, c: type(s.training.optimizer.optimizer) is torch.optim.Adafactor),
+    "optimizer_args": ({"d": 2.0}, lambda s, c: s.training.optimizer.param_groups[0].get("d") == 2.0),
+    "min_snr_gamma": (3.0, lambda s, c: cast(Any, s.training.task)._objective._gamma == 3.0),
+    "ema_decay": (0.875, lambda s, c: getattr(cast(Any, s.training.averages)._ema, "decay", 0) == 0.875),
     "lora_targets": ("attention", lambda s, c: all(".attn" in layer.name for layer in s.layers)),
     "batch_size": (4, lambda s, c: s.training.per_epoch == 5),  # 4 images, 5 times: 20 showings
     "epochs": (7, lambda s, c: s.training.position.total == 20),  # which max_steps cuts to 20
@@ -122,7 +166,7 @@ def test_the_seed_reaches_the_adapters_and_the_draws(square: TrainConfig, monkey
         folder = square.output_dir.with_name(f"run {number}").as_posix()
         seen = stopped(square.but(seed=seed, output_dir=folder), monkeypatch)
         shown = seen.training.items[0]
-        noise = seen.training.task._objective.noise((4, 8, 8), 0, shown.id)
+        noise = cast(Any, seen.training.task)._objective.noise((4, 8, 8), 0, shown.id)
         started.append(torch.cat([noise.flatten(), *(layer.down.detach().flatten() for layer in seen.layers)]))
     assert torch.equal(started[0], started[1])
     differing = started[0] != started[2]

@@ -26,6 +26,7 @@ def item(number: int, **changes: Any) -> Item:
         "id": f"{number:032x}",
         "path": f"/d\u00e4ta \u56fe\u7247/{number}.png",
         "captions": captions,
+        "size": (600, 500),
         "bucket": (512, 448),
         "repeats": 1,
         "latents": latents_key("vae", f"{number:032x}", (512, 448)),
@@ -39,7 +40,7 @@ def make(**config: Any) -> Job:
         parse({"output_dir": "/out put/st\u00fcle", "base_model": "/b\u00e4se.safetensors", **config}),
         Base(Path("/b\u00e4se \u6a21\u578b.safetensors"), "sd15", "c0ffee"),
         (item(0), item(1), item(2, held_out=True)),
-        (Prompt("a house", conditioning_key("clip", "a house")),),
+        (Prompt("a house", conditioning_key("clip", "a house"), "", conditioning_key("clip", "")),),
         conditioning_key("clip", ""),
         Path("/c\u00e4che"),
     )
@@ -65,7 +66,9 @@ def test_odd_texts_are_loaded_as_they_were(folder: Path, text: str) -> None:
     """Captions and prompts come from anywhere; file names need not be UTF-8."""
     job = make(sample_prompts=[text.replace("\udcff", "")])
     job = replace(job, items=(item(0, captions=(text.replace("\udcff", ""),), path=f"/x/{text}.png"),))
-    job = replace(job, base=replace(job.base, file=Path(f"/{text}/base.safetensors")), prompts=(Prompt(text, "k"),))
+    job = replace(
+        job, base=replace(job.base, file=Path(f"/{text}/base.safetensors")), prompts=(Prompt(text, "k", text, "n"),)
+    )
     job.save(folder)
     assert jobs.load(folder) == job
 
@@ -76,7 +79,7 @@ def test_the_file_can_be_read_by_people_and_other_programs(folder: Path) -> None
     text = (folder / "job.yaml").read_text(encoding="utf-8")
     assert "\u6a21\u578b" in text
     data = yaml.safe_load(text)
-    assert (data["version"], data["run"], data["origin"]) == (1, job.run_id, "command line")
+    assert (data["version"], data["run"], data["origin"]) == (2, job.run_id, "command line")
     assert data["identity"] == json.loads(json.dumps(job.identity()))
     lines = (folder / "dataset.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["id"] for line in lines] == [i.id for i in job.items]
@@ -88,9 +91,9 @@ def test_the_file_can_be_read_by_people_and_other_programs(folder: Path) -> None
         ("job.yaml", "", "TypeError"),
         ("job.yaml", "[", "not YAML"),
         ("job.yaml", "- 1", "TypeError"),
-        ("job.yaml", "version: 1", "KeyError('config')"),
+        ("job.yaml", "version: 2", "KeyError('config')"),
         ("job.yaml", b"\xff\xfe", "UnicodeDecodeError"),
-        ("job.yaml", "version: 2", "job.yaml is of format 2, expected 1"),
+        ("job.yaml", "version: 1", "job.yaml is of format 1, expected 2"),
         ("dataset.jsonl", "{", "JSONDecodeError"),
         ("dataset.jsonl", "5", "TypeError"),
         ("dataset.jsonl", '{"id": 3}', "KeyError('captions')"),
@@ -164,7 +167,19 @@ DATASET = "train_data_dir: other images or captions"
 SHAPING: dict[str, tuple[Change, list[str]]] = {
     "base content": (on_base(content="decaf"), ["base_model: another file, or other content"]),
     "family": (on_base(family="sdxl"), ["base_model: another model family"]),
-    "prediction": (on_base(prediction="v_prediction"), ["base_model: another prediction type"]),
+    "prediction": (on_base(prediction="v_prediction"), ["base_model: another prediction type, or noise schedule"]),
+    "zero terminal SNR": (
+        on_base(zero_terminal_snr=True), ["base_model: another prediction type, or noise schedule"],
+    ),
+    "a LoRA to start from": (
+        lambda job: replace(job, init="c0ffee"), ["init_lora: another file, or other content"],
+    ),
+    "size of an image": (on_item(0, size=(601, 500)), [DATASET]),
+    "weight of an image": (on_item(0, weight=0.5), [DATASET]),
+    "flipped": (on_item(0, flipped="f"), ["the VAE: it encodes other latents"]),
+    "class prompt": (
+        lambda job: replace(job, class_prompt="k"), ["the text encoder: it gives other conditioning"],
+    ),
     "captions": (on_item(0, captions=("another", "\u6c34\u58a8")), [DATASET]),
     "bucket": (on_item(0, bucket=(448, 512)), [DATASET]),
     "repeats of an image": (on_item(0, repeats=2), [DATASET]),
@@ -183,7 +198,8 @@ SHAPING: dict[str, tuple[Change, list[str]]] = {
     "rank": (on_config(lora_rank=4), ["lora_rank: 8 there, 4 now"]),
     "alpha": (on_config(lora_alpha=4), ["lora_alpha: None there, 4.0 now"]),
     "two fields": (on_config(batch_size=1, lr_scheduler="linear"), [
-        "batch_size: 4 there, 1 now", "lr_scheduler: 'cosine' there, 'linear' now",
+        "effective batch (batch_size x gradient_accumulation_steps): 4 there, 1 now",
+        "lr_scheduler: 'cosine' there, 'linear' now",
     ]),
 }  # fmt: skip
 
@@ -199,24 +215,86 @@ def test_what_shapes_the_trajectory_changes_the_identity_and_is_named(name: str)
 
 # Another valid value for each field of the config; a new field fails here until it has one.
 OTHER: dict[str, Any] = {
-    "base_model": "/x", "train_data_dir": "/x", "metadata_path": "/x", "output_dir": "/x", "cache_dir": "/x",
-    "trigger_word": "zwx", "repeats": 2, "caption_dropout": 0.5, "resolution": 256, "validation_images": 1,
-    "lora_rank": 4, "lora_alpha": 2.0, "lora_targets": "conv", "batch_size": 1, "gradient_accumulation_steps": 4,
-    "learning_rate": 1e-4, "lr_scheduler": "linear", "warmup_steps": 5, "epochs": 11, "max_steps": 7,
-    "weight_decay": 0.1, "max_grad_norm": 0.5, "noise_offset": 0.05, "seed": 1, "mixed_precision": "no",
-    "gradient_checkpointing": False, "device": "cpu", "log_interval": 5, "save_steps": 5, "validation_steps": 5,
-    "sample_every": 5, "sample_prompts": ["a"], "sample_inference_steps": 5, "sample_guidance": 2.0,
+    "base_model": "/x",
+    "train_data_dir": "/x",
+    "metadata_path": "/x",
+    "output_dir": "/x",
+    "cache_dir": "/x",
+    "trigger_word": "zwx",
+    "repeats": 2,
+    "caption_dropout": 0.5,
+    "resolution": 256,
+    "validation_images": 1,
+    "lora_rank": 4,
+    "lora_alpha": 2.0,
+    "lora_targets": "conv",
+    "batch_size": 1,
+    "gradient_accumulation_steps": 4,
+    "learning_rate": 1e-4,
+    "lr_scheduler": "linear",
+    "warmup_steps": 5,
+    "epochs": 11,
+    "max_steps": 7,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.5,
+    "noise_offset": 0.05,
+    "seed": 1,
+    "mixed_precision": "no",
+    "gradient_checkpointing": False,
+    "device": "cpu",
+    "log_interval": 5,
+    "save_steps": 5,
+    "validation_steps": 5,
+    "sample_every": 5,
+    "sample_prompts": ["a"],
+    "sample_inference_steps": 5,
+    "sample_guidance": 2.0,
     "sample_strength": 0.5,
+    "prediction_type": "epsilon",
+    "zero_terminal_snr": False,
+    "clip_skip": 2,
+    "caption_shuffle": True,
+    "keep_tokens": 1,
+    "flip": True,
+    "mask": "alpha",
+    "mask_outside": 0.2,
+    "reg_data_dir": "/x",
+    "prior_weight": 0.5,
+    "prior_preservation": 1.0,
+    "class_prompt": "a woman",
+    "lora_method": "dora",
+    "lora_blocks": ["mid_block"],
+    "lora_ranks": {"mid_block": 4},
+    "lora_alphas": {"mid_block": 4.0},
+    "lora_dropout": 0.1,
+    "lokr_factor": 8,
+    "init_lora": "/x",
+    "train_text_encoder": True,
+    "text_encoder_learning_rate": 1e-5,
+    "optimizer": "lion",
+    "optimizer_args": {"eps": 1e-7},
+    "lr_cycles": 2,
+    "lr_power": 2.0,
+    "min_snr_gamma": 5.0,
+    "loss_type": "huber",
+    "huber_delta": 0.2,
+    "ema_decay": 0.99,
+}
+# What goes only with another field.
+WITH: dict[str, dict[str, Any]] = {
+    "prior_preservation": {"class_prompt": "a woman"}, "text_encoder_learning_rate": {"train_text_encoder": True},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [n for n in TrainConfig.model_fields if n != "task_type"])
 def test_a_field_is_in_the_identity_or_not(name: str) -> None:
-    old = make()
+    old = make(**WITH.get(name, {}))
     new = on_config(**{name: OTHER[name]})(old)
-    shapes = name in old.config.identity()
+    batch = name in ("batch_size", "gradient_accumulation_steps")
+    shapes = name in old.config.identity() or batch
     assert (new.run_id != old.run_id) == shapes
-    assert [line.split(":")[0] for line in differences(old, new)] == ([name] if shapes else [])
+    told = "effective batch (batch_size x gradient_accumulation_steps)" if batch else name
+    assert [line.split(":")[0] for line in differences(old, new)] == ([told] if shapes else [])
 
 
 @pytest.mark.parametrize(
@@ -237,7 +315,7 @@ def test_where_things_lie_and_how_they_are_shown_is_no_part_of_it(change: Change
 
 def test_the_run_s_name_is_frozen() -> None:
     """It changes with every new field of the identity: then no older run is found again, and the changelog says so."""
-    assert make().run_id == "acf8e5c47c09"
+    assert make().run_id == "f2d6c61855ea"
 
 
 def test_what_is_read_from_the_cache() -> None:

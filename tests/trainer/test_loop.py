@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import optim
+from trainer import loop, optim
+from trainer.averages import Averages
 from trainer.checkpoint import Position
 from trainer.config import TrainConfig, parse
 from trainer.control import Requests
@@ -22,7 +24,7 @@ from trainer.events import Event, Step, Warned
 from trainer.job import Item
 from trainer.loop import SKIPS_ALLOWED, Training, _step, train
 
-ITEMS = tuple(Item(f"{n:032x}", "", ("",), (64, 64), 1, "", ("",)) for n in range(7))
+ITEMS = tuple(Item(f"{n:032x}", "", ("",), (64, 64), (64, 64), 1, "", ("",)) for n in range(7))
 
 
 class Model(nn.Module):
@@ -89,6 +91,11 @@ def accelerator() -> Iterator[Any]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.fixture(autouse=True)
+def _only_the_checkpoints_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINTS", 1)
+
+
 def config(**fields: Any) -> TrainConfig:
     return parse(
         {"batch_size": 2, "learning_rate": 0.1, "lr_scheduler": "constant", "warmup_steps": 0, "max_grad_norm": 0.0,
@@ -105,11 +112,12 @@ def training(
     if sgd:
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     else:
-        optimizer = optim.make(settings, model.parameters())
+        optimizer = optim.make(settings, list(model.parameters()))
     per_epoch = windows_per_epoch(ITEMS, settings.window)
     return Training(
         settings, ITEMS, cast(Any, task or Task()), model, accelerator.prepare(optimizer), list(model.parameters()),
         accelerator, Position(total=total or 2 * per_epoch), per_epoch,
+        Averages(list(model.parameters()), optimizer, settings.ema_decay),
     )  # fmt: skip
 
 
@@ -240,11 +248,11 @@ def test_a_skipped_step_leaves_weights_and_optimizer_alone(accelerator: Any) -> 
     run = training(accelerator, config(), broken_at(1))
     both = windows(ITEMS, seed=42, epoch=0, size=2)
     assert _step(run, both[0], 0, 0.1)[2]
-    before = weight(run), optim.state(run.optimizer, ["w"])
+    before = weight(run), optim.state(run.optimizer, ["w"])[0]
     before_state = {name: tensor.clone() for name, tensor in before[1].items()}
     assert not _step(run, both[1], 0, 0.1)[2]
     assert torch.equal(weight(run), before[0])
-    after = optim.state(run.optimizer, ["w"])
+    after, _ = optim.state(run.optimizer, ["w"])
     assert all(torch.equal(after[name], tensor) for name, tensor in before_state.items())
 
 
@@ -315,7 +323,79 @@ def test_fp16_s_overflow_is_seen_whatever_the_optimizer(accelerator: Any, fused:
     assert asked == ["save 2"]
 
 
+def test_a_window_whose_gradients_overflow_in_fp16_is_done_again(accelerator: Any) -> None:
+    """The loss is finite, times the loss scale it is not: nothing of the data is lost to finding the scale."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    task = Task(lambda window, epoch: 1000.0)
+    run = training(accelerator, config(), task, total=4)
+    inner = torch.optim.AdamW(run.parameters, lr=0.1)
+    run.optimizer = AcceleratedOptimizer(inner, scaler=scaler)
+    accelerator.scaler = scaler
+
+    def clip(parameters: Any, limit: float) -> torch.Tensor:
+        scaler.unscale_(inner)
+        return nn.utils.clip_grad_norm_(parameters, limit)
+
+    accelerator.clip_grad_norm_ = clip
+    seen, _, reached = run_it(run)
+    skipped = sum(isinstance(e, Warned) for e in seen)
+    assert reached
+    assert 0 < skipped < SKIPS_ALLOWED
+    assert (run.position.cursor, run.position.step) == (4, 4)
+    expected = [[shown.key for shown in window] for window in windows(ITEMS, seed=42, epoch=0, size=2)]
+    # A window that overflows comes again until it fits, and none is left out.
+    assert [keys for keys, _ in groupby(keys for _, keys in task.seen)] == expected
+    assert len(task.seen) == 4 + skipped
+
+
+# --- averages
+
+
+def test_a_moving_average_is_shown_and_the_training_goes_on_as_without(accelerator: Any) -> None:
+    plain, averaged = (training(accelerator, config(ema_decay=decay), total=7) for decay in (0.0, 0.9))
+    weights = []
+    real = averaged.averages.update
+    averaged.averages.update = lambda: (real(), weights.append(weight(averaged)))[0]
+    run_it(plain)
+    run_it(averaged)
+    assert torch.equal(weight(plain), weight(averaged))
+    expected = weights[0]  # the first step replaces the beginning whole
+    for number, one in enumerate(weights[1:], 1):
+        decay = min(0.9, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * one
+    with averaged.averages.shown():
+        assert torch.allclose(weight(averaged), expected, rtol=1e-5)
+    assert torch.equal(weight(plain), weight(averaged))
+    with plain.averages.shown():
+        assert torch.equal(weight(plain), weight(averaged))
+
+
 # --- what is due
+
+
+@pytest.mark.parametrize(("total", "asked", "every"), [(30, 100, 6), (1000, 100, 100), (499, 100, 99), (4, 100, 1)])
+def test_there_are_at_least_five_checkpoints_whatever_save_steps_says(
+    accelerator: Any, monkeypatch: pytest.MonkeyPatch, total: int, asked: int, every: int
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINTS", 5)
+    monkeypatch.setattr(loop, "_step", lambda *_: (torch.tensor(1.0), torch.tensor(1.0), True))
+    _, done, _ = run_it(training(accelerator, config(save_steps=asked, log_interval=1000), total=total))
+    saved = [int(one.split()[1]) for one in done]
+    assert saved == sorted({*range(every, total + 1, every), total})
+    assert len(saved) >= min(5, total)
+
+
+def test_a_trial_takes_the_largest_size_and_leaves_nothing_behind(accelerator: Any) -> None:
+    task = Task()
+    run = training(accelerator, config(), task)
+    run.items = (replace(ITEMS[0], bucket=(64, 64)), replace(ITEMS[1], bucket=(64, 128)))
+    before = weight(run)
+    assert loop.rehearse(run) > 0
+    assert task.seen == [(0, [f"{ITEMS[1].id}#0"])]
+    assert torch.equal(weight(run), before)
+    assert all(parameter.grad is None for parameter in run.parameters)
 
 
 def test_what_is_due_when(accelerator: Any) -> None:

@@ -51,7 +51,9 @@ def dataset(*images: ImageItem) -> Dataset:
 @pytest.fixture(autouse=True)
 def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels out of nothing: what decoding gives is another test's."""
-    monkeypatch.setattr(prepare, "load_pixels", lambda item: torch.zeros(3, item.bucket[1], item.bucket[0]))
+    monkeypatch.setattr(
+        prepare, "load_pixels", lambda item, flip: torch.full((3, item.bucket[1], item.bucket[0]), float(flip))
+    )
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def test_the_prompts_of_the_samples_are_encoded_too(encoder: CountingEncoder, ca
 @pytest.mark.parametrize(
     ("fields", "prompts"),
     [
-        ({}, ["same", "b"]),  # the first two captions that differ
+        ({}, ["same", "b", "c"]),  # the first three captions that differ
         ({"sample_every": 0}, []),
         ({"sample_every": 0, "sample_prompts": ["x"]}, []),
         ({"sample_prompts": ["x", "y", "z"]}, ["x", "y", "z"]),

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer import checkpoint, control, events, export, job, run
+from trainer import checkpoint, control, events, export, job, loop, run
 from trainer.config import TrainConfig
 from trainer.errors import DatasetError, RunFolderError, UserError
 from trainer.events import Event, RunFailed, RunFinished, RunStarted, RunStopped, Sample, Step, Validation, Warned
@@ -215,10 +216,10 @@ def test_what_failed_before_its_first_checkpoint_may_begin_with_other_settings(
     with monkeypatch.context() as patch:
         patch.setattr(Diffusion, "loss", fail)
         assert isinstance(run.start(config, []), RunFailed)
-    smaller = config.but(batch_size=1, gradient_accumulation_steps=2)
+    smaller = config.but(batch_size=1)
     assert isinstance(run.start(smaller, []), RunFinished)
     assert job.load(config.output_dir).config.batch_size == 1
-    with pytest.raises(RunFolderError, match="batch_size: 1 there, 2 now"):
+    with pytest.raises(RunFolderError, match=r"gradient_accumulation_steps\): 1 there, 2 now"):
         run.start(config, [])
 
 
@@ -271,8 +272,9 @@ def test_two_processes_do_not_share_a_folder(config: TrainConfig) -> None:
         run.start(config, [])
 
 
-def test_control_stops_saves_and_samples(config: TrainConfig, seen: Sinks) -> None:
+def test_control_stops_saves_and_samples(config: TrainConfig, seen: Sinks, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config.but(sample_every=1000, sample_prompts=["x"], sample_inference_steps=1, save_steps=1000)
+    monkeypatch.setattr(loop, "CHECKPOINTS", 1)
 
     def sink(event: Event) -> None:
         seen.append(event)
@@ -353,8 +355,13 @@ def test_running_out_of_memory_says_what_helps(
     monkeypatch.setattr(Diffusion, "loss", fail)
     end = run.start(config, [])
     assert isinstance(end, RunFailed)
-    assert "give another output_dir" in end.cure
-    assert "then go on from step 1" in end.cure
+    assert end.cure == (
+        f'go on from step 1 in less memory: python -m trainer train --resume "{config.output_dir}" --set batch_size=1 '
+        "--set gradient_accumulation_steps=2 --set gradient_checkpointing=true"
+    )
+    monkeypatch.undo()
+    again = config.but(batch_size=1, gradient_accumulation_steps=2, gradient_checkpointing=True)
+    assert isinstance(run.start(again, []), RunFinished)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
@@ -390,17 +397,17 @@ def test_the_dataset_is_refused_when_there_is_nothing_in_it(config: TrainConfig,
 def test_a_model_that_predicts_nothing_usable_is_never_saved(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, value: float, what: str
 ) -> None:
-    from trainer.tasks.diffusion import Diffusion
+    from trainer.families.sd15 import SD15
 
-    predict, seen = Diffusion._predict, 0
+    predict, seen = SD15.predict, 0
 
-    def broken(self: Diffusion, model: torch.nn.Module, batch: object) -> torch.Tensor:
+    def broken(*what: Any) -> torch.Tensor:
         nonlocal seen
         seen += 1
-        prediction = predict(self, model, batch)  # type: ignore[arg-type]
+        prediction = predict(*what)
         return prediction if torch.is_grad_enabled() or seen < 15 else torch.full_like(prediction, value)
 
-    monkeypatch.setattr(Diffusion, "_predict", broken)
+    monkeypatch.setattr(SD15, "predict", broken)
     end = run.start(config.but(gradient_checkpointing=False), [])
     assert isinstance(end, RunFailed)
     assert f"the model predicts {what}" in end.message

@@ -16,7 +16,10 @@ from trainer.job import Base, Item, Job
 
 
 def make(folder: Path, **config: Any) -> Job:
-    items = tuple(Item(f"{n:032x}", "", ("",), (64, 64 if n < 5 else 128), 2, "l", ("c",), n == 6) for n in range(7))
+    items = tuple(
+        Item(f"{n:032x}", "", ("",), (200, 200), (64, 64 if n < 5 else 128), 2, "l", ("c",), held_out=n == 6)
+        for n in range(7)
+    )
     settings = parse({"output_dir": folder.as_posix(), "batch_size": 4, "epochs": 3, **config})
     return Job(settings, Base(Path("/b"), "sd15", "c0ffee"), items, (), "e", Path("/c"))
 

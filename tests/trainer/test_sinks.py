@@ -30,13 +30,19 @@ STARTED = RunStarted("st\u00fcle", 0, 130, 10, 50, 4, 3_424_256, 859_520_964, "c
 LINES: list[tuple[Event, str]] = [
     (
         STARTED,
-        "st\u00fcle: 50 images, 130 optimizer steps of 4 (10 epochs), 3,424,256 trainable parameters "
-        "(0.4 % of 859,520,964), on cuda:0 in fp16",
+        "st\u00fcle\n"
+        "  images      50\n"
+        "  steps       130 of 4 images (10 epochs)\n"
+        "  trained     3,424,256 parameters, 0.4 % of 859,520,964\n"
+        "  runs on     cuda:0 in fp16",
     ),
     (
-        RunStarted("x", 40, 130, 10, 50, 4, 1, 100, "cpu", "fp32"),
-        "x: 50 images, 130 optimizer steps of 4 (10 epochs), 1 trainable parameters (1 % of 100), on cpu in fp32, "
-        "going on from step 40",
+        RunStarted("x", 40, 130, 10, 50, 4, 1, 100, "cpu", "fp32", {"512x512": 48, "448x576": 2}, 13_700_000, 125.0),
+        "x: going on from step 40\n"
+        "  images      50: 48 of 512x512, 2 of 448x576\n"
+        "  steps       130 of 4 images (10 epochs)\n"
+        "  trained     1 parameters, 1 % of 100; the file will have 13.7 MB\n"
+        "  runs on     cpu in fp32, about 2:05 by a trial of the largest size",
     ),
     (Phase("encoding images", 3, 12), ""),
     (

@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trainer import adapters, checkpoint, export, optim, studio
+from trainer.averages import Averages
 from trainer.checkpoint import Position
 from trainer.config import parse
 from trainer.control import Requests
 from trainer.events import Checkpoint, Event, Phase, Sample, Validation, Warned
 from trainer.job import Base, Job, Prompt
 from trainer.studio import Studio
+from trainer.trained import Trained
 
 
 class Task:
@@ -52,23 +54,30 @@ class Room:
         adapters.inject(self.model, lambda name, module: name == "0", rank=2, alpha=2.0, seed=0)
         self.named = adapters.parameters(self.model)
         config = parse({"sample_strength": 0.5, "output_dir": (folder / "x").as_posix()})
-        self.optimizer = optim.make(config, self.named.values())
+        self.optimizer = optim.make(config, list(self.named.values()))
         self.job = Job(
-            config, Base(Path("/b"), "sd15", "c"), (), (Prompt("a house", "k"), Prompt("b", "l")), "e", folder
+            config,
+            Base(Path("/b"), "sd15", "c"),
+            (),
+            (Prompt("a house", "k", "", "e"), Prompt("b", "l", "", "e")),
+            "e",
+            folder,
         )
         self.accelerator = SimpleNamespace(
-            device=torch.device("cpu"), scaler=None, autocast=nullcontext, unwrap_model=lambda model: model
+            device=torch.device("cpu"), scaler=None, autocast=nullcontext, mixed_precision="no"
         )
+        family = SimpleNamespace(export_key=lambda name, part: f"lora_{part}_{name}")
+        self.trained = Trained(cast(Any, family), {"unet": self.model})
+        self.averages = Averages(list(self.named.values()), self.optimizer, 0.0)
         self.requests: Callable[[], Requests] = Requests
 
     def studio(self, decode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Studio:
         run = SimpleNamespace(
             model=self.model, optimizer=self.optimizer, parameters=list(self.named.values()), task=self.task,
-            accelerator=self.accelerator,
+            accelerator=self.accelerator, averages=self.averages,
         )  # fmt: skip
         return Studio(
-            self.job, self.folder, cast(Any, run), lambda name: f"lora_unet_{name}", list(self.named),
-            self.seen.append, lambda: self.requests(), decode,
+            self.job, self.folder, cast(Any, run), self.trained, self.seen.append, lambda: self.requests(), decode,
         )  # fmt: skip
 
     def step(self) -> None:

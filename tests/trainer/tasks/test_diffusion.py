@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -31,8 +33,11 @@ class Family:
         self.predicted: list[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]] = []
         self.sampled: list[dict[str, Any]] = []
 
-    def noise_schedule(self) -> torch.Tensor:
-        return torch.linspace(0.999, 0.005, 1000)
+    def noise_schedule(self, zero_terminal_snr: bool = False) -> torch.Tensor:
+        return torch.linspace(0.999, 1e-8 if zero_terminal_snr else 0.005, 1000)
+
+    def size_conditioning(self, size: Any, crop: Any, bucket: Any) -> dict[str, torch.Tensor]:
+        return {"size_ids": torch.tensor([[*size, *crop, *bucket]], dtype=torch.float32)}
 
     def predict(
         self, model: Any, noisy: torch.Tensor, timestep: torch.Tensor, conditioning: dict[str, torch.Tensor]
@@ -80,13 +85,26 @@ def job_of(cache: Cache, count: int = 3, *, bucket: tuple[int, int] = (64, 128),
     for number in range(count):
         keys = tuple(f"caption {number} {variant}" for variant in range(captions))
         items.append(
-            Item(f"{number:032x}", f"{number}.png", keys, bucket, 1, f"latents {number}", keys, number < held_out)
+            Item(
+                f"{number:032x}",
+                f"{number}.png",
+                keys,
+                (90, 150),
+                bucket,
+                1,
+                f"latents {number}",
+                keys,
+                held_out=number < held_out,
+            )
         )
         cache.store("latents", f"latents {number}", {"latents": latents_of(number, bucket)})
         for key in keys:
             cache.store("conditioning", key, {"hidden": hidden_of(key)})
-    prompts = (Prompt("a house", "prompt 0"), Prompt("a tree", "prompt one"))
-    for key in ("", *(p.conditioning for p in prompts)):
+    prompts = (
+        Prompt("a house", "prompt 0", "", "empty"),
+        Prompt("a tree", "prompt one", "fog", "negative fog", 77, 9, 2.5, 1.0, 192, 64),
+    )
+    for key in ("", "negative fog", *(p.conditioning for p in prompts)):
         cache.store("conditioning", key or "empty", {"hidden": hidden_of(key)})
     return Job(
         parse({"caption_dropout": 0, "mixed_precision": "no", **config}),
@@ -228,11 +246,12 @@ def test_the_loss_of_each_sample_is_the_error_of_the_predicted_noise(cache: Cach
 
 
 def test_a_batch_goes_to_a_device_whole() -> None:
-    batch = Batch(
-        torch.ones(1, 4, 8, 8), torch.ones(1, 4, 8, 8), torch.ones(1, dtype=torch.int64), {"h": torch.ones(1)}
-    )
+    one = torch.ones(1, 4, 8, 8)
+    batch = Batch(one, one, torch.ones(1, dtype=torch.int64), {"h": one}, torch.ones(1), one, {"h": one})
     moved = batch.to(torch.device("meta"))
     assert all(t.is_meta for t in (moved.latents, moved.noise, moved.timestep, moved.conditioning["h"]))
+    assert all(t.is_meta for t in (moved.weight, moved.mask, moved.prior["h"]) if t is not None)
+    assert replace(batch, mask=None).to(torch.device("meta")).mask is None
 
 
 # --- validation
@@ -285,16 +304,152 @@ def test_each_image_and_timestep_has_noise_of_its_own(cache: Cache, family: Fami
 
 
 def test_a_sample_is_drawn_as_the_config_says(cache: Cache, family: Family) -> None:
-    job = job_of(
-        cache, bucket=(64, 128), sample_inference_steps=7, sample_guidance=3.5, seed=11, sample_prompts=["a house"]
-    )
+    job = job_of(cache, bucket=(64, 128), sample_inference_steps=7, sample_guidance=3.5, seed=11)
     task = task_of(job, family, cache)
-    assert task.sample(Model(), 1).shape == (1, 4, 16, 8)
-    task.sample(Model(), 0)
-    second, first = family.sampled
-    assert {k: second[k] for k in ("width", "height", "steps", "guidance", "seed")} == {
-        "width": 64, "height": 128, "steps": 7, "guidance": 3.5, "seed": 12,
+    assert task.sample(Model(), 0).shape == (1, 4, 16, 8)
+    (drawn,) = family.sampled
+    assert {k: v for k, v in drawn.items() if k not in ("conditioning", "negative")} == {
+        "width": 64, "height": 128, "steps": 7, "guidance": 3.5, "seed": 11, "prediction": "epsilon",
+        "zero_terminal_snr": False,
     }  # fmt: skip
-    assert first["seed"] == 11  # each prompt has noise of its own, the same every time
-    assert torch.equal(second["conditioning"]["hidden"], hidden_of("prompt one"))
-    assert torch.equal(second["negative"]["hidden"], hidden_of(""))
+    assert torch.equal(drawn["conditioning"]["hidden"], hidden_of("prompt 0"))
+    assert torch.equal(drawn["negative"]["hidden"], hidden_of(""))
+    task.sample(Model(), 0)
+    assert family.sampled[1]["seed"] == 11  # the same noise every time
+
+
+def test_a_prompt_s_own_settings_win(cache: Cache, family: Family) -> None:
+    job = job_of(cache, sample_inference_steps=7, sample_guidance=3.5, seed=11)
+    job = replace(job, base=replace(job.base, prediction="v_prediction", zero_terminal_snr=True))
+    task_of(job, family, cache).sample(Model(), 1)
+    (drawn,) = family.sampled
+    assert {k: v for k, v in drawn.items() if k not in ("conditioning", "negative")} == {
+        "width": 192, "height": 64, "steps": 9, "guidance": 2.5, "seed": 77, "prediction": "v_prediction",
+        "zero_terminal_snr": True,
+    }  # fmt: skip
+    assert torch.equal(drawn["negative"]["hidden"], hidden_of("negative fog"))
+
+
+def test_without_a_seed_of_its_own_each_prompt_has_other_noise(cache: Cache, family: Family) -> None:
+    job = job_of(cache, seed=11)
+    job = replace(job, prompts=(job.prompts[0], job.prompts[0]))
+    for index in range(2):
+        task_of(job, family, cache).sample(Model(), index)
+    assert [drawn["seed"] for drawn in family.sampled] == [11, 12]
+
+
+# --- sizes, flips, masks, weights
+
+
+def test_the_denoiser_is_told_of_the_size_and_the_true_crop(cache: Cache, family: Family) -> None:
+    """90 x 150 pixels cover 64 x 128 as 77 x 128: six pixels are cut off at the left, seven at the right."""
+    job = job_of(cache, 1)
+    batch = task_of(job, family, cache).batch(window_of(job), 0)
+    assert batch.conditioning["size_ids"].tolist() == [[90, 150, 6, 0, 64, 128]]
+
+
+def test_half_of_the_showings_are_of_the_mirrored_picture_with_its_own_crop(cache: Cache, family: Family) -> None:
+    job = job_of(cache, 1)
+    cache.store("latents", "mirrored", {"latents": latents_of(99, (64, 128))})
+    item = replace(job.items[0], flipped="mirrored")
+    task = task_of(job, family, cache)
+    mirrored = []
+    for epoch in range(200):
+        batch = task.batch((Presentation(item, 0),), epoch)
+        mirrored.append(torch.equal(batch.latents[0], (latents_of(99, (64, 128))[0] - SHIFT) * SCALE))
+        assert batch.conditioning["size_ids"][0, 2] == (7 if mirrored[-1] else 6)
+    assert sum(mirrored) / 200 == pytest.approx(0.5, abs=0.1)
+    again = [
+        torch.equal(task.batch((Presentation(item, 0),), 3).latents, task.batch((Presentation(item, 0),), 3).latents)
+    ]
+    assert again == [True]
+
+
+def test_a_mask_comes_with_its_latents_and_an_image_without_one_counts_whole(cache: Cache, family: Family) -> None:
+    job = job_of(cache, 2, mask="files", mask_outside=0.0)
+    mask = torch.zeros(1, 1, 16, 8)
+    mask[..., :4, :] = 1
+    cache.store("latents", "latents 1", {"latents": latents_of(1, (64, 128)), "mask": mask})
+    task, model = task_of(job, family, cache), Model()
+    window = tuple(Presentation(item, 0) for item in job.items)
+    batch = task.batch(window, 0)
+    assert batch.mask is not None
+    assert torch.equal(batch.mask, torch.cat([torch.ones(1, 1, 16, 8), mask]))
+    alphas = family.noise_schedule()
+    alpha = alphas[batch.timestep[1]]
+    noisy = alpha.sqrt() * batch.latents[1] + (1 - alpha).sqrt() * batch.noise[1]
+    error = (0.5 * noisy + batch.conditioning["hidden"][1].mean() - batch.noise[1]).square()
+    assert task.loss(model, batch)[1].item() == pytest.approx(error[:, :4].mean().item(), rel=1e-5)
+
+
+def test_an_image_s_weight_multiplies_its_loss(cache: Cache, family: Family) -> None:
+    job = job_of(cache, 2)
+    plain = tuple(Presentation(item, 0) for item in job.items)
+    weighted = (plain[0], Presentation(replace(job.items[1], weight=0.25), 0))
+    task, model = task_of(job, family, cache), Model()
+    first, second = (task.loss(model, task.batch(window, 0)) for window in (plain, weighted))
+    assert torch.allclose(second, first * torch.tensor([1.0, 0.25]))
+
+
+# --- prior preservation, text encoders that are trained
+
+
+def test_prior_preservation_adds_how_far_the_class_has_drifted(
+    cache: Cache, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(job_of(cache, 2, prior_preservation=0.5, class_prompt="a house"), class_prompt="prompt 0")
+    plain = replace(job_of(cache, 2), class_prompt="")
+    model = Model()
+
+    @contextmanager
+    def base(adapted: Model) -> Iterator[None]:
+        """The base model is one whose weight is 0.2."""
+        before = adapted.weight.data
+        adapted.weight.data = torch.tensor(0.2)
+        yield
+        adapted.weight.data = before
+
+    monkeypatch.setattr("trainer.adapters.disabled", base)
+    task = task_of(job, family, cache)
+    batch = task.batch(window_of(job), 0)
+    total, own = task.loss(model, batch), task_of(plain, family, cache).loss(model, replace(batch, prior={}))
+    alpha = family.noise_schedule()[batch.timestep].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
+    drift = (0.3 * noisy).square().flatten(1).mean(1)
+    assert torch.allclose(total - own, 0.5 * drift, rtol=1e-4)
+    hidden = family.predicted[1][2]["hidden"]
+    assert torch.equal(hidden, hidden_of("prompt 0").expand(2, -1, -1))
+    total.sum().backward()
+    assert model.weight.grad is not None
+    # Validation measures the images alone.
+    assert task.validate(model)[1] == task_of(plain, family, cache).validate(model)[1]
+
+
+class Encoders:
+    """Text encoders of one weight: a caption's length times it."""
+
+    def __init__(self) -> None:
+        self.weight = nn.Parameter(torch.tensor(2.0))
+
+    def tokenize(self, caption: str) -> dict[str, torch.Tensor]:
+        return {"text_encoder": torch.full((1, 77), len(caption))}
+
+    def conditioning(self, tokens: Any) -> list[dict[str, torch.Tensor]]:
+        return [{"hidden": one["text_encoder"][..., None].float() * self.weight} for one in tokens]
+
+
+def test_text_encoders_that_are_trained_encode_anew_and_take_a_gradient(cache: Cache, family: Family) -> None:
+    job = job_of(cache, 2, train_text_encoder=True)
+    for key in job.texts():  # they are not read from the cache
+        cache.path("conditioning", key).unlink(missing_ok=True)
+    encoders = Encoders()
+    task = Diffusion(job, cast(Any, family), cache, CPU, cast(Any, encoders))
+    window = tuple(Presentation(item, 0) for item in job.items)
+    batch = task.batch(window, 0)
+    assert batch.conditioning["hidden"][:, 0, 0].tolist() == [2.0 * len("caption 0 0")] * 2
+    task.loss(Model(), batch).sum().backward()
+    assert encoders.weight.grad is not None
+    assert encoders.weight.grad.abs() > 0
+    task.sample(Model(), 0)
+    assert family.sampled[0]["conditioning"]["hidden"][0, 0, 0] == 2.0 * len("a house")
+    assert not family.sampled[0]["conditioning"]["hidden"].requires_grad

@@ -1,0 +1,23 @@
+"""What a user decides about a run: ``TrainConfig``, with the names and the YAML of the guide.
+
+A config is strict and frozen: unknown keys are refused with a did-you-mean, and all faults are told at once.
+Fields may stand at the top of the file or in sections (``model_config:``, ``train_config:``, ``data_config:``).
+A missing key means the guide's value.
+"""
+
+from __future__ import annotations
+
+from .fields import SECTIONS, Precision, SamplePrompt, Targets, TrainConfig
+from .read import load, loads, parse, parse_value
+
+__all__ = [
+    "SECTIONS",
+    "Precision",
+    "SamplePrompt",
+    "Targets",
+    "TrainConfig",
+    "load",
+    "loads",
+    "parse",
+    "parse_value",
+]

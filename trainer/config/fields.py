@@ -1,0 +1,388 @@
+"""The fields of a run's settings, each with its unit, default and range, and whether it shapes the trajectory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    model_serializer,
+    model_validator,
+)
+
+from .. import yaml_text
+
+SECTIONS = ("model_config", "train_config", "data_config")
+
+Precision = Literal["no", "fp16", "bf16"]
+Targets = Literal["attention", "linear", "conv"]
+Method = Literal["lora", "rslora", "dora", "lokr", "loha"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "lion", "schedulefree"]
+Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+
+# White space, and the quotes that Windows' "Copy as path" puts around.
+_AROUND_A_PATH = re.compile(r'^[\s"]+|[\s"]+$')
+
+
+def _as_path(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = _AROUND_A_PATH.sub("", value)
+    if not text:
+        raise ValueError("expected a path, got an empty text")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"expected a path, got {value!r}, and there is no such user") from None
+
+
+def _named(path: Path) -> Path:
+    # The last part is the LoRA's name: `/` and `..` have none.
+    if path.absolute().name in ("", ".."):
+        raise ValueError(f"expected a folder whose last part can name the LoRA, got {str(path)!r}")
+    return path
+
+
+def yes_no(value: Any) -> Any:
+    """A bare ``no``, which YAML 1.1 reads as False: the user meant the word."""
+    return "no" if value is False else value
+
+
+def _warmup(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1_000_000):
+        raise ValueError(f"expected a whole number from 0 to 1000000, or auto, got {value!r} (default 100)")
+    return value
+
+
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, (bool, int, float, str)):
+        raise ValueError(f"expected a number, true, false or a text, got {value!r}")
+    return value
+
+
+FilePath = Annotated[Path, BeforeValidator(_as_path)]
+
+
+def _field(default: Any, description: str, *, identity: bool = True, **bounds: Any) -> Any:
+    """A documented field. ``identity=False``: it does not shape the trajectory, so it is not in the run's identity."""
+    return Field(default, description=description, json_schema_extra={"identity": identity}, **bounds)
+
+
+_STRICT = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class SamplePrompt(BaseModel):
+    """A prompt that samples are drawn of. In YAML a text, or a mapping; what is empty is as for all samples."""
+
+    model_config = _STRICT
+
+    prompt: str
+    negative: str = ""
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    guidance: float | None = Field(default=None, ge=1, le=50)
+    strength: float | None = Field(default=None, ge=0, le=2)
+    width: int | None = Field(default=None, ge=64, le=4096, multiple_of=8)
+    height: int | None = Field(default=None, ge=64, le=4096, multiple_of=8)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"prompt": value} if isinstance(value, str) else value
+
+    @model_serializer
+    def _as_text(self) -> Any:
+        given = {name: value for name, value in self if value != type(self).model_fields[name].default}
+        return self.prompt if given.keys() <= {"prompt"} else given
+
+
+class TrainConfig(BaseModel):
+    """One training run. Defaults are the guide's, where it gives one."""
+
+    model_config = _STRICT
+
+    task_type: Literal["image-generation"] = _field(
+        "image-generation", "What is trained. This version trains images; text-generation is to come."
+    )
+    base_model: FilePath = _field(
+        Path("models/Stable-diffusion/v1-5-pruned.safetensors"),
+        "The model to build on: a .safetensors checkpoint, or a diffusers folder.",
+        identity=False,
+    )
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = _field(
+        "auto", "What the base model predicts. auto: as its file says.", identity=False
+    )
+    zero_terminal_snr: bool | None = _field(
+        None, "Whether the base model's noise reaches pure noise. Empty: as its file says.", identity=False
+    )
+    clip_skip: int | None = _field(
+        None,
+        "Which of the text encoder's layers counts, from the end. Empty: the family's (Stable Diffusion 1.5: 1).",
+        ge=1,
+        le=12,
+    )
+    train_data_dir: FilePath = _field(
+        Path("data/style_train"), "The folder with the images and their captions.", identity=False
+    )
+    metadata_path: FilePath | None = _field(
+        None,
+        "A CSV file `filename,prompt`. Empty: metadata.csv in train_data_dir, where there is one.",
+        identity=False,
+    )
+    output_dir: Annotated[FilePath, AfterValidator(_named)] = _field(
+        Path("output/my_style_lora"), "The folder of this run; its last part names the LoRA.", identity=False
+    )
+    cache_dir: FilePath | None = _field(
+        None, "Where latents and conditioning are cached. Empty: the user's cache folder.", identity=False
+    )
+
+    trigger_word: str = _field("", "Put in front of every caption that does not hold it already.")
+    repeats: int = _field(1, "How often each image is seen in an epoch.", ge=1, le=1000)
+    caption_dropout: float = _field(
+        0.05, "Share of presentations with the empty caption, 0 to 1; keeps guidance working.", ge=0, le=1
+    )
+    caption_shuffle: bool = _field(
+        False, "Shows the tags of a caption (its parts between commas) in another order each time. For tags only."
+    )
+    keep_tokens: int = _field(0, "How many tags stay in front when shuffled, beside the trigger word.", ge=0, le=100)
+    flip: bool = _field(False, "Shows every image mirrored half of the time. Not for text, faces, left and right.")
+    mask: Annotated[Literal["no", "alpha", "files"], BeforeValidator(yes_no)] = _field(
+        "no", "Where the loss counts: everywhere; where the image is opaque; where its mask file is white."
+    )
+    mask_outside: float = _field(0.1, "Weight of the loss outside a mask.", ge=0, le=1)
+    reg_data_dir: FilePath | None = _field(
+        None,
+        "A folder of regularisation images: ordinary ones of the class, shown as often as the images of "
+        "train_data_dir, without the trigger word.",
+        identity=False,
+    )
+    prior_weight: float = _field(1.0, "Weight of the loss on a regularisation image.", gt=0, le=10)
+    prior_preservation: float = _field(
+        0.0,
+        "Weight of a second loss, without any images: on class_prompt the model shall predict what it did before. "
+        "A third slower. 0: none.",
+        ge=0,
+        le=10,
+    )
+    class_prompt: str = _field("", "What the images show, without the trigger word, such as: a woman.")
+    resolution: int = _field(
+        512,
+        "Side of a square training image, in pixels; others get the same area.",
+        ge=64,
+        le=4096,
+        multiple_of=64,
+    )
+    validation_images: int = _field(
+        0,
+        "Images held out from training to validate on. 0: validate on a few training images.",
+        ge=0,
+        le=1000,
+    )
+
+    lora_rank: int = _field(8, "Rank of the LoRA. 4 to 16 is the range; 8 to begin with.", ge=1, le=1024)
+    lora_alpha: float | None = _field(None, "The update is scaled by alpha / rank. Empty: as the rank.", gt=0, le=4096)
+    lora_targets: Targets = _field(
+        "linear",
+        "What gets a LoRA: the attention projections; all linear layers of the transformer blocks; "
+        "or those and the convolutions.",
+    )
+
+    lora_method: Method = _field(
+        "lora",
+        "The kind of adapter: lora; rslora (alpha / sqrt(rank)); dora (direction and magnitude); lokr, loha (other "
+        "products, smaller files).",
+    )
+    lora_blocks: tuple[str, ...] = _field(
+        (), "Only layers whose name begins with one of these, such as up_blocks.1. Empty: all blocks.", strict=False
+    )
+    lora_ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = _field(
+        {}, "Another rank for layers in whose name a pattern is found, such as {mid_block: 16}."
+    )
+    lora_alphas: dict[str, Annotated[float, Field(gt=0, le=4096)]] = _field(
+        {}, "Another alpha for layers in whose name a pattern is found."
+    )
+    lora_dropout: float = _field(0.0, "Share of a LoRA's inputs that is dropped, 0 to 1.", ge=0, lt=1)
+    lokr_factor: int = _field(-1, "Size of LoKr's first factor. -1: as near to a square as can be.", ge=-1, le=1024)
+    init_lora: FilePath | None = _field(
+        None, "A LoRA file to start from, of the same method, rank and alpha. Empty: from nothing.", identity=False
+    )
+    train_text_encoder: bool = _field(
+        False, "Trains the text encoder too: captions are then encoded anew at every step. Command line only."
+    )
+    text_encoder_learning_rate: float | None = _field(
+        None, "Its learning rate. Empty: half of learning_rate.", gt=0, le=10
+    )
+
+    batch_size: int = _field(4, "Images in a micro-batch. 2 to 4; memory grows with it.", ge=1, le=1024, identity=False)
+    gradient_accumulation_steps: int = _field(
+        1, "Micro-batches in an optimizer step: effective batch = batch_size x this.", ge=1, le=1024, identity=False
+    )
+    optimizer: Optimizer = _field(
+        "adamw",
+        "What turns gradients into steps. adamw8bit, prodigy, lion and schedulefree want a package of their own.",
+    )
+    optimizer_args: dict[str, Annotated[float | int | bool | str, PlainValidator(_scalar)]] = _field(
+        {}, "More settings of the optimizer by its own names, such as {eps: 1e-7}."
+    )
+    learning_rate: float = _field(2e-4, "Step size. 1e-4 to 3e-4 for images.", gt=0, le=10)
+    lr_scheduler: Schedule = _field("cosine", "How the rate falls after the warm-up.")
+    lr_cycles: int = _field(1, "Cycles of cosine_with_restarts.", ge=1, le=100)
+    lr_power: float = _field(1.0, "Power of polynomial; 1 is linear.", gt=0, le=10)
+    warmup_steps: Annotated[int | Literal["auto"], PlainValidator(_warmup)] = _field(
+        100, "Optimizer steps over which the rate rises, at most a tenth of the run. auto: a twentieth, at most 100."
+    )
+    epochs: int = _field(10, "How often the data set is gone through.", ge=1, le=100_000, identity=False)
+    max_steps: int | None = _field(
+        None, "End after so many optimizer steps, whatever the epochs say.", ge=1, identity=False
+    )
+    weight_decay: float = _field(0.01, "Decoupled weight decay of AdamW.", ge=0, le=1)
+    max_grad_norm: float = _field(1.0, "Gradients are clipped to this norm. 0: not clipped.", ge=0)
+    noise_offset: float = _field(
+        0.0,
+        "Adds so much of a constant per channel to the noise: helps very dark or bright styles.",
+        ge=0,
+        le=1,
+    )
+    min_snr_gamma: float | None = _field(
+        None,
+        "Weighs down timesteps with little noise (min-SNR). Empty: 5 for v-prediction, else none. 0: none.",
+        ge=0,
+        le=100,
+    )
+    loss_type: Literal["mse", "huber"] = _field(
+        "mse", "Squared error (mse), or huber, which minds single odd pixels less."
+    )
+    huber_delta: float = _field(0.1, "Where huber turns from square to straight.", gt=0, le=100)
+    ema_decay: float = _field(
+        0.0, "The LoRA is a moving average of what is trained, with this decay (0.99 to 0.9999). 0: none.", ge=0, lt=1
+    )
+    seed: int = _field(42, "Seed of every random draw.", ge=0, le=2**63 - 1)
+
+    mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(yes_no)] = _field(
+        "fp16",
+        "Number format of the base model and of the activations. auto: the fastest that the device has, by a trial "
+        "of a second. On a CPU fp16 becomes fp32.",
+    )
+    gradient_checkpointing: bool = _field(
+        True, "Half the memory of activations, for a third more time.", identity=False
+    )
+    device: str = _field(
+        "auto",
+        "auto, cpu, cuda, cuda:1, mps.",
+        identity=False,
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?)$",
+    )
+
+    log_interval: int = _field(10, "Optimizer steps between two lines of the log.", ge=1, identity=False)
+    save_steps: int = _field(
+        100,
+        "Optimizer steps between two checkpoints. There are at least five, and the last step is always saved.",
+        ge=1,
+        identity=False,
+    )
+    validation_steps: int = _field(100, "Optimizer steps between two validations. 0: none.", ge=0, identity=False)
+    sample_every: int = _field(100, "Optimizer steps between two rounds of samples. 0: none.", ge=0, identity=False)
+    sample_prompts: tuple[SamplePrompt, ...] = _field(
+        (),
+        "Prompts of the samples. Empty: three captions, and one prompt without the trigger word.",
+        identity=False,
+        strict=False,
+    )
+    sample_inference_steps: int = _field(20, "Denoising steps of a sample.", ge=1, le=1000, identity=False)
+    sample_guidance: float = _field(7.0, "Classifier-free guidance of a sample.", ge=1, le=50, identity=False)
+    sample_strength: float = _field(0.8, "Strength of the LoRA in a sample.", ge=0, le=2, identity=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the LoRA: the last part of ``output_dir``."""
+        return self.output_dir.name
+
+    @property
+    def alpha(self) -> float:
+        """``lora_alpha``, or the rank where it is not given."""
+        return float(self.lora_rank if self.lora_alpha is None else self.lora_alpha)
+
+    @property
+    def window(self) -> int:
+        """Samples in one optimizer step (the effective batch)."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    def identity(self) -> dict[str, Any]:
+        """What shapes the trajectory, as plain values; part of the run's identity.
+
+        Of batch_size and accumulation only their product counts: a run goes on with half the batch in half the memory.
+        """
+        plain = self.to_plain()
+        fields = {
+            name: plain[name]
+            for name, info in type(self).model_fields.items()
+            if isinstance(info.json_schema_extra, dict) and info.json_schema_extra["identity"]
+        }
+        return {"effective batch (batch_size x gradient_accumulation_steps)": self.window, **fields}
+
+    def to_plain(self) -> dict[str, Any]:
+        """Every field as a value that YAML and JSON know."""
+        plain = self.model_dump(mode="json")
+        # pydantic writes Path with the separators of the machine; forward slashes are read everywhere.
+        for name, value in self:
+            if isinstance(value, Path):
+                plain[name] = value.as_posix()
+        return plain
+
+    def to_yaml(self) -> str:
+        """The config with every field, as YAML that loads to an equal config."""
+        return yaml_text.dumps(self.to_plain())
+
+    def resolved(self) -> TrainConfig:
+        """The same config with absolute paths: a run can be resumed from another working directory."""
+        paths = {name: value.absolute() for name, value in self if isinstance(value, Path)}
+        return self.model_copy(update=paths)
+
+    @model_validator(mode="after")
+    def _fit(self) -> TrainConfig:
+        """Fields that do not go together.
+
+        Raises:
+            ValueError: with every such fault, a line each.
+        """
+        faults = []
+        if self.prediction_type == "epsilon" and self.zero_terminal_snr:
+            faults.append(
+                "zero_terminal_snr: true makes no sense with prediction_type: epsilon (there is no signal left to "
+                "subtract from); expected v_prediction"
+            )
+        if self.prior_preservation and not self.class_prompt.strip():
+            faults.append("class_prompt: expected a text, such as: a woman; prior_preservation needs it")
+        if self.text_encoder_learning_rate is not None and not self.train_text_encoder:
+            faults.append("text_encoder_learning_rate: has no effect without train_text_encoder: true")
+        if self.optimizer == "prodigy" and self.learning_rate < 0.1:
+            faults.append(
+                f"learning_rate: prodigy finds the rate by itself, and multiplies it with this; expected 1.0, got "
+                f"{self.learning_rate!r}"
+            )
+        if self.optimizer == "prodigy" and self.text_encoder_learning_rate not in (None, self.learning_rate):
+            faults.append(
+                f"text_encoder_learning_rate: prodigy has one rate for all; expected {self.learning_rate!r}, or nothing"
+            )
+        if self.optimizer == "schedulefree" and self.ema_decay:
+            faults.append("ema_decay: schedulefree averages by itself; expected 0")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def but(self, **changes: Any) -> TrainConfig:
+        """A validated copy with some fields changed.
+
+        Raises:
+            ConfigError: a change is not valid.
+        """
+        from .read import parse
+
+        return parse({**self.to_plain(), **changes})

@@ -1,0 +1,58 @@
+"""The variants of a caption that are drawn ahead, so that a text encoder's output can be cached: at most K an image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .. import draws
+from .captions import contains_word
+
+K = 8
+"""Variants of an image's captions; an epoch shows one of them."""
+_WORDS_OF_A_TAG = 4
+_SENTENCE = re.compile(r"[.!?](\s|$)")
+
+
+def is_tags(caption: str) -> bool:
+    """Whether a caption is a list of tags: three parts or more between commas, short ones, and no sentence."""
+    tags = [tag.split() for tag in caption.split(",") if tag.strip()]
+    return len(tags) >= 3 and not _SENTENCE.search(caption) and sum(map(len, tags)) / len(tags) <= _WORDS_OF_A_TAG
+
+
+def shuffled(captions: Sequence[str], *, trigger_word: str, keep: int, seed: int, sample: str) -> tuple[str, ...]:
+    """Captions with their tags in other orders; captions in sentences stay as they are.
+
+    Args:
+        captions: alternatives of one image.
+        trigger_word: tags that hold it come first, and stay there.
+        keep: so many tags stay in front beside them.
+        seed: the run's.
+        sample: names the image's draws.
+
+    Returns:
+        At most ``K`` different captions, the alternatives taking turns.
+    """
+    found: dict[str, None] = {}
+    for number in range(max(K, len(captions))):
+        caption = captions[number % len(captions)]
+        found[_shuffle(caption, trigger_word, keep, seed, sample, number) if is_tags(caption) else caption] = None
+    return tuple(found)[: max(K, len(captions))]
+
+
+def without(caption: str, trigger_word: str) -> str:
+    """A caption without its trigger word: the tag that is the word falls away, elsewhere the word alone."""
+    if not trigger_word.strip():
+        return caption
+    word = re.compile(rf"(?<!\w){re.escape(' '.join(trigger_word.split()))}(?!\w)", re.IGNORECASE)
+    tags = [" ".join(word.sub("", tag).split()) for tag in caption.split(",")]
+    return ", ".join(tag for tag in tags if tag)
+
+
+def _shuffle(caption: str, trigger_word: str, keep: int, seed: int, sample: str, number: int) -> str:
+    tags = [tag.strip() for tag in caption.split(",") if tag.strip()]
+    held = [tag for tag in tags if trigger_word.strip() and contains_word(tag, trigger_word)]
+    rest = [tag for tag in tags if tag not in held]
+    moving = rest[keep:]
+    order = sorted(range(len(moving)), key=lambda i: draws.uniform(seed, sample, "shuffle", number, i))
+    return ", ".join([*held, *rest[:keep], *(moving[i] for i in order)])

@@ -1,0 +1,39 @@
+"""What a task is: how a window of samples becomes a loss. The loop knows tasks, not model families."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..dataset.sampler import Presentation
+
+
+class Task(Protocol):
+    """One kind of training: images now, text later."""
+
+    def batch(self, shown: Sequence[Presentation], epoch: int) -> Any:
+        """The samples of a window, or of a slice of it, with their draws for this epoch, on the device."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        """The loss of each sample, [B], fp32, with its graph."""
+        ...
+
+    def check(self, model: nn.Module) -> None:
+        """Makes sure that the model still predicts something.
+
+        Raises:
+            RunError: it does not.
+        """
+        ...
+
+    def validate(self, model: nn.Module) -> tuple[str, dict[str, float]]:
+        """The loss on fixed samples and draws: the signal's name, and the loss by timestep (or the like)."""
+        ...
+
+    def sample(self, model: nn.Module, index: int) -> torch.Tensor:
+        """What the model makes of the job's prompt ``index``; the same draws every time."""
+        ...

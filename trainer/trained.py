@@ -1,0 +1,167 @@
+"""What is trained of a base model: the denoiser, and its text encoders where they are trained too; as one thing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import adapters, export
+from .config import TrainConfig
+from .errors import CheckpointError, ConfigError
+from .families import Encoders, Family
+from .job import Base
+
+UNET = "unet"
+
+
+class Trained:
+    """A base model's parts with adapters on them.
+
+    Args:
+        family: of the base model.
+        parts: ``unet``, and the names of ``Encoders.text_models``.
+        encoders: whose text models the other parts are; None where only the denoiser is trained.
+    """
+
+    def __init__(self, family: Family, parts: Mapping[str, nn.Module], encoders: Encoders | None = None) -> None:
+        self._family, self.parts, self.encoders = family, dict(parts), encoders
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The denoiser."""
+        return self.parts[UNET]
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained weights by names that a checkpoint uses: the denoiser's first."""
+        return {
+            _name(part, name): parameter
+            for part, model in self.parts.items()
+            for name, parameter in adapters.parameters(model).items()
+        }
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Puts back the weights that ``parameters`` named.
+
+        Raises:
+            CheckpointError: names or shapes differ.
+        """
+        mine: dict[str, dict[str, torch.Tensor]] = {part: {} for part in self.parts}
+        for name, tensor in tensors.items():
+            part, separator, rest = name.partition(":")
+            part, rest = (part, rest) if separator else (UNET, name)
+            if part not in mine:
+                raise CheckpointError(f"the checkpoint has a {part}, which this run does not train", "start a new run")
+            mine[part][rest] = tensor
+        for part, found in mine.items():
+            adapters.load(self.parts[part], found)
+
+    def exported(self) -> dict[str, torch.Tensor]:
+        """The tensors of a LoRA file."""
+        result: dict[str, torch.Tensor] = {}
+        for part, model in self.parts.items():
+            result |= adapters.exported(model, lambda name, part=part: self._family.export_key(name, part))
+        return result
+
+    @contextmanager
+    def strength(self, value: float) -> Iterator[None]:
+        """Within it the LoRA acts at a strength, on every part."""
+        with ExitStack() as stack:
+            for model in self.parts.values():
+                stack.enter_context(adapters.strength(model, value))
+            yield
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves every part."""
+        for model in self.parts.values():
+            model.to(device)
+
+    def frozen(self) -> int:
+        """How many numbers are not trained."""
+        return sum(p.numel() for model in self.parts.values() for p in model.parameters() if not p.requires_grad)
+
+
+def build(family: Family, base: Base, config: TrainConfig, dtype: torch.dtype) -> Trained:
+    """Loads what is trained, and puts adapters on it.
+
+    Args:
+        family: of the base model.
+        base: the base model.
+        config: method, targets, blocks, ranks, init_lora, train_text_encoder.
+        dtype: of the frozen weights.
+
+    Raises:
+        BaseModelError: it cannot be loaded, or no layer of it is a target.
+        ConfigError: a block, a rank's pattern or ``init_lora`` does not fit it.
+        ExportError: ``init_lora`` cannot be read.
+        LoraFileError: ``init_lora`` is no LoRA of this base model.
+    """
+    parts: dict[str, nn.Module] = {UNET: family.load_denoiser(base.file, dtype)}
+    encoders = None
+    if config.train_text_encoder:
+        encoders = family.load_encoders(base.file, clip_skip=config.clip_skip)
+        parts |= {name: model.to(dtype) for name, model in encoders.text_models.items()}
+    names = {part: _targets(family, config, part, model) for part, model in parts.items()}
+
+    def meant(patterns: Mapping[str, Any], part: str) -> dict[str, Any]:
+        """The patterns for a part; one that no part knows is left to the denoiser, where it is an error."""
+        known = {pattern for pattern in patterns for other in names if _found(pattern, names[other])}
+        return {
+            pattern: value
+            for pattern, value in patterns.items()
+            if _found(pattern, names[part]) or (part == UNET and pattern not in known)
+        }
+
+    for part, model in parts.items():
+        chosen = set(names[part])
+        adapters.inject(
+            model,
+            lambda name, module, chosen=chosen: name in chosen,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            seed=config.seed,
+            method=config.lora_method,
+            dropout=config.lora_dropout,
+            ranks=meant(config.lora_ranks, part),
+            alphas=meant(config.lora_alphas, part),
+            lokr_factor=config.lokr_factor,
+        )
+    trained = Trained(family, parts, encoders)
+    if config.init_lora is not None:
+        tensors, _ = export.read(config.init_lora)
+        adapters.start_from(parts, tensors, family.export_key, str(config.init_lora))
+    return trained
+
+
+def _targets(family: Family, config: TrainConfig, part: str, model: nn.Module) -> list[str]:
+    """The modules of a part that get an adapter. Blocks are the denoiser's."""
+    if part != UNET:
+        return [name for name, module in model.named_modules() if family.text_target(name, module)]
+    names = [name for name, module in model.named_modules() if family.is_target(name, module, config.lora_targets)]
+    blocks = config.lora_blocks
+    if unknown := [block for block in blocks if not any(_inside(name, block) for name in names)]:
+        known = ", ".join(dict.fromkeys(re.sub(r"(_blocks\.\d+).*|\..*", r"\1", name) for name in names))
+        raise ConfigError(
+            [f"lora_blocks: no layer's name begins with {block!r}; there are {known}" for block in unknown]
+        )
+    return [name for name in names if not blocks or any(_inside(name, block) for block in blocks)]
+
+
+def _found(pattern: str, names: Sequence[str]) -> bool:
+    try:
+        return any(re.search(pattern, name) for name in names)
+    except re.error:  # told by ``adapters.inject``
+        return False
+
+
+def _inside(name: str, block: str) -> bool:
+    # up_blocks.1 is not up_blocks.10.
+    return name == block or name.startswith(block.rstrip(".") + ".")
+
+
+def _name(part: str, name: str) -> str:
+    return name if part == UNET else f"{part}:{name}"
