@@ -1,0 +1,1 @@
+"""What can be done with finished LoRA files: the commands ``inspect``, ``resize`` and ``merge``."""
