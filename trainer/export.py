@@ -7,7 +7,6 @@ holds to rounding. No dates are written: the same seed gives the same file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,9 +19,7 @@ from .adapters.files import tensors_of
 from .errors import ExportError
 from .files import write_tensors
 from .job import Job
-
-ARCHITECTURES = {"sd15": "stable-diffusion-v1/lora"}
-BASE_VERSIONS = {"sd15": "sd_v1"}
+from .metadata import header as header_of
 
 
 def tensors(layers: Iterable[Adapted], export_key: Callable[[str], str]) -> dict[str, torch.Tensor]:
@@ -31,35 +28,8 @@ def tensors(layers: Iterable[Adapted], export_key: Callable[[str], str]) -> dict
 
 
 def metadata(job: Job, step: int) -> dict[str, str]:
-    """The header of a LoRA file, as kohya's (``ss_*``), ModelSpec's and our own keys."""
-    config = job.config
-    folder = Path(job.train_items[0].path).parent.name if job.train_items else ""
-    return {
-        "ss_base_model_version": BASE_VERSIONS.get(job.base.family, job.base.family),
-        "ss_sd_model_name": job.base.file.name,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(config.lora_rank),
-        "ss_network_alpha": str(config.alpha),
-        "ss_output_name": job.name,
-        "ss_learning_rate": str(config.learning_rate),
-        "ss_lr_scheduler": config.lr_scheduler,
-        "ss_num_train_images": str(sum(item.repeats for item in job.train_items)),
-        "ss_epoch": str(config.epochs),
-        "ss_steps": str(step),
-        "ss_seed": str(config.seed),
-        "ss_resolution": f"({config.resolution}, {config.resolution})",
-        "ss_tag_frequency": json.dumps({folder: _frequencies(job)}, ensure_ascii=False),
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": ARCHITECTURES.get(job.base.family, f"{job.base.family}/lora"),
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": job.name,
-        "modelspec.resolution": f"{config.resolution}x{config.resolution}",
-        "modelspec.prediction_type": job.base.prediction,
-        **({"modelspec.trigger_phrase": config.trigger_word} if config.trigger_word else {}),
-        "darkroom.run": job.run_id,
-        "darkroom.base": job.base.content,
-        "darkroom.config": json.dumps(config.identity(), ensure_ascii=False),
-    }
+    """The header of a LoRA file; see ``metadata.header``, which also knows the file's hashes."""
+    return header_of(job, step)
 
 
 def write(path: Path, lora: dict[str, torch.Tensor], header: dict[str, str]) -> None:
@@ -145,12 +115,3 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             return found, file.metadata() or {}
     except Exception as error:
         raise ExportError(f"{path} cannot be read as a LoRA: {error}", "choose another file") from None
-
-
-def _frequencies(job: Job) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for item in job.train_items:
-        for caption in item.captions:
-            for tag in filter(None, map(str.strip, caption.split(","))):
-                counts[tag] = counts.get(tag, 0) + 1
-    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
