@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import DatasetError
 from .buckets import bucket_for
@@ -66,35 +67,40 @@ def facts(listing: Listing, resolution: int, mask: str) -> Iterator[tuple[Folder
         pool.shutdown(cancel_futures=True)
 
 
-def _inspect_kindly(path: str) -> tuple[int, int] | tuple[str, str]:
-    """Size of an image, or kind and message of what is wrong with it: an answer that can be remembered."""
+class _Wrong(NamedTuple):
+    kind: str
+    message: str
+
+
+def _inspect_kindly(path: str) -> tuple[int, int] | _Wrong:
+    """Size of an image, or what is wrong with it: an answer that can be remembered."""
     try:
         return inspect(Path(path))
     except Unusable as error:
-        return error.kind, error.message
+        return _Wrong(error.kind, error.message)
 
 
-_inspected: Remembered[tuple[int, int] | tuple[str, str]] = Remembered(_inspect_kindly)
+_inspected: Remembered[tuple[int, int] | _Wrong] = Remembered(_inspect_kindly)
 
 
 def _fact(folder: Folder, name: str, resolution: int, mask: str) -> Fact | Unusable:
     path = os.path.join(folder.path, name)
     try:
-        first, second = _inspected(path)
-        if isinstance(first, str) or isinstance(second, str):
-            return Unusable(str(first), str(second))
-        content = content_hash(path)[:32]
+        answer = _inspected(path)
+        if isinstance(answer, _Wrong):
+            return Unusable(*answer)
+        content = content_hash(path)
     except FileNotFoundError:
         return Unusable("not-a-file", "is not a file (a folder, or a link to nothing)")
     except OSError as error:
         return Unusable("unreadable", f"cannot be read: {error.strerror}")
-    fact = Fact(content, (first, second))
+    fact = Fact(content, answer)
     if mask == "alpha":
         return _masked(fact, path, "alpha", content, resolution)
     if mask == "files" and name in folder.masks:
         file = os.path.join(folder.path, folder.masks[name])
         try:
-            return _masked(fact, path, file, content_hash(file)[:32], resolution)
+            return _masked(fact, path, file, content_hash(file), resolution)
         except OSError as error:
             return replace(fact, fault=f"{file}: cannot be read: {error.strerror or error}")
     return fact
