@@ -155,10 +155,10 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
     run.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=accelerator.device)
     for number, shown in enumerate(batches, 1):
+        if run.config.lora_dropout:  # the one draw that is torch's own; a text encoder's is made with the batch
+            torch.manual_seed(draws.integer(2**53, run.config.seed, run.position.cursor, number, "lora dropout"))
         batch = run.task.batch(shown, epoch)
         with nullcontext() if number == len(batches) else accelerator.no_sync(run.model):
-            if run.config.lora_dropout:  # the one draw that is torch's own
-                torch.manual_seed(draws.integer(2**53, run.config.seed, run.position.cursor, number, "lora dropout"))
             with accelerator.autocast():
                 # Over all ranks' samples; times the ranks, because their gradients are averaged.
                 loss = run.task.loss(run.model, batch).sum() * (world / len(window))

@@ -199,8 +199,7 @@ def state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> tuple[dict[
             numbers[path] = value
 
     for index, entries in whole["state"].items():
-        name: str = names[index]
-        flatten(name, entries)
+        flatten(names[int(index)], entries)
     groups = [{key: value for key, value in group.items() if _moves(key, value)} for group in whole["param_groups"]]
     return tensors, {"numbers": numbers, "groups": groups}
 

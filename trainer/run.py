@@ -216,7 +216,7 @@ def _train(
     averages = Averages(list(named.values()), optimizer, config.ema_decay)
     if state is not None:
         optim.load_state(optimizer, list(named), state.optimizer, state.numbers)
-        averages.load(list(state.average.values()), state.averaged)
+        averages.load([state.average[name] for name in named if name in state.average], state.averaged)
     optim.start(optimizer)
     prepared, optimizer = accelerator.prepare(trained.denoiser, optimizer)
     if state is not None and accelerator.scaler is not None and state.scaler:

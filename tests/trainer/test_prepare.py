@@ -13,7 +13,7 @@ from trainer import prepare
 from trainer.cache import Cache
 from trainer.config import TrainConfig, parse
 from trainer.dataset import Dataset, ImageItem
-from trainer.errors import CacheError, DatasetError
+from trainer.errors import CacheError, ConfigError, DatasetError
 from trainer.events import Event, Phase
 from trainer.job import Base, Job
 from trainer.prepare import StoppedWhilePreparing, fill, plan
@@ -142,6 +142,184 @@ def test_the_prompts_of_the_samples_are_encoded_too(encoder: CountingEncoder, ca
 def test_which_prompts_are_drawn(encoder: CountingEncoder, fields: dict[str, object], prompts: list[str]) -> None:
     images = (image("1", "same"), image("2", "same"), image("3", "b"), image("4", "c"))
     assert [p.text for p in planned(images, encoder, **fields).prompts] == prompts
+
+
+@pytest.mark.parametrize(
+    ("fields", "captions", "prompts"),
+    [
+        ({"trigger_word": "zwx"}, ("zwx, a house", "zwx, b"), ["zwx, a house", "zwx, b", "a house"]),
+        (
+            {"trigger_word": "zwx"},
+            ("a photo of zwx in snow", "b"),
+            ["a photo of zwx in snow", "b", "a photo of in snow"],
+        ),
+        ({"trigger_word": "zwx"}, ("zwx", "zwx"), ["zwx"]),
+        ({"class_prompt": "a woman"}, ("a", "b"), ["a", "b", "a woman"]),
+        ({"class_prompt": "a"}, ("a", "b"), ["a", "b"]),
+        ({"class_prompt": "a woman", "sample_prompts": ["x"]}, ("a", "b"), ["x"]),
+    ],
+)
+def test_one_prompt_is_without_the_trigger_word(
+    encoder: CountingEncoder, fields: dict[str, object], captions: tuple[str, ...], prompts: list[str]
+) -> None:
+    images = [image(str(number), caption) for number, caption in enumerate(captions)]
+    assert [p.text for p in planned(images, encoder, **fields).prompts] == prompts
+
+
+def test_a_prompt_s_settings_are_in_the_job(encoder: CountingEncoder, cache: Cache) -> None:
+    wish = {"prompt": "a", "negative": "fog", "seed": 3, "steps": 4, "guidance": 2.0, "strength": 1.0, "width": 64,
+            "height": 72}  # fmt: skip
+    job = planned(IMAGES, encoder, sample_prompts=[wish, "b"])
+    first, second = job.prompts
+    assert {name: getattr(first, "text" if name == "prompt" else name) for name in wish} == wish
+    assert (second.negative, second.negative_conditioning, second.seed) == ("", job.empty, None)
+    filled(job, IMAGES, encoder, cache)
+    assert encoder.captions.count("fog") == 1
+
+
+# --- shuffled captions
+
+
+TAGS = "zwx, red hair, blue eyes, smile, hat, tree"
+
+
+def test_tags_are_shuffled_ahead_with_the_trigger_word_and_the_kept_ones_in_front(encoder: CountingEncoder) -> None:
+    (item,) = planned([image("a", TAGS)], encoder, caption_shuffle=True, keep_tokens=1, trigger_word="zwx").items
+    assert 4 <= len(item.captions) <= 8
+    assert len(set(item.captions)) == len(item.captions) == len(item.conditioning)
+    for caption in item.captions:
+        assert caption.startswith("zwx, red hair, ")
+        assert sorted(caption.split(", ")) == sorted(TAGS.split(", "))
+    again = planned([image("a", TAGS)], encoder, caption_shuffle=True, keep_tokens=1, trigger_word="zwx").items[0]
+    other = planned([image("b", TAGS)], encoder, caption_shuffle=True, keep_tokens=1, trigger_word="zwx").items[0]
+    assert again.captions == item.captions != other.captions
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a red house, with snow on its roof and a tree before it, in the evening light of a winter day",
+        "A house. It is red, large, old.",
+        "a house",
+        "",
+        "red, house",
+    ],
+)
+def test_sentences_stay_as_they_are(encoder: CountingEncoder, caption: str) -> None:
+    images = [replace(image("a"), captions=(caption,))]
+    assert planned(images, encoder, caption_shuffle=True, sample_every=0).items[0].captions == (caption,)
+
+
+def test_alternatives_take_turns_and_each_is_there(encoder: CountingEncoder) -> None:
+    captions = ("a, b, c, d, e", "A picture of five letters.", "1, 2, 3, 4")
+    (item,) = planned([replace(image("a"), captions=captions)], encoder, caption_shuffle=True).items
+    kinds = [sum(kind(caption) for caption in item.captions) for kind in (
+        lambda c: set(c) == set("abcde, "), lambda c: c == captions[1], lambda c: set(c) == set("1234, "),
+    )]  # fmt: skip
+    assert kinds[1] == 1
+    assert min(kinds) >= 1
+    assert len(item.captions) == sum(kinds) >= 5
+    plain = planned([replace(image("a"), captions=captions)], encoder).items[0]
+    assert plain.captions == captions
+
+
+# --- mirrored pictures, masks
+
+
+def test_mirrored_pictures_are_encoded_as_pictures(encoder: CountingEncoder, cache: Cache) -> None:
+    seen: list[float] = []
+    encode = encoder.encode_image
+
+    def watched(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(pixels.mean().item())
+        return encode(pixels)
+
+    encoder.encode_image = watched  # type: ignore[method-assign]
+    job = planned(IMAGES, encoder, flip=True)
+    assert len({key for item in job.items for key in (item.latents, item.flipped)}) == 6
+    filled(job, IMAGES, encoder, cache)
+    assert sorted(seen) == [0.0] * 3 + [1.0] * 3  # ones are what the mirrored picture is here
+    assert all(not item.flipped for item in planned(IMAGES, encoder).items)
+
+
+def test_a_mask_lies_beside_its_latents_at_their_size(
+    encoder: CountingEncoder, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = torch.zeros(128, 64)
+    mask[:8, :4] = 1
+    monkeypatch.setattr(prepare, "load_mask", lambda item, flip: mask if item.mask else None)
+    images = (replace(image("a"), mask="alpha", mask_id="m"), image("b"))
+    job = planned(images, encoder, mask="alpha")
+    filled(job, images, encoder, cache)
+    entry = cache.load("latents", job.items[0].latents)
+    assert entry["mask"].shape == (1, 1, 16, 8)
+    assert entry["mask"][0, 0, 0, 0] == 0.5
+    assert entry["mask"].sum() == 0.5
+    assert cache.load("latents", job.items[1].latents).keys() == {"latents"}
+    plain = planned([image("a")], encoder)
+    assert plain.items[0].latents != job.items[0].latents
+
+
+# --- regularisation images
+
+
+def regularised(encoder: CountingEncoder, count: int, **fields: object) -> Job:
+    """Three images seen twice, and a number of regularisation images, one of them the same picture."""
+    images = [replace(image(name), repeats=2) for name in ("a", "b", "c")]
+    others = dataset(*(replace(image(name), captions=("",)) for name in "abcdefghij"[:count]))
+    return plan(config(**fields), dataset(*images), BASE, encoder, Path("/cache"), regularisation=others)
+
+
+@pytest.mark.parametrize("count", [1, 4, 6, 10])
+def test_regularisation_images_are_shown_as_often_as_the_others(encoder: CountingEncoder, count: int) -> None:
+    job = regularised(encoder, count, prior_weight=0.5, class_prompt="a woman")
+    of_class = [item for item in job.items if item.id.startswith("reg-")]
+    assert sum(item.repeats for item in of_class) == 6
+    assert max(item.repeats for item in of_class) - min(item.repeats for item in of_class) <= 1
+    assert {item.weight for item in of_class} == {0.5}
+    assert {item.captions for item in of_class} == {("a woman",)}
+    assert {item.weight for item in job.items if item not in of_class} == {1.0}
+    assert len({item.id for item in job.items}) == len(job.items)
+
+
+def test_regularisation_images_are_neither_held_out_nor_sampled(encoder: CountingEncoder, cache: Cache) -> None:
+    job = regularised(encoder, 4, validation_images=2)
+    assert all(not item.held_out for item in job.items if item.id.startswith("reg-"))
+    assert sum(item.repeats for item in job.items if item.id.startswith("reg-")) == 2
+    assert [p.text for p in job.prompts] == ["a picture of " + item.id for item in job.items[:3] if not item.held_out]
+
+
+def test_regularisation_images_are_encoded_too(encoder: CountingEncoder, cache: Cache) -> None:
+    images, others = dataset(image("a")), dataset(image("r"))
+    job = plan(config(), images, BASE, encoder, Path("/cache"), regularisation=others)
+    fill(job, images, encoder, cache, regularisation=others, emit=lambda event: None)
+    assert all(cache.has(kind, key) for kind, key in job.cache_entries())
+    assert len(encoder.pictures) == 2
+
+
+# --- what is not cached, what the host cannot do
+
+
+def test_captions_of_text_encoders_that_are_trained_are_not_cached(encoder: CountingEncoder, cache: Cache) -> None:
+    job = planned(IMAGES, encoder, train_text_encoder=True)
+    filled(job, IMAGES, encoder, cache)
+    assert encoder.captions == []
+    assert len(encoder.pictures) == 3
+
+
+def test_the_class_prompt_is_encoded(encoder: CountingEncoder, cache: Cache) -> None:
+    job = planned(IMAGES, encoder, prior_preservation=1.0, class_prompt="a woman", sample_prompts=["x"])
+    filled(job, IMAGES, encoder, cache)
+    assert encoder.captions.count("a woman") == 1
+    assert cache.has("conditioning", job.class_prompt)
+
+
+def test_the_graph_refuses_to_train_text_encoders_by_name(encoder: CountingEncoder) -> None:
+    with pytest.raises(ConfigError) as error:
+        plan(config(train_text_encoder=True), dataset(*IMAGES), BASE, encoder, Path("/cache"), "host")
+    assert error.value.problems == (
+        "train_text_encoder: not in the graph, whose captions the wired CLIP encodes; train on the command line",
+    )
 
 
 def test_progress_is_told(encoder: CountingEncoder, cache: Cache) -> None:
