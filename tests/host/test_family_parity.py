@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -130,3 +131,37 @@ def test_every_exported_key_is_patched(sides: dict[str, Any]) -> None:
     unet, text = sides["keys"]
     assert int(sides["theirs"]["patches"]) == len(unet) > 0
     assert int(sides["theirs"]["text_patches"]) == len(text) == 12 * 6
+
+
+@pytest.mark.host
+def test_scaled_fp8_is_what_comfyui_computes_with(tmp_path: Path) -> None:
+    """The UNet's linear weights in fp8 with one scale each, as tools write them."""
+    whole = sd15_random.write_random(tmp_path / "whole.safetensors", full=False)
+    with safe_open(whole, framework="pt") as opened:
+        metadata = opened.metadata()
+    usual = load_file(whole)
+    stored = {"model.diffusion_model.scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}
+    for name, tensor in usual.items():
+        stored[name] = tensor
+        if name.startswith("model.diffusion_model.") and name.endswith(".weight") and tensor.ndim == 2:
+            scale = tensor.float().abs().max() / 448
+            stored[name] = (tensor.float() / scale).to(torch.float8_e4m3fn)
+            stored[name.removesuffix("weight") + "scale_weight"] = scale
+    scaled = tmp_path / "scaled.safetensors"
+    save_file(stored, scaled, metadata=metadata)
+    generator = torch.Generator().manual_seed(0)
+    given = {
+        "pixels": torch.rand(1, 3, 64, 64, generator=generator),
+        "latents": torch.randn(1, 4, 8, 8, generator=generator),
+        "noisy": torch.randn(2, 4, 16, 8, generator=generator),
+        "timestep": torch.tensor([10, 800]),
+        "hidden": torch.randn(2, 77, 768, generator=generator),
+    }
+    theirs = comfys(scaled, CAPTIONS[:2], given, [], [])["prediction"]
+    with torch.no_grad():
+        ours, before = (
+            FAMILY.predict(FAMILY.load_denoiser(path, torch.float32), given["noisy"], given["timestep"], given)
+            for path in (scaled, whole)
+        )
+    assert relative(ours, theirs) < 1e-5
+    assert relative(before, theirs) > 1e-3, "quantising costs something"
