@@ -93,7 +93,7 @@ def test_documented_command_is_understood(command: str):
     words = shlex.split(command)[1:]
     start = {"-m": [], "train.py": ["train"], "tools/auto_label.py": ["caption"]}[words[0]]
     arguments = start + words[2 if words[0] == "-m" else 1 :]
-    assert callable(program._parser().parse_args(arguments).run)
+    assert callable(program._parser(arguments).parse_args(arguments).run)
 
 
 def test_the_commands_of_the_guide_are_documented():

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     _utf8()
-    args = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = _parser(arguments).parse_args(arguments)
     try:
         return args.run(args)
     except UserError as error:
@@ -43,36 +45,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
-def _parser() -> argparse.ArgumentParser:
-    from .captioning import cli as captioning
+# Command -> what it does, and the module that has its ``add_arguments`` and ``run``; loaded only for that command.
+COMMANDS = {
+    "init": ("write a commented config for a family and a card", "setup.command"),
+    "lint": ("look at a folder of images before training on it", "dataset.lint_command"),
+    "caption": ("write captions for a folder of images", "captioning.cli"),
+    "train": ("train a LoRA as a YAML file says, or go on with a run", ""),
+    "export": ("copy the LoRA of a checkpoint out of its run", "exporting"),
+    "inspect": ("what a LoRA file holds", "loras.inspection"),
+    "resize": ("a LoRA file at a lower rank", "loras.resize"),
+    "merge": ("several LoRA files as one", "loras.merge"),
+    "import": ("a config of sd-scripts, lora-scripts or OneTrainer as ours", "importers.command"),
+    "demo": ("train on drawn pictures with the embedded base, and look at the result", ""),
+}
 
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Train a LoRA and see what it does.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
+    own = {"train": _add_train, "demo": _add_demo}
+    for name, (what, module) in COMMANDS.items():
+        command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+        if name in own:
+            own[name](command)
+        elif arguments and arguments[0] == name:
+            loaded = import_module(f".{module}", __package__)
+            loaded.add_arguments(command)
+            command.set_defaults(run=loaded.run)
+    return parser
 
-    train = commands.add_parser("train", help="train a LoRA as a YAML file says, or go on with a run")
-    what = train.add_mutually_exclusive_group(required=True)
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="FILE", help="a YAML file; copy configs/lora_default.yaml")
     what.add_argument("--resume", type=Path, metavar="RUN", help="the output_dir of a run to go on with")
     what.add_argument("--job", type=Path, metavar="RUN", help=argparse.SUPPRESS)  # the worker of ComfyUI's nodes
-    train.add_argument(
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
         help="set a field of the config, such as lora_rank=16 (can be given again)",
     )
-    train.add_argument("--epochs", type=int, metavar="N", help="the same as --set epochs=N")
-    train.set_defaults(run=_train)
+    parser.add_argument("--epochs", type=int, metavar="N", help="the same as --set epochs=N")
+    parser.set_defaults(run=_train)
 
-    caption = commands.add_parser("caption", help="write captions for a folder of images")
-    captioning.add_arguments(caption)
-    caption.set_defaults(run=captioning.run)
 
-    demo = commands.add_parser("demo", help="train on drawn pictures with the embedded base, and look at the result")
-    demo.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="(default %(default)s)")
-    demo.set_defaults(run=_demo)
-    return parser
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="(default %(default)s)")
+    parser.set_defaults(run=_demo)
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 
+from trainer import device
 from trainer.config import TrainConfig, parse
 from trainer.device import DTYPES, accelerate, precision, resolve
 from trainer.errors import ConfigError
@@ -79,7 +80,6 @@ def test_a_device_that_is_not_there_is_refused(
         ("fp16", "cuda:1", False, "fp16", ""),
         ("bf16", "cuda", True, "bf16", ""),
         ("bf16", "cuda", False, "fp16", "mixed_precision: this card has no bf16; training in fp16"),
-        ("bf16", "cpu", False, "bf16", ""),
     ],
 )
 def test_the_number_format_and_why(
@@ -106,3 +106,58 @@ def test_one_process_may_train_in_several_formats_and_on_several_devices(monkeyp
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu:0")  # a user's own
     assert accelerate(torch.device("cpu"), "no").device == torch.device("cpu:0")
     assert os.environ["ACCELERATE_TORCH_DEVICE"] == "cpu:0"
+
+
+# --- auto
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, **seconds: tuple[float, float]) -> list[tuple[str, int]]:
+    """Trials that take what they are told: for each format the small and the large one."""
+    tried: list[tuple[str, int]] = []
+
+    def trial(device_: torch.device, kind: str, size: int) -> float:
+        tried.append((kind, size))
+        return seconds[kind][size == device.LARGE]
+
+    monkeypatch.setattr(device, "_seconds", trial)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("where", "seconds", "taken", "why"),
+    [
+        ("cpu", {"no": (1e-4, 0.1), "bf16": (2e-4, 0.05)}, "bf16", "is bf16 here (fp32 100.0 ms, bf16 50.0 ms)"),
+        ("cpu", {"no": (1e-4, 0.1), "bf16": (1e-4, 0.095)}, "no", "is fp32 here (fp32 100.0 ms, bf16 95.0 ms)"),
+        ("cpu", {"no": (1e-4, 0.1), "bf16": (1e-2, 0.0)}, "no", "is fp32 here (fp32 100.0 ms)"),
+        (
+            "cuda",
+            {"no": (1e-4, 0.1), "bf16": (1e-4, 0.02), "fp16": (1e-4, 0.019)},
+            "fp16",
+            "is fp16 here (fp32 100.0 ms, bf16 20.0 ms, fp16 19.0 ms)",
+        ),
+    ],
+)
+def test_auto_takes_what_is_faster(
+    hardware: pytest.MonkeyPatch, where: str, seconds: dict[str, tuple[float, float]], taken: str, why: str
+) -> None:
+    set_hardware(hardware, gpus=1)
+    tried = timed(hardware, **seconds)
+    assert precision(config(mixed_precision="auto"), torch.device(where)) == (taken, f"mixed_precision: auto {why}")
+    # What is hopeless in the small trial is spared the large one.
+    assert (("bf16", device.LARGE) in tried) == (seconds["bf16"][0] < 4 * seconds["no"][0])
+
+
+def test_auto_stays_with_what_a_run_began_in(hardware: pytest.MonkeyPatch) -> None:
+    timed(hardware)
+    assert precision(config(mixed_precision="auto"), torch.device("cpu"), "bf16") == ("bf16", "")
+
+
+def test_bf16_on_a_cpu_without_instructions_for_it_is_not_taken_at_its_word(hardware: pytest.MonkeyPatch) -> None:
+    timed(hardware, no=(1e-4, 0.0), bf16=(1e-2, 0.0))
+    assert precision(config(mixed_precision="bf16"), torch.device("cpu")) == (
+        "no", "mixed_precision: bf16 is 100 times slower than fp32 on this CPU; training in fp32",
+    )  # fmt: skip
+
+
+def test_a_trial_measures_something() -> None:
+    assert 0 < device._seconds(torch.device("cpu"), "no", device.SMALL) < 5
