@@ -76,7 +76,8 @@ _GROUPS: dict[str, str] = {
     ),
     "weighting_scheme logit_mean logit_std mode_scale": "of other model families",
     "metadata_title metadata_author metadata_description metadata_license metadata_tags metadata_usage_hint "
-    "metadata_thumbnail metadata_merged_from metadata_trigger_phrase": "left out; trigger_word is in the file's header",
+    "metadata_thumbnail metadata_merged_from metadata_trigger_phrase metadata_preprocessor "
+    "metadata_is_negative_embedding": "left out; trigger_word is in the file's header",
 }
 LEFT_OUT = {key: text for keys, text in _GROUPS.items() for key in keys.split()}
 """Option -> why it has no counterpart."""

@@ -148,10 +148,10 @@ def _rates(reader: Reader, sdxl: bool) -> None:
     if first != second:
         reader.differs("text_encoder.train", first, "both text encoders are trained, or none: both are")
     rate = reader.number("text_encoder.learning_rate", None)
+    until = reader.take("text_encoder.stop_training_after", 30)
+    unit = reader.take("text_encoder.stop_training_after_unit", "EPOCH")
     if fields["train_text_encoder"]:
         fields["text_encoder_learning_rate"] = rate or common
-        until = reader.take("text_encoder.stop_training_after", 30)
-        unit = reader.take("text_encoder.stop_training_after_unit", "EPOCH")
         if until and unit != "NEVER":
             text = "the text encoder is trained to the end"
             reader.differs("text_encoder.stop_training_after", f"{until} {unit}", text)
@@ -184,13 +184,14 @@ def _optimizer(reader: Reader) -> None:
     elif text:
         reader.differs("optimizer.optimizer", given, f"{name}: {text}")
     fields |= {"optimizer": name, "weight_decay": reader.number("optimizer.weight_decay", decay)}
-    if name != "prodigy":
-        return
-    fields["optimizer_args"] = {
+    of_prodigy = {
         "use_bias_correction": reader.yes("optimizer.use_bias_correction"),
         "safeguard_warmup": reader.yes("optimizer.safeguard_warmup"),
         "d_coef": reader.number("optimizer.d_coef", 1.0),
     }
+    if name != "prodigy":
+        return
+    fields["optimizer_args"] = of_prodigy
     if fields["learning_rate"] < 0.1:
         text = "1.0 is written: prodigy finds the rate by itself, and multiplies it with this"
         reader.differs("learning_rate", fields["learning_rate"], text)
@@ -214,8 +215,9 @@ def _loss(reader: Reader) -> None:
     elif squared != 1:
         reader.leave("mse_strength", squared, "mse is written, at 1")
     fields["noise_offset"] = reader.number("offset_noise_weight", 0.0)
+    outside = reader.number("unmasked_weight", 0.1)
     if reader.yes("masked_training"):
-        fields |= {"mask": "files", "mask_outside": reader.number("unmasked_weight", 0.1)}
+        fields |= {"mask": "files", "mask_outside": outside}
         reader.differs("masked_training", True, "masks are called name.mask.png here, not name-masklabel.png")
 
 
@@ -234,7 +236,7 @@ def _length(reader: Reader) -> None:
         count, unit = reader.whole(theirs, 0), reader.text(f"{theirs}_unit", "MINUTE")
         if unit == "STEP" and count:
             fields[ours] = count
-        elif unit != "NEVER":
+        elif unit != "NEVER" and (count, unit) != (10, "MINUTE"):  # OneTrainer's own default
             reader.leave(theirs, f"{count} {unit}", f"set {ours}, in optimizer steps")
 
 

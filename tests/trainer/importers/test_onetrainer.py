@@ -108,7 +108,6 @@ def test_a_whole_file() -> None:
          "height": 768},
     ]  # fmt: skip
     assert [str(note) for note in found.left_out] == [
-        "sample_after = '10 MINUTE': set sample_every, in optimizer steps",
         "concepts type = 'VALIDATION': left out; validation_images holds images out, prior_preservation needs none",
         "concepts path = 'D:/second': a run has one folder: put both below one, as 10_name for 10 repeats",
         "concepts image.enable_crop_jitter = true: left out; images are cropped in the middle, and kept as they are",
@@ -200,6 +199,10 @@ TOLD: list[tuple[dict[str, Any], list[str]]] = [
      ["concept_file_name = 'none.json': there is no such file; set train_data_dir"]),
     ({"concepts": [{"path": "p", "include_subdirectories": True, "text": {"prompt_source": "filename"}}]},
      ["concepts text.prompt_source = 'filename': python -m trainer caption writes captions beside the images"]),
+    ({"sample_after": 1, "sample_after_unit": "EPOCH"},
+     ["sample_after = '1 EPOCH': set sample_every, in optimizer steps"]),
+    ({"text_encoder": {"train": False, "stop_training_after": 30, "stop_training_after_unit": "EPOCH"}}, []),
+    ({"unmasked_weight": 0.1, "optimizer": {"optimizer": "ADAMW", "safeguard_warmup": False, "d_coef": None}}, []),
     ({"lora_rnk": 8}, ["lora_rnk = 8: unknown"]),
 ]  # fmt: skip
 
