@@ -66,6 +66,11 @@ class ImageItem:
     mask_id: str = ""
     subset: str = ""
 
+    @property
+    def name(self) -> str:
+        """What people know it by: its file's name, behind its subset."""
+        return _name(self.subset, self.path)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -79,9 +84,13 @@ class Problem:
     message: str
     subset: str = ""
 
+    @property
+    def name(self) -> str:
+        """What people know the file by: its name, behind its subset."""
+        return _name(self.subset, self.path)
+
     def __str__(self) -> str:
-        name = f"{self.subset}/{self.path.name}" if self.subset else self.path.name
-        return f"{name}: {self.message}"
+        return f"{self.name}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -91,3 +100,7 @@ class Dataset:
     root: Path
     items: tuple[ImageItem, ...]
     problems: tuple[Problem, ...]
+
+
+def _name(subset: str, path: Path) -> str:
+    return f"{subset}/{path.name}" if subset else path.name

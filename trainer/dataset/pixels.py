@@ -113,7 +113,7 @@ def thumbnail(item: ImageItem, side: int) -> Image.Image:
     with _strict_decoding:
         image, _ = _decode(item.path, _to_rgb, reduce=max(1, min(8, int(0.5 / scale))))
     small = max(1, round(item.size[0] * scale)), max(1, round(item.size[1] * scale))
-    return image.resize(small, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
+    return image.resize(small, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def load_pixels(item: ImageItem, flip: bool = False) -> torch.Tensor:

@@ -17,13 +17,17 @@ from ..errors import DatasetError
 from .buckets import bucket_for, check_resolution, cover
 from .captions import Captions, with_trigger
 from .facts import facts
-from .files import Listing, list_folder, stem
+from .files import Listing, list_folder
 from .items import Dataset, ImageItem, Problem
 from .pixels import Unusable
 from .remembered import content_hash
 
 #: Where masks come from: nowhere, the pictures' transparency, or files.
 MASKS = ("no", "alpha", "files")
+_NO_MASK = {
+    "alpha": "has no transparency where it is trained: the whole of it is trained",
+    "files": "has no mask (name.mask.png beside name.png, or masks/name.png): the whole of it is trained",
+}
 # Faults that an error lists.
 _LISTED = 5
 
@@ -80,7 +84,7 @@ def scan(
             content = fact.content
             if (index := first.setdefault(content, len(items))) < len(items):
                 copies[content] += 1
-                message = f"has the same bytes as {_relative(items[index])}; both are trained"
+                message = f"has the same bytes as {items[index].name}; both are trained"
                 problems.append(Problem(path, "duplicate", message, place.subset))
             caption = captions.of(place, name)
             if caption is None:
@@ -90,7 +94,7 @@ def scan(
             if fact.fault:
                 faults.append(fact.fault)
             elif mask != "no" and not fact.mask:
-                problems.append(Problem(path, "no-mask", _no_mask(name, mask), place.subset))
+                problems.append(Problem(path, "no-mask", _NO_MASK[mask], place.subset))
             bucket = bucket_for(fact.size, resolution)
             crop = cover(fact.size, bucket)[1]
             items.append(
@@ -156,10 +160,6 @@ def _absolute(path: str | Path | None) -> Path | None:
     return None if path is None else Path(os.path.abspath(Path(path).expanduser()))
 
 
-def _relative(item: ImageItem) -> str:
-    return f"{item.subset}/{item.path.name}" if item.subset else item.path.name
-
-
 def _with_triggers(texts: tuple[str, ...], trigger_word: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(with_trigger(text, trigger_word) for text in texts))
 
@@ -171,12 +171,6 @@ def _no_caption(sidecars: tuple[str, ...], trained_with: str) -> str:
         why = "no caption: expected a .txt file of its name or a row in metadata.csv"
     with_what = f"the trigger word {trained_with!r}" if trained_with else "the empty caption"
     return f"{why}; trained with {with_what}"
-
-
-def _no_mask(name: str, mask: str) -> str:
-    if mask == "alpha":
-        return "has no transparency where it is trained: the whole of it is trained"
-    return f"has no mask (expected {stem(name)}.mask.png or masks/{stem(name)}.png): the whole of it is trained"
 
 
 def _unused_masks(listing: Listing, mask: str) -> Iterator[Problem]:

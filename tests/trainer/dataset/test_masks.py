@@ -70,7 +70,7 @@ def test_where_masks_lie(draw: Callable[..., Path], folder: Path, name: str) -> 
     assert left > 0.99
     assert right < 0.01
     assert said(dataset) == [
-        "no-mask: b.png: has no mask (expected b.mask.png or masks/b.png): the whole of it is trained"
+        "no-mask: b.png: has no mask (name.mask.png beside name.png, or masks/name.png): the whole of it is trained"
     ]
 
 

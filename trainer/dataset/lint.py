@@ -1,0 +1,329 @@
+"""What a data set is, and what might be better about it: ``python -m trainer lint DIR``.
+
+``lint`` is for every caller; its report is data. Nothing that it finds keeps a data set from being trained: what does
+is an error of ``scan``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DatasetError
+from ..files import write_bytes
+from .crops import by_bucket, contact_sheet, lost
+from .items import KINDS, Dataset, ImageItem, Problem
+from .near import near_duplicates
+from .scan import MASKS, scan
+
+#: The guide's advice, in images of one theme.
+FEW, MANY = 50, 200
+#: A crop that takes away more than this part of a picture is named.
+MUCH = 0.2
+#: A caption is named that more than this part of the captioned images share.
+SAME = 0.5
+
+#: What is found beside the problems of the scan (``items.KINDS``).
+FINDINGS = {
+    "few-images": "fewer images than the guide advises",
+    "many-images": "more images than the guide advises",
+    "small": "images with fewer pixels than a square of the resolution",
+    "cropped": "images of which the crop takes much away",
+    "near-duplicate": "images that look alike",
+    "same-caption": "many images with one caption",
+    "left-right": "captions that speak of left or right, which a flip makes wrong",
+}
+_SHOWN = 5
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+# In the languages of the guide's readers. The Chinese words stand between other characters.
+_SIDES = re.compile(
+    r"\b(?:left|right)(?:most|wards?|-?hand(?:ed)?|-?side)?\b|\b(?:links|rechts)\b|[\u5de6\u53f3]", re.IGNORECASE
+)
+# "right" that is no side.
+_NO_SIDES = re.compile(r"\bright (?:angles?|now|before|after|behind|beside|next to|above|below)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to look at.
+
+    Attributes:
+        kind: a key of ``FINDINGS``, or of ``items.KINDS``.
+        message: one line.
+        lines: what it is about, a line a file or a pair.
+    """
+
+    kind: str
+    message: str
+    lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = [f"    {line}" for line in self.lines[:_SHOWN]]
+        more = [f"    and {len(self.lines) - _SHOWN} more"] if len(self.lines) > _SHOWN else []
+        return "\n".join([f"- {self.kind}: {self.message}", *shown, *more])
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """One folder: its name below the dataset's (``""`` for that itself), its images, and how often each is seen."""
+
+    name: str
+    images: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A data set as it will be trained.
+
+    Attributes:
+        root: its folder.
+        resolution: side of a square bucket, in pixels.
+        images: how many are trained.
+        showings: presentations in an epoch.
+        captioned: images that have a caption of their own.
+        alternatives: images with several captions.
+        masked: images with a mask.
+        smallest: (width, height) of the image with the fewest pixels.
+        largest: of the one with the most.
+        subsets: its folders.
+        buckets: (width, height) and images of each bucket, the fullest first.
+        findings: what might be better.
+    """
+
+    root: Path
+    resolution: int
+    images: int
+    showings: int
+    captioned: int
+    alternatives: int
+    masked: int
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    subsets: tuple[Subset, ...]
+    buckets: tuple[tuple[tuple[int, int], int], ...]
+    findings: tuple[Finding, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            self.root.as_posix(),
+            f"{_count(self.images, 'image')}, {_count(self.showings, 'showing')} an epoch",
+            f"captions: {self.captioned} of {self.images}"
+            + (f", {self.alternatives} with alternatives" if self.alternatives else "")
+            + (f"; masks: {self.masked}" if self.masked else ""),
+            f"sizes: {_size(self.smallest)} to {_size(self.largest)} pixels; resolution {self.resolution}",
+        ]
+        if any(subset.name for subset in self.subsets):
+            lines.append("folders:")
+            width = max(len(subset.name or "(itself)") for subset in self.subsets)
+            for subset in self.subsets:
+                times = f" x {subset.repeats}" if subset.repeats > 1 else ""
+                lines.append(f"    {subset.name or '(itself)':<{width}}  {_count(subset.images, 'image')}{times}")
+        lines.append("buckets:")
+        lines += [f"    {_size(bucket):<9}  {_count(images, 'image')}" for bucket, images in self.buckets]
+        return "\n".join([*lines, *map(str, self.findings)] if self.findings else [*lines, "nothing to complain of"])
+
+
+def lint(
+    dataset: Dataset,
+    *,
+    resolution: int = 512,
+    flip: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Looks at a scanned data set.
+
+    Every picture is decoded once more, in small, to find those that look alike.
+
+    Args:
+        dataset: as ``scan`` gave it.
+        resolution: what it was scanned with.
+        flip: whether it will be trained with flips.
+        on_progress: called with (images done, images in all).
+    """
+    items = dataset.items
+    without = {problem.path for problem in dataset.problems if problem.kind == "no-caption"}
+    area = [item.size[0] * item.size[1] for item in items]
+    counts = Counter(item.subset for item in items)
+    repeats = {item.subset: item.repeats for item in items}
+    found = [
+        *_of_problems(dataset.problems),
+        *_amount(len(items)),
+        *_sizes(items, resolution),
+        *_same_caption([item for item in items if item.path not in without]),
+        *(_left_right(items) if flip else ()),
+        *_alike(items, on_progress),
+    ]
+    return Report(
+        root=dataset.root,
+        resolution=resolution,
+        images=len(items),
+        showings=sum(item.repeats for item in items),
+        captioned=len(items) - len(without),
+        alternatives=sum(len(item.captions) > 1 for item in items),
+        masked=sum(bool(item.mask) for item in items),
+        smallest=items[area.index(min(area))].size,
+        largest=items[area.index(max(area))].size,
+        subsets=tuple(Subset(name, count, repeats[name]) for name, count in counts.items()),
+        buckets=tuple((bucket, len(members)) for bucket, members in by_bucket(items).items()),
+        findings=tuple(found),
+    )
+
+
+def _of_problems(problems: Sequence[Problem]) -> list[Finding]:
+    """What the scan has found, together by kind; what is said of all files of a kind, is said once."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    found: list[Finding] = []
+    for kind, those in kinds.items():
+        if len(those) > 1 and len({problem.message for problem in those}) == 1:
+            lines = tuple(problem.name for problem in those)
+            found.append(Finding(kind, f"{len(those)} x {those[0].message}", lines))
+        else:
+            found.append(Finding(kind, f"{len(those)} x {KINDS[kind]}", tuple(map(str, those))))
+    return found
+
+
+def _amount(images: int) -> list[Finding]:
+    advice = f"{FEW} to {MANY} good pictures of one theme are advised"
+    if images < FEW:
+        return [Finding("few-images", f"{_count(images, 'image')}: {advice}; the fewer, the sooner it overfits")]
+    if images > MANY:
+        epochs = "at most 5" if images > 500 else "about 10"
+        return [Finding("many-images", f"{images} images: {advice}; with more, {epochs} epochs are enough")]
+    return []
+
+
+def _sizes(items: Sequence[ImageItem], resolution: int) -> list[Finding]:
+    found: list[Finding] = []
+    small = [item for item in items if item.size[0] * item.size[1] < resolution**2]
+    if small:
+        lines = tuple(f"{item.name}: {_size(item.size)}, trained at {_size(item.bucket)}" for item in small)
+        message = f"{len(small)} with fewer pixels than {resolution}x{resolution}; none is enlarged"
+        found.append(Finding("small", message, lines))
+    cropped = sorted((item for item in items if lost(item) > MUCH), key=lost, reverse=True)
+    if cropped:
+        lines = tuple(f"{item.name}: {_size(item.size)}, {lost(item):.0%} of it" for item in cropped)
+        message = f"{len(cropped)} of which the crop takes more than {MUCH:.0%} away"
+        found.append(Finding("cropped", message, lines))
+    return found
+
+
+def _same_caption(items: Sequence[ImageItem]) -> list[Finding]:
+    if len(items) < 3:
+        return []
+    (captions, count), *_ = Counter(item.captions for item in items).most_common(1)
+    if count <= SAME * len(items):
+        return []
+    message = f"{count} of {len(items)} captioned images share {captions[0]!r}: nothing tells them apart"
+    return [Finding("same-caption", message)]
+
+
+def _left_right(items: Sequence[ImageItem]) -> list[Finding]:
+    lines = tuple(
+        f"{item.name}: {caption}"
+        for item in items
+        for caption in item.captions
+        if _SIDES.search(_NO_SIDES.sub("", caption))
+    )
+    if not lines:
+        return []
+    return [Finding("left-right", f"{_count(len(lines), 'caption')} with left or right, and flips are on", lines)]
+
+
+def _alike(items: Sequence[ImageItem], on_progress: Callable[[int, int], None] | None) -> list[Finding]:
+    pairs = near_duplicates(items, on_progress)
+    if not pairs:
+        return []
+    lines = tuple(f"{items[one].name} and {items[other].name}" for one, other in pairs)
+    return [Finding("near-duplicate", f"{_count(len(pairs), 'pair')} of images that look alike", lines)]
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder with the images")
+    parser.add_argument("--metadata", type=Path, metavar="FILE", help="a table of captions (default: those in DIR)")
+    parser.add_argument("--resolution", type=int, default=512, metavar="N", help="(default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="(default %(default)s)")
+    parser.add_argument("--trigger-word", default="", metavar="WORD", help="put in front of captions that lack it")
+    parser.add_argument("--mask", choices=MASKS, default="no", help="where masks come from (default %(default)s)")
+    parser.add_argument("--flip", action="store_true", help="the run will flip pictures")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw buckets and crops into this PNG file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what is found; returns the exit code, 0.
+
+    Raises:
+        DatasetError: the folder cannot be trained on, or the picture not be written.
+    """
+    picture = None if args.picture is None else _picture_path(args.picture, args.folder)
+    with _Progress("reading") as reading:
+        dataset = scan(
+            args.folder,
+            metadata_path=args.metadata,
+            resolution=args.resolution,
+            trigger_word=args.trigger_word,
+            repeats=args.repeats,
+            mask=args.mask,
+            on_progress=reading,
+        )
+    with _Progress("comparing") as comparing:
+        report = lint(dataset, resolution=args.resolution, flip=args.flip, on_progress=comparing)
+    print(report)
+    if picture is not None:
+        data = io.BytesIO()
+        contact_sheet(dataset).save(data, "JPEG" if picture.suffix.lower() in (".jpg", ".jpeg") else picture.suffix[1:])
+        try:
+            write_bytes(picture, data.getvalue())
+        except OSError as error:
+            raise DatasetError(f"--picture {picture}: cannot be written: {error.strerror or error}") from None
+        print(f"buckets and crops: {picture}")
+    return 0
+
+
+def _picture_path(path: Path, folder: Path) -> Path:
+    """The absolute path, if a picture may be written there."""
+    path = Path(os.path.abspath(path.expanduser()))
+    if path.suffix.lower() not in _PICTURES:
+        raise DatasetError(f"--picture {path}: expected a name that ends in {', '.join(_PICTURES)}")
+    if path.is_relative_to(os.path.abspath(folder.expanduser())):
+        raise DatasetError(
+            f"--picture {path}: lies in the data set, where it would be trained as an image", "Choose another folder."
+        )
+    return path
+
+
+class _Progress:
+    """A line on the terminal that counts; silent elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._shown = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._shown and (done == total or done % 16 == 0):
+            print(f"\r{self._what} {done} of {total}", end="", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
