@@ -23,10 +23,8 @@ SHA = "ab" * 32
 def item(number: int, folder: str = "10_style", caption: str = "a house, red sky", **more: Any) -> Item:
     plain = {
         "id": f"{number:032x}", "path": f"/d\u00e4ta/{folder}/{number}.png", "captions": (caption,),
-        "bucket": (64, 64), "repeats": 10, "latents": "l", "conditioning": ("c",),
+        "size": (64, 64), "bucket": (64, 64), "repeats": 10, "latents": "l", "conditioning": ("c",),
     }  # fmt: skip
-    if "size" in Item.__dataclass_fields__:
-        plain["size"] = (64, 64)
     return Item(**{**plain, **more})
 
 
