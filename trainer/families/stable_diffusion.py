@@ -100,7 +100,8 @@ class StableDiffusion(ABC):
     def prediction(self, header: Header) -> tuple[str, bool]:
         """By the marks ``v_pred`` and ``ztsnr`` that a single file may have (as in ComfyUI), or a folder's scheduler.
 
-        As in ComfyUI zero terminal SNR counts only with v-prediction: with epsilon nothing could be learnt there.
+        As in ComfyUI zero terminal SNR counts only with v-prediction: with epsilon nothing could be learnt there. (Its
+        loader heeds the marks in SDXL's files alone; SD1.5's need its node ModelSamplingDiscrete to be drawn with.)
         """
         if header.is_folder:
             scheduler = header.configs.get("scheduler", {})
@@ -218,16 +219,15 @@ class StableDiffusion(ABC):
         if steps < 1 or width % self.downsample or height % self.downsample or min(width, height) < self.downsample:
             raise ValueError(f"cannot sample {width} x {height} pixels in {steps} steps")
         device = next(model.parameters()).device
-        pair = [conditioning] if guidance == 1.0 else [conditioning, negative]
-        length = lcm(*(entry["hidden"].shape[1] for entry in pair))
         told = self.size_conditioning((width, height), (0, 0), (width, height))
-        both: dict[str, torch.Tensor] = {name: torch.cat([tensor] * len(pair)) for name, tensor in told.items()}
-        for name in conditioning.keys() - told.keys():
-            tensors = [entry[name] for entry in pair]
+        pair = [{**entry, **told} for entry in ((conditioning,) if guidance == 1.0 else (conditioning, negative))]
+        length = lcm(*(entry["hidden"].shape[1] for entry in pair))
+        both: dict[str, torch.Tensor] = {}
+        for name in pair[0]:
+            tensors = [entry[name].to(device) for entry in pair]
             if name == "hidden":
                 tensors = [tensor.repeat(1, length // tensor.shape[1], 1) for tensor in tensors]
             both[name] = torch.cat(tensors)
-        both = {name: tensor.to(device) for name, tensor in both.items()}
 
         def denoise(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
             steps_of_both = torch.full((len(pair),), timestep, device=device)
