@@ -197,7 +197,7 @@ def _matched(
         raise LoraFileError(
             f"{len(unknown)} of the {len(found)} layers of {source} match nothing in this base model: "
             f"{lorafile.named(unknown)}",
-            "it also changes the text encoder, which is not loaded here; to train that, set train_text_encoder: true"
+            "it also changes the text encoder, which is not loaded here; for training, set train_text_encoder: true"
             if only_text
             else "choose a LoRA that was trained for a base model of this family",
         )

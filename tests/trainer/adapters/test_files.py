@@ -69,7 +69,7 @@ def test_two_parts_of_a_model() -> None:
         "4 of the 8 layers of a.safetensors match nothing in this base model: "
         "lora_te1_inner_three, lora_te1_linear, lora_te1_one and 1 more"
     )
-    assert error.value.cure.endswith("to train that, set train_text_encoder: true")
+    assert error.value.cure.endswith("for training, set train_text_encoder: true")
 
 
 def test_a_tucker_decomposed_lora_of_others() -> None:

@@ -60,6 +60,9 @@ def test_a_file_makes_the_weights_that_peft_merges(case: str) -> None:
 def test_the_cases_hold_what_they_say() -> None:
     """Every form of LoKr, and layers of different rank."""
     held = {case: {name.partition(".")[2] for name in adapters.exported(adapted(case), export_key)} for case in CASES}
+    full = adapters.exported(adapted("lokr, both full"), export_key)
+    # LyCORIS divides alpha by a rank that a file of full matrices does not show: by itself.
+    assert {float(tensor) for name, tensor in full.items() if name.endswith("alpha")} == {64.0, 3.0}
     split = {"lokr_w2_a", "lokr_w2_b"}
     assert held["lokr, both full"] == {"lokr_w1", "lokr_w2", "alpha"}
     assert held["lokr, second split"] >= {"lokr_w1", "alpha"} | split

@@ -131,6 +131,32 @@ def test_a_layer_whose_name_ends_like_a_target_s_is_left_alone() -> None:
     assert [layer.name for layer in adapters.layers(model)] == ["fc"]
 
 
+@pytest.mark.parametrize("method", adapters.METHODS)
+def test_every_method_trains_in_bf16_with_checkpointing(tiny_base: Path, method: str) -> None:
+    """The adapters' gradients are fp32 and all there, and those without autocast are near."""
+    from peft.helpers import disable_input_dtype_casting
+
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = FAMILY.load_denoiser(tiny_base, dtype)
+        adapters.inject(
+            model, lambda n, m: FAMILY.is_target(n, m, "conv"), rank=4, alpha=4.0, seed=0, method=method
+        )  # fmt: skip
+        generator = torch.Generator().manual_seed(1)
+        for parameter in adapters.parameters(model).values():
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+        model.enable_gradient_checkpointing()  # type: ignore[operator]
+        model.train()
+        noisy, hidden = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 77, 32, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16), disable_input_dtype_casting(model):
+            found = FAMILY.predict(model, noisy, torch.tensor([10, 900]), {"hidden": hidden})
+            found.float().square().mean().backward()
+        parts = [p.grad for p in adapters.parameters(model).values()]
+        assert all(g is not None and g.dtype == torch.float32 and g.abs().sum() > 0 for g in parts)
+        gradients.append(torch.cat([g.flatten() for g in parts if g is not None]))
+    assert (gradients[1] - gradients[0]).norm() < 0.1 * gradients[0].norm()
+
+
 # --- the change, and its strength
 
 
