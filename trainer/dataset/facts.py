@@ -67,6 +67,10 @@ def facts(listing: Listing, resolution: int, mask: str) -> Iterator[tuple[Folder
         pool.shutdown(cancel_futures=True)
 
 
+# Many images are of one size, which is then kept once.
+_sizes: dict[tuple[int, int], tuple[int, int]] = {}
+
+
 class _Wrong(NamedTuple):
     kind: str
     message: str
@@ -75,7 +79,8 @@ class _Wrong(NamedTuple):
 def _inspect_kindly(path: str) -> tuple[int, int] | _Wrong:
     """Size of an image, or what is wrong with it: an answer that can be remembered."""
     try:
-        return inspect(Path(path))
+        size = inspect(Path(path))
+        return _sizes.setdefault(size, size)
     except Unusable as error:
         return _Wrong(error.kind, error.message)
 

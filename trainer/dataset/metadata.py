@@ -248,4 +248,6 @@ def _json_row(line: int, text: str) -> Row:
     prompts = value if isinstance(value, list) else [value]
     if not all(isinstance(prompt, str) for prompt in prompts):
         return Row(line, "", (), f"expected text as caption of {filename!r}, got {json.dumps(value)[:60]}")
+    if any("\ud800" <= character <= "\udfff" for prompt in prompts for character in prompt):
+        return Row(line, "", (), f"the caption of {filename!r} holds half a character (an escape \\ud800 to \\udfff)")
     return Row(line, filename.strip(), tuple(prompts))

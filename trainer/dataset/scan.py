@@ -102,7 +102,7 @@ def scan(
                     id=f"{content}-{copies[content] + 1}" if content in copies else content,
                     path=path,
                     captions=_with_triggers(caption.texts, trigger_word) if caption else alone,
-                    size=shared.setdefault(fact.size, fact.size),
+                    size=fact.size,
                     bucket=bucket,
                     repeats=repeats * place.repeats,
                     crop=shared.setdefault(crop, crop),

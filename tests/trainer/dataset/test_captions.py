@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.dataset import Dataset, scan
-from trainer.dataset.captions import contains_word, tidy, with_trigger
+from trainer.dataset.captions import Captions, contains_word, tidy, with_trigger
+from trainer.dataset.files import Folder, Listing
 from trainer.errors import DatasetError
 
 MUG = "ein gr\u00fcner Becher, \u7eff\u8272\u7684\u676f\u5b50"
@@ -382,6 +387,12 @@ BAD_LINES = {
         "bad-row",
         "line 1: expected text as caption of 'a.png', got [\"a\", 7]",
     ),
+    "half a character": (
+        '{"file_name": "a.png", "text": "a \\ud83d house"}',
+        "bad-row",
+        "line 1: the caption of 'a.png' holds half a character (an escape \\ud800 to \\udfff)",
+    ),
+    "a number of 5,000 digits": (f'{{"file_name": "a.png", "n": {"7" * 5000}}}', "bad-row", "line 1: is not JSON"),
     "no such image": ('{"file_name": "z.png"}', "unknown-file", "line 1: no image is named 'z.png'"),
     "an empty name": ('{"file_name": " "}', "unknown-file", "line 1: the filename is empty"),
 }
@@ -439,3 +450,58 @@ def test_the_trigger_word_is_there_once(caption: str, trigger: str) -> None:
     assert once in (caption, tidy(trigger), f"{tidy(trigger)}, {caption}")
     if tidy(trigger):
         assert contains_word(once, tidy(trigger))
+
+
+anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+alternatives = st.dictionaries(
+    st.sampled_from(["a.png", "b 1.jpg", "cat/a.png", "\u00fc/\u56fe.webp"]), st.lists(anything, max_size=4), min_size=1
+)
+
+
+def resolved(folder: Path, images: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The captions of images that need not be there, from the tables that are."""
+    names: dict[str, list[str]] = {}
+    for image in images:
+        names.setdefault(image.rpartition("/")[0], []).append(image.rpartition("/")[2])
+    tables = tuple(name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).exists())
+    names.setdefault("", [])
+    folders = tuple(Folder(folder / s, s, 1, tuple(n), tables=tables if not s else ()) for s, n in names.items())
+    captions = Captions(Listing(folder, folders, ()))
+    found = {
+        f"{place.subset}/{name}".lstrip("/"): captions.of(place, name) for place in folders for name in place.images
+    }
+    assert {problem.kind for problem in captions.problems} <= {"duplicate-row"}
+    return {name: caption.texts for name, caption in found.items() if caption}
+
+
+def kept(images: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    tidied = {image: tuple(dict.fromkeys(filter(None, map(tidy, texts)))) for image, texts in images.items()}
+    return {image: texts for image, texts in tidied.items() if texts}
+
+
+@given(alternatives)
+def test_any_captions_come_back_from_json_lines(images: dict[str, list[str]]) -> None:
+    lines = [json.dumps({"file_name": image, "captions": texts}, ensure_ascii=False) for image, texts in images.items()]
+    with tempfile.TemporaryDirectory() as name:
+        write(Path(name) / "metadata.jsonl", "\n".join(lines))
+        assert resolved(Path(name), images) == kept(images)
+
+
+@given(alternatives, st.sampled_from(",;\t"), st.booleans(), st.sampled_from(["utf-8", "utf-8-sig"]))
+def test_any_captions_come_back_from_a_table(
+    images: dict[str, list[str]], delimiter: str, header: bool, encoding: str
+) -> None:
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+    if header or not any(images.values()):
+        rows.writerow(["filename", "prompt"])
+    rows.writerows((image, prompt) for image, prompts in images.items() for prompt in prompts)
+    with tempfile.TemporaryDirectory() as name:
+        write(Path(name) / "metadata.csv", text.getvalue(), encoding)
+        assert resolved(Path(name), images) == kept(images)
+
+
+@given(st.lists(anything, min_size=1, max_size=4), anything)
+def test_the_trigger_word_is_in_every_alternative(prompts: list[str], trigger: str) -> None:
+    for text in {with_trigger(tidy(prompt), trigger) for prompt in prompts}:
+        assert not tidy(trigger) or contains_word(text, tidy(trigger))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import struct
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,26 @@ def test_16_bit_gray(folder: Path, name: str) -> None:
     values[0, :4] = 0, 65535, 128, 129
     Image.fromarray(values).save(folder / name)
     assert np.array_equal(np.round(shown(folder)[:, :, 1]), np.round(values / 257.0))
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_16_bit_colours(folder: Path, alpha: bool) -> None:
+    # PIL cannot write them: a PNG by hand.
+    colors = np.zeros((128, 128, 4 if alpha else 3), np.uint16)
+    colors[..., :3] = np.asarray(four_colors()).astype(np.uint16) * 257
+    if alpha:
+        colors[..., 3] = 65535
+        colors[64:, 64:, 3] = 0
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colors)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 128, 128, 16, 6 if alpha else 2, 0, 0, 0)
+    (folder / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    assert corners(shown(folder)) == [RED, GREEN, BLUE, WHITE if alpha else BLACK]
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])

@@ -141,7 +141,7 @@ def test_items_are_small(folder: Path) -> None:
         tracemalloc.stop()
     # No pixels (12 kB a picture): a name, a caption, a few numbers, a problem.
     assert len(dataset.items) == 400
-    assert kept / 400 < 3000
+    assert kept / 400 < 1000
     assert len(pickle.dumps(dataset)) / 400 < 1000
 
 
