@@ -2,8 +2,8 @@
 
     python comfy_side.py <ComfyUI> <checkpoint> <inputs.safetensors> <outputs.safetensors>
 
-The inputs' metadata holds ``captions`` (JSON list) and ``keys`` and ``text_keys`` (JSON lists of LoRA modules of the
-denoiser and of the text encoders with their shapes). Inputs with ``pooled`` and ``size_ids`` are SDXL's.
+The inputs' metadata holds ``captions`` (JSON list). ``lora/<name>`` are the tensors of a LoRA file. Inputs with
+``pooled`` and ``size_ids`` are SDXL's.
 """
 
 from __future__ import annotations
@@ -19,17 +19,12 @@ def main(root: str, checkpoint: str, inputs: str, outputs: str) -> None:
     import comfy.options  # type: ignore[import-not-found]
 
     comfy.options.enable_args_parsing()
+    import comfy.model_management  # type: ignore[import-not-found]
     import comfy.sample  # type: ignore[import-not-found]
     import comfy.sd  # type: ignore[import-not-found]
     import torch
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
-
-    def lora(keys: str) -> dict[str, torch.Tensor]:
-        tensors = {}
-        for key, down, up in json.loads(metadata.get(keys, "[]")):
-            tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"] = torch.ones(down), torch.ones(up)
-        return tensors
 
     def told(index: int) -> dict[str, Any]:
         """What the model embeds beside the timestep, if anything, of one of the inputs."""
@@ -63,15 +58,17 @@ def main(root: str, checkpoint: str, inputs: str, outputs: str) -> None:
             model, noise, 5, 4.0, "euler", "normal", prompt, negative, empty, seed=5, disable_pbar=True
         )
         embedded = [model.model.encode_adm(**told(i)) for i in range(len(given["noisy"])) if told(i)]
-        result["prediction"] = model.model.diffusion_model(
-            given["noisy"],
-            given["timestep"].float(),
-            context=given["hidden"],
-            **({"y": torch.cat(embedded)} if embedded else {}),
-        )
-        patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, lora("keys") | lora("text_keys"), 1.0, 1.0)
-        result["patches"] = torch.tensor(len(patched.patches))
-        result["text_patches"] = torch.tensor(len(patched_clip.patcher.patches))
+        inputs_of_unet = {"x": given["noisy"], "timesteps": given["timestep"].float(), "context": given["hidden"]}
+        inputs_of_unet |= {"y": torch.cat(embedded)} if embedded else {}
+        result["prediction"] = model.model.diffusion_model(**inputs_of_unet)
+        lora = {name.removeprefix("lora/"): tensor for name, tensor in given.items() if name.startswith("lora/")}
+        if lora:
+            patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 1.0)
+            result["patches"] = torch.tensor(len(patched.patches))
+            result["text_patches"] = torch.tensor(len(patched_clip.patcher.patches))
+            comfy.model_management.load_models_gpu([patched], force_full_load=True)
+            result["lora_prediction"] = patched.model.diffusion_model(**inputs_of_unet)
+            result["lora_hidden"] = patched_clip.encode_from_tokens(tokens[0])
     save_file({name: tensor.clone().contiguous() for name, tensor in result.items()}, outputs)
 
 

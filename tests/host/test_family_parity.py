@@ -16,6 +16,7 @@ from torch import nn
 from tests.conftest import find_comfy
 from tests.host.server import comfy_python
 from tests.trainer.families.toy import relative
+from trainer import adapters
 from trainer.families import Encoders, Family, sd15, sd15_random
 
 FAMILY = sd15.FAMILY
@@ -23,14 +24,14 @@ CAPTIONS = ["name_(series), a (photo:1.3)", "", "red " * 100, "\u521d\u97f3  \U0
 
 
 def comfys(
-    checkpoint: Path, captions: list[str], given: dict[str, torch.Tensor], keys: list[Any], text_keys: list[Any]
+    checkpoint: Path, captions: list[str], given: dict[str, torch.Tensor], lora: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """What ComfyUI makes of a checkpoint and of inputs; see comfy_side.py."""
+    """What ComfyUI makes of a checkpoint, of inputs, and of both with a LoRA file; see comfy_side.py."""
     comfy = find_comfy()
     assert comfy is not None
     inputs, outputs = checkpoint.with_name("in.safetensors"), checkpoint.with_name("out.safetensors")
-    metadata = {"captions": captions, "keys": keys, "text_keys": text_keys}
-    save_file(given, inputs, metadata={name: json.dumps(value) for name, value in metadata.items()})
+    given = given | {f"lora/{name}": tensor for name, tensor in lora.items()}
+    save_file(given, inputs, metadata={"captions": json.dumps(captions)})
     script = Path(__file__).with_name("comfy_side.py")
     done = subprocess.run(
         [comfy_python(comfy), str(script), str(comfy), str(checkpoint), str(inputs), str(outputs)],
@@ -41,30 +42,37 @@ def comfys(
         cwd=comfy,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    # It only logs what it could not load, or could not apply.
+    assert "not loaded" not in done.stderr, done.stderr[-4000:]
     return load_file(outputs)
 
 
-def lora_shapes(family: Family, model: nn.Module, encoders: Encoders) -> tuple[list[Any], list[Any]]:
-    """Exported keys with the shapes of their two matrices at rank 2: of the denoiser, and of the text encoders."""
-    unet = [
-        _lora(family.export_key(name), module)
+def random_lora(family: Family, model: nn.Module, encoders: Encoders) -> dict[str, torch.Tensor]:
+    """A LoRA file of rank 2 for all that can be trained of a base model, text encoders too."""
+    generator = torch.Generator().manual_seed(7)
+    layers = {
+        family.export_key(name): module
         for name, module in model.named_modules()
         if family.is_target(name, module, "conv")
-    ]
-    text = [
-        _lora(family.export_key(name, part), module)
-        for part, text_model in encoders.text_models.items()
-        for name, module in text_model.named_modules()
-        if family.text_target(name, module)
-    ]
-    return unet, text
+    }
+    for part, text_model in encoders.text_models.items():
+        for name, module in text_model.named_modules():
+            if family.text_target(name, module):
+                layers[family.export_key(name, part)] = module
+    tensors = {}
+    for key, module in layers.items():
+        assert isinstance(module, nn.Linear | nn.Conv2d)
+        shape = module.weight.shape
+        up = (shape[0], 2, *[1] * (len(shape) - 2))
+        tensors[f"{key}.lora_down.weight"] = torch.randn(2, *shape[1:], generator=generator) * 0.02
+        tensors[f"{key}.lora_up.weight"] = torch.randn(up, generator=generator) * 0.02
+        tensors[f"{key}.alpha"] = torch.tensor(3.0)
+    return tensors
 
 
-def _lora(key: str, module: nn.Module) -> tuple[str, list[int], list[int]]:
-    if isinstance(module, nn.Conv2d):
-        return key, [2, module.in_channels, *module.kernel_size], [module.out_channels, 2, 1, 1]
-    assert isinstance(module, nn.Linear)
-    return key, [2, module.in_features], [module.out_features, 2]
+def wear(family: Family, model: nn.Module, encoders: Encoders, lora: dict[str, torch.Tensor]) -> None:
+    """Puts a LoRA file onto the trainer's own models, as adapters."""
+    adapters.from_file({"unet": model, **encoders.text_models}, lora, family.export_key)
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +93,13 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "timestep": torch.tensor([10, 800]),
         "hidden": torch.cat([hidden[0]["hidden"], hidden[1]["hidden"]]),
     }
-    keys = lora_shapes(FAMILY, model, encoders)
-    theirs = comfys(checkpoint, CAPTIONS, given, *keys)
+    lora = random_lora(FAMILY, model, encoders)
+    theirs = comfys(checkpoint, CAPTIONS, given, lora)
+    worn = FAMILY.load_denoiser(checkpoint, torch.float32), FAMILY.load_encoders(checkpoint)
+    wear(FAMILY, *worn, lora)
     checkpoint.unlink()
-    ours = {"model": model, "encoders": encoders, "hidden": hidden, "skipped": skipped}
-    return {**ours, "given": given, "theirs": theirs, "keys": keys}
+    ours = {"model": model, "encoders": encoders, "hidden": hidden, "skipped": skipped, "worn": worn}
+    return {**ours, "given": given, "theirs": theirs, "layers": sum(name.endswith(".alpha") for name in lora)}
 
 
 @pytest.mark.host
@@ -127,10 +137,18 @@ def test_schedule_and_sample_are_the_ksamplers(sides: dict[str, Any]) -> None:
 
 
 @pytest.mark.host
-def test_every_exported_key_is_patched(sides: dict[str, Any]) -> None:
-    unet, text = sides["keys"]
-    assert int(sides["theirs"]["patches"]) == len(unet) > 0
-    assert int(sides["theirs"]["text_patches"]) == len(text) == 12 * 6
+def test_a_lora_of_everything_does_the_same(sides: dict[str, Any]) -> None:
+    """Every exported key is patched, text encoders' too, and with them both sides say the same."""
+    theirs, given = sides["theirs"], sides["given"]
+    assert int(theirs["text_patches"]) == 12 * 6
+    assert int(theirs["patches"]) == sides["layers"] - 12 * 6 > 0
+    model, encoders = sides["worn"]
+    with torch.no_grad():
+        prediction = FAMILY.predict(model, given["noisy"], given["timestep"], given)
+    assert relative(prediction, theirs["lora_prediction"]) < 1e-5
+    assert relative(theirs["lora_prediction"], theirs["prediction"]) > 1e-3
+    assert relative(encoders.encode_text(CAPTIONS[:1])[0]["hidden"], theirs["lora_hidden"]) < 1e-5
+    assert relative(theirs["lora_hidden"], theirs["hidden0"]) > 1e-3
 
 
 @pytest.mark.host
@@ -157,7 +175,7 @@ def test_scaled_fp8_is_what_comfyui_computes_with(tmp_path: Path) -> None:
         "timestep": torch.tensor([10, 800]),
         "hidden": torch.randn(2, 77, 768, generator=generator),
     }
-    theirs = comfys(scaled, CAPTIONS[:2], given, [], [])["prediction"]
+    theirs = comfys(scaled, CAPTIONS[:2], given, {})["prediction"]
     with torch.no_grad():
         ours, before = (
             FAMILY.predict(FAMILY.load_denoiser(path, torch.float32), given["noisy"], given["timestep"], given)
