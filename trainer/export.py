@@ -18,18 +18,11 @@ from .adapters import Adapted
 from .adapters.files import tensors_of
 from .errors import ExportError
 from .files import write_tensors
-from .job import Job
-from .metadata import header as header_of
 
 
 def tensors(layers: Iterable[Adapted], export_key: Callable[[str], str]) -> dict[str, torch.Tensor]:
     """The tensors of a LoRA file, fp32 on the CPU."""
     return tensors_of(layers, export_key)
-
-
-def metadata(job: Job, step: int) -> dict[str, str]:
-    """The header of a LoRA file; see ``metadata.header``, which also knows the file's hashes."""
-    return header_of(job, step)
 
 
 def write(path: Path, lora: dict[str, torch.Tensor], header: dict[str, str]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import io
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import Any
 
@@ -48,8 +49,9 @@ _MAKERS: dict[str, Callable[[], Make]] = {
     "adamw": lambda: _adamw,
     # Its state in 8 bit: Dettmers et al., arXiv 2110.02861.
     "adamw8bit": _of("bitsandbytes", "bitsandbytes.optim", "AdamW8bit"),
-    # Its second moment as two vectors: Shazeer and Stern, arXiv 1804.04235.
-    "adafactor": lambda: torch.optim.Adafactor,
+    # Its second moment as two vectors: Shazeer and Stern, arXiv 1804.04235. torch's own would multiply the rate with
+    # the size of each parameter, and a LoRA's begin at zero.
+    "adafactor": _of("transformers", "transformers.optimization", "Adafactor"),
     # Finds the rate by itself: Mishchenko and Defazio, arXiv 2306.06101.
     "prodigy": _of("prodigyopt", "prodigyopt", "Prodigy"),
     # Steps by the sign alone: Chen et al., arXiv 2302.06675. Wants a tenth of AdamW's rate.
@@ -59,6 +61,7 @@ _MAKERS: dict[str, Callable[[], Make]] = {
 }
 # What a maker would choose otherwise, and should not.
 _SETTINGS: dict[str, dict[str, Any]] = {
+    "adafactor": {"scale_parameter": False, "relative_step": False, "warmup_init": False},
     "prodigy": {"decouple": True, "safeguard_warmup": True, "use_bias_correction": True},
 }
 
@@ -83,7 +86,8 @@ def make(
     settings = {"weight_decay": config.weight_decay, **_SETTINGS.get(config.optimizer, {}), **config.optimizer_args}
     _check_settings(config, maker)
     try:
-        return maker(groups, lr=config.learning_rate, **settings)
+        with redirect_stdout(io.StringIO()):  # Prodigy says on stdout how it decays
+            return maker(groups, lr=config.learning_rate, **settings)
     except (TypeError, ValueError) as error:
         raise ConfigError([f"optimizer_args: {config.optimizer} cannot use {config.optimizer_args}: {error}"]) from None
 
@@ -187,6 +191,7 @@ def state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> tuple[dict[
     """
     whole = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
     numbers: dict[str, Any] = {}
 
     def flatten(path: str, value: Any) -> None:
@@ -194,7 +199,10 @@ def state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> tuple[dict[
             for key, inside in value.items():
                 flatten(f"{path}|{key}", inside)
         elif isinstance(value, torch.Tensor):
-            tensors[path] = value
+            # A table that all share (the 8-bit optimizer's) is a copy for each: a file knows no shared tensors.
+            shared = value.data_ptr() in seen and value.numel() > 0
+            seen.add(value.data_ptr())
+            tensors[path] = value.clone() if shared else value
         else:
             numbers[path] = value
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoint, control, export, families, optim, own
+from . import checkpoint, control, export, families, metadata, optim, own
 from . import job as jobs
 from .averages import Averages
 from .cache import Cache, default_folder
@@ -252,7 +252,8 @@ def _train(
         if not train(run, studio, requests, emit):
             return RunStopped(position.step, "as asked")
     path = folder / f"{job.name}.safetensors"
-    export.write(path, studio.lora(), export.metadata(job, position.step))
+    lora = studio.lora()
+    export.write(path, lora, metadata.header(job, position.step, lora))
     write_json(folder / "result.json", {"total": total, "step": position.step, "path": path.name, "run": job.run_id})
     return RunFinished(position.step, path.name)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoint, export, optim
+from . import checkpoint, export, metadata, optim
 from .checkpoint import Position, State
 from .control import Requests
 from .events import Checkpoint, Event, Phase, Sample, Validation, Warned
@@ -83,7 +83,8 @@ class Studio:
             with self._run.accelerator.autocast():
                 self._run.task.check(self._trained.denoiser)
             lora = self._trained.exported()
-        path = checkpoint.save(self._folder, self._state(position), lora, export.metadata(self._job, position.step))
+        header = metadata.header(self._job, position.step, lora)
+        path = checkpoint.save(self._folder, self._state(position), lora, header)
         relative = path.relative_to(self._folder).as_posix()
         self._emit(Checkpoint(position.step, relative, export.change_norm(lora)))
 

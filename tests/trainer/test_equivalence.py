@@ -88,7 +88,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "loha, lion": {"lora_method": "loha", "optimizer": "lion"},
     "lokr, prodigy": {"lora_method": "lokr", "optimizer": "prodigy", "learning_rate": 1.0},
     "rslora, schedulefree": {"lora_method": "rslora", "optimizer": "schedulefree"},
-    "8 bit, restarts": {"optimizer": "adamw8bit", "lr_scheduler": "cosine_with_restarts", "lr_cycles": 2},
+    "8 bit, restarts": {
+        "optimizer": "adamw8bit",
+        "optimizer_args": {"min_8bit_size": 1},
+        "lr_scheduler": "cosine_with_restarts",
+        "lr_cycles": 2,
+    },
     "dropout, flips, shuffled tags": {"lora_dropout": 0.2, "flip": True, "caption_shuffle": True},
     "text encoder": {"train_text_encoder": True, "lora_dropout": 0.1},
     "v-prediction": {"prediction_type": "v_prediction", "zero_terminal_snr": True},

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from trainer import adapters, export, families
+from trainer import adapters, export, families, metadata
 from trainer.adapters.layers import peft_layers
 from trainer.config import parse
 from trainer.errors import ExportError
@@ -102,7 +102,7 @@ def test_diffusers_reads_the_file_and_predicts_the_same(tiny_base: Path, tmp_pat
 
     model = adapted(tiny_base, which, alpha=2.0)
     path = tmp_path / "lora.safetensors"
-    export.write(path, lora_of(model), export.metadata(job(), 10))
+    export.write(path, lora_of(model), metadata.header(job(), 10))
 
     other = FAMILY.load_denoiser(tiny_base, torch.float32)
     before = predict(other)
@@ -151,7 +151,7 @@ def test_the_same_lora_is_the_same_bytes(tiny_base: Path, tmp_path: Path) -> Non
     files = []
     for number, seed in enumerate((0, 0, 1)):
         path = tmp_path / f"{number}.safetensors"
-        export.write(path, lora_of(adapted(tiny_base, seed=seed)), export.metadata(job(), 10))
+        export.write(path, lora_of(adapted(tiny_base, seed=seed)), metadata.header(job(), 10))
         files.append(path.read_bytes())
     assert files[0] == files[1]
     assert files[0] != files[2]
@@ -243,7 +243,7 @@ def test_what_was_read_does_not_hold_the_file(tiny_base: Path, tmp_path: Path) -
 def test_the_header_tells_what_was_trained(tiny_base: Path, tmp_path: Path) -> None:
     told = job(lora_alpha=2, trigger_word="zwx", learning_rate=1e-4, resolution=256, seed=7, epochs=3)
     path = tmp_path / "x.safetensors"
-    export.write(path, lora_of(adapted(tiny_base, "attention")), export.metadata(told, 60))
+    export.write(path, lora_of(adapted(tiny_base, "attention")), metadata.header(told, 60))
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     expected = {
@@ -263,6 +263,6 @@ def test_the_header_tells_what_was_trained(tiny_base: Path, tmp_path: Path) -> N
 
 
 def test_a_header_is_the_same_every_time_and_without_a_trigger_word_says_so() -> None:
-    assert export.metadata(job(), 5) == export.metadata(job(), 5)
-    assert "modelspec.trigger_phrase" not in export.metadata(job(), 5)
-    assert export.metadata(job(), 5)["ss_network_alpha"] == "4.0"
+    assert metadata.header(job(), 5) == metadata.header(job(), 5)
+    assert "modelspec.trigger_phrase" not in metadata.header(job(), 5)
+    assert metadata.header(job(), 5)["ss_network_alpha"] == "4.0"

@@ -114,8 +114,11 @@ CHECKS: dict[str, tuple[Any, Callable[[Seen, TrainConfig], bool]]] = {
     "flip": (True, lambda s, c: all(i.flipped for i in s.job.items)),
     "prior_preservation": (0.5, lambda s, c: bool(s.job.class_prompt)),
     "class_prompt": ("a house", lambda s, c: s.job.texts().get(s.job.class_prompt) == "a house"),
-    "optimizer": ("adafactor", lambda s, c: type(s.training.optimizer.optimizer) is torch.optim.Adafactor),
-    "optimizer_args": ({"d": 2.0}, lambda s, c: s.training.optimizer.param_groups[0].get("d") == 2.0),
+    "optimizer": ("adafactor", lambda s, c: type(s.training.optimizer.optimizer).__name__ == "Adafactor"),
+    "optimizer_args": (
+        {"clip_threshold": 2.0},
+        lambda s, c: s.training.optimizer.param_groups[0].get("clip_threshold") == 2.0,
+    ),
     "min_snr_gamma": (3.0, lambda s, c: cast(Any, s.training.task)._objective._gamma == 3.0),
     "ema_decay": (0.875, lambda s, c: getattr(cast(Any, s.training.averages)._ema, "decay", 0) == 0.875),
     "lora_targets": ("attention", lambda s, c: all(".attn" in layer.name for layer in s.layers)),

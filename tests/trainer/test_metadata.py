@@ -212,7 +212,3 @@ def test_a_name_that_is_no_utf8_is_written_as_an_escape(tmp_path: Path) -> None:
 def test_nothing_to_train_on_is_told_too() -> None:
     header = metadata.header(replace(job(), items=(item(0, held_out=True),)), 0)
     assert (header["ss_epoch"], header["ss_num_train_images"]) == ("0", "0")
-
-
-def test_export_metadata_is_the_same() -> None:
-    assert export.metadata(job(), 5) == metadata.header(job(), 5)

@@ -260,7 +260,8 @@ def test_more_settings_reach_the_optimizer() -> None:
         ({"optimizer_args": {"fused": True}}, "optimizer_args.fused: cannot be given here; it is chosen by itself"),
         (
             {"optimizer_args": {"epsilon": 1}, "optimizer": "adafactor"},
-            "optimizer_args.epsilon: adafactor has no such setting; it has beta2_decay, d, eps, foreach, maximize",
+            "optimizer_args.epsilon: adafactor has no such setting; it has beta1, clip_threshold, decay_rate, eps, "
+            "relative_step, scale_parameter, warmup_init",
         ),
         (
             {"optimizer_args": {"eps": -1.0}},
