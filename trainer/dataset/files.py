@@ -6,6 +6,7 @@ tables may lie beside it; so may these folders:
 
 - ``masks`` or ``mask``, beside images: masks of those images, by stem. Never trained as images.
 - ``.name``, ``__MACOSX``, ``@eaDir``, ``$RECYCLE.BIN``: passed over.
+- a run of ours (``job.yaml``), whose samples would be trained else: passed over.
 
 A link to a folder is followed, unless that folder is read already. Nothing here opens a file for writing, and nothing
 decodes a picture.
@@ -37,6 +38,9 @@ TABLE_NAMES = (METADATA_NAME, "metadata.jsonl")
 #: What stands behind the stem of a mask beside its image, and the folders of masks. The first one found wins.
 MASK_MARKS = (".mask", "_mask")
 MASK_FOLDERS = ("masks", "mask")
+
+#: What lies in the folder of a run.
+RUN_FILE = "job.yaml"
 
 _HIDDEN_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin"})
 # Without a zero in front, which numbers folders, and not as long as a year.
@@ -155,6 +159,9 @@ def list_folder(folder: str | Path) -> Listing:
             if path == root:
                 raise DatasetError(f"{root}: the folder cannot be read: {error.strerror}") from None
             problems.append(Problem(path, "unreadable", f"the folder cannot be read: {error.strerror}"))
+            continue
+        if subset and RUN_FILE in names:
+            problems.append(Problem(path, "run-folder", "is the folder of a run: its pictures are samples"))
             continue
         found, below = _read(path, subset, repeats, names, problems)
         if found.images or found.tables:

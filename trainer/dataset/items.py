@@ -23,6 +23,7 @@ KINDS = {
     "orphan-caption": "a caption file that belongs to no image",
     "orphan-mask": "a mask that belongs to no image; it is passed over",
     "other-encoding": "a caption file that is not UTF-8; it is read as what it seems to be",
+    "run-folder": "the folder of a training run inside the dataset; it is passed over",
     "too-small": "an image with a side under 64 pixels; it is passed over",
     "truncated": "a picture whose file ends too early; it is passed over",
     "unknown-file": "a row of a metadata file that names no image, or not one; it is passed over",
@@ -33,7 +34,7 @@ KINDS = {
 #: The kinds that mean: this image, though it is there, is not trained.
 PASSED_OVER = frozenset(
     {"corrupt", "decompression-bomb", "empty", "hidden", "link-loop", "not-a-file", "too-small", "truncated"}
-    | {"unreadable", "unsupported"}
+    | {"run-folder", "unreadable", "unsupported"}
 )
 
 

@@ -166,6 +166,17 @@ def test_a_hidden_folder_without_pictures_is_no_problem(folder: Path) -> None:
     assert said(scan(folder, resolution=64)) == []
 
 
+def test_samples_of_a_run_are_not_trained(folder: Path) -> None:
+    picture(folder, "a.png")
+    picture(folder, "out/samples/step-000100.png", 1)
+    (folder / "out" / "job.yaml").write_text("version: 1\n", encoding="utf-8")
+    dataset = scan(folder, resolution=64)
+    assert list(trained(dataset)) == ["a.png"]
+    assert said(dataset) == ["run-folder: out: is the folder of a run: its pictures are samples"]
+    # Named by itself, a folder is read whatever lies in it.
+    assert len(scan(folder / "out", resolution=64).items) == 1
+
+
 def link(path: Path, target: Path) -> None:
     try:
         path.symlink_to(target, target_is_directory=True)
