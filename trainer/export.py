@@ -7,22 +7,15 @@ holds to rounding. No dates are written: the same seed gives the same file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
 from . import lorafile
-from .adapters import Adapted
-from .adapters.files import tensors_of
 from .errors import ExportError
 from .files import write_tensors
-
-
-def tensors(layers: Iterable[Adapted], export_key: Callable[[str], str]) -> dict[str, torch.Tensor]:
-    """The tensors of a LoRA file, fp32 on the CPU."""
-    return tensors_of(layers, export_key)
 
 
 def write(path: Path, lora: dict[str, torch.Tensor], header: dict[str, str]) -> None:
@@ -60,6 +53,8 @@ def check(lora: dict[str, torch.Tensor]) -> float:
     """
     check_finite(lora)
     norm = change_norm(lora)
+    if not math.isfinite(norm):
+        raise ExportError("the LoRA's change of the weights is not finite", "lower learning_rate")
     if norm == 0:
         raise ExportError(
             "the LoRA changes nothing: the change of every weight is zero",

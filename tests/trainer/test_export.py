@@ -34,7 +34,7 @@ def adapted(base: Path, which: str = "conv", *, rank: int = 4, alpha: float = 4.
 
 
 def lora_of(model: nn.Module) -> Tensors:
-    return export.tensors(adapters.layers(model), FAMILY.export_key)
+    return adapters.exported(model, FAMILY.export_key)
 
 
 def predict(model: nn.Module) -> torch.Tensor:
@@ -179,6 +179,13 @@ def test_a_lora_without_effect_is_no_file(tiny_base: Path, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ExportError, match="changes nothing"):
         export.check({})
+
+
+def test_a_change_that_overflows_is_no_file(tiny_base: Path, tmp_path: Path) -> None:
+    lora = {name: tensor * 1e30 for name, tensor in lora_of(adapted(tiny_base, "attention")).items()}
+    with pytest.raises(ExportError, match="the LoRA's change of the weights is not finite"):
+        export.write(tmp_path / "x.safetensors", {name: t.to(torch.float64) ** 6 for name, t in lora.items()}, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_small_change_is_a_change(tiny_base: Path) -> None:

@@ -28,13 +28,8 @@ def exported(model: nn.Module, export_key: Callable[[str], str]) -> dict[str, to
         model: with adapters.
         export_key: a module's name -> its key in the file.
     """
-    return tensors_of(layers(model), export_key)
-
-
-def tensors_of(adapted: Iterable[Adapted], export_key: Callable[[str], str]) -> dict[str, torch.Tensor]:
-    """The same, of some layers."""
     result: dict[str, torch.Tensor] = {}
-    for layer in adapted:
+    for layer in layers(model):
         result |= _file_layer(layer, export_key(layer.name)).written()
     return result
 
