@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # Command -> what it does, and the module that has its ``add_arguments`` and ``run``; loaded only for that command.
 COMMANDS = {
     "init": ("write a commented config for a family and a card", "setup.command"),
-    "lint": ("look at a folder of images before training on it", "dataset.lint_command"),
+    "lint": ("look at a folder of images before training on it", "dataset.lint"),
     "caption": ("write captions for a folder of images", "captioning.cli"),
     "train": ("train a LoRA as a YAML file says, or go on with a run", ""),
     "export": ("copy the LoRA of a checkpoint out of its run", "exporting"),

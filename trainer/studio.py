@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -39,12 +40,12 @@ class Studio:
 
     def lora(self) -> dict[str, torch.Tensor]:
         """The LoRA as it is now."""
-        with self._run.averages.shown():
+        with self._shown():
             return self._trained.exported()
 
     def validate(self, position: Position) -> None:
         """Measures the objective on the fixed set."""
-        with self._run.averages.shown(), self._run.accelerator.autocast():
+        with self._shown(), self._run.accelerator.autocast():
             signal, losses = self._run.task.validate(self._trained.denoiser)
         self._emit(Validation(position.step, signal, sum(losses.values()) / len(losses), losses))
 
@@ -54,7 +55,7 @@ class Studio:
         for index, prompt in enumerate(self._job.prompts):
             self._emit(Phase("drawing samples", index, len(self._job.prompts)))
             strength = config.sample_strength if prompt.strength is None else prompt.strength
-            with self._run.averages.shown(), self._trained.strength(strength), self._run.accelerator.autocast():
+            with self._shown(), self._trained.strength(strength), self._run.accelerator.autocast():
                 latents = self._run.task.sample(self._trained.denoiser, index).float().cpu()
             if not torch.isfinite(latents).all():
                 self._doubt(position, "is not finite", prompt.text)
@@ -79,10 +80,10 @@ class Studio:
         """
         if position.step == 0:
             return
-        with self._run.averages.shown():
+        with self._shown():
             with self._run.accelerator.autocast():
                 self._run.task.check(self._trained.denoiser)
-            lora = self._trained.exported()
+            lora = self._trained.exported()  # in fp32 to the last digit
         header = metadata.header(self._job, position.step, lora)
         path = checkpoint.save(self._folder, self._state(position), lora, header)
         relative = path.relative_to(self._folder).as_posix()
@@ -97,6 +98,12 @@ class Studio:
             time.sleep(0.2)
         self._move(device)
         self._emit(Phase("training"))
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Within it the model is the one that is shown and saved: averaged where that is wished, without dropout."""
+        with self._run.averages.shown(), self._trained.evaluated():
+            yield
 
     def _state(self, position: Position) -> State:
         run, names = self._run, list(self._trained.parameters())

@@ -75,6 +75,17 @@ class Trained:
                 stack.enter_context(adapters.strength(model, value))
             yield
 
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Within it nothing is dropped out."""
+        for model in self.parts.values():
+            model.eval()
+        try:
+            yield
+        finally:
+            for model in self.parts.values():
+                model.train()
+
     def to(self, device: torch.device | str) -> None:
         """Moves every part."""
         for model in self.parts.values():

@@ -96,6 +96,26 @@ def test_a_validation_is_told_with_its_mean(room: Room) -> None:
     assert room.seen == [Validation(4, "train", 0.75, {"125": 1.0, "375": 0.5})]
 
 
+def test_nothing_is_dropped_out_of_what_is_shown_and_saved(room: Room) -> None:
+    """And the training goes on with dropout, also after a validation that failed."""
+    training: list[bool] = []
+    room.model.train()
+    for name in ("validate", "sample", "check"):
+        answer = getattr(room.task, name)
+        setattr(room.task, name, lambda *a, answer=answer: (training.append(room.model.training), answer(*a))[1])
+    studio = room.studio()
+    room.step()
+    studio.validate(Position(step=1))
+    studio.sample(Position(step=1))
+    studio.save(Position(step=1))
+    assert training == [False] * 4
+    assert room.model.training
+    room.task.validate = lambda model: 1 / 0  # type: ignore[method-assign, assignment]
+    with pytest.raises(ZeroDivisionError):
+        studio.validate(Position(step=2))
+    assert room.model.training
+
+
 def test_samples_are_drawn_at_the_config_s_strength_and_written(room: Room) -> None:
     room.studio(lambda latents: torch.rand(1, 3, 16, 8)).sample(Position(step=40))
     assert room.task.strengths == [0.5, 0.5]

@@ -16,7 +16,7 @@ BUCKETS = ((64, 64), (128, 64), (64, 128))
 
 
 def item(number: int, bucket: tuple[int, int] = (64, 64), repeats: int = 1) -> Item:
-    return Item(f"{number:032x}", "", ("",), bucket, repeats, "", ("",))
+    return Item(f"{number:032x}", "", ("",), bucket, bucket, repeats, "", ("",))
 
 
 DATASETS = st.lists(st.tuples(st.sampled_from(BUCKETS), st.integers(1, 4)), min_size=1, max_size=14).map(
