@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_why_oft_is_left_out(theirs: Tensors):
 def test_apply_lora_patches_the_denoiser_and_the_text_encoder_by_every_method(comfy: ComfyServer, method: str):
     family, strength = families.detect(BASE), 0.8
     text = family.load_encoders(BASE).text_models["text_encoder"].requires_grad_(False)
-    unet = family.load_denoiser(BASE, torch.float32)
+    unet: Any = family.load_denoiser(BASE, torch.float32)
     plain = {f"unet.{n}": p.clone() for n, p in unet.named_parameters()}
     plain |= {f"text.{n}": p.clone() for n, p in text.named_parameters()}
     settings = {"rank": 3, "alpha": 2.0, "seed": 0, "method": method}
@@ -95,7 +96,7 @@ def test_apply_lora_patches_the_denoiser_and_the_text_encoder_by_every_method(co
     apply["inputs"]["clip"] = CLIP
     wires = {"model": ["apply", 0], "clip": ["apply", 1]}
     seen = comfy.probe("weights", {**demo_loader(), "apply": apply}, wires, keys=[])
-    layers = unet.config["layers_per_block"]  # type: ignore[index]
+    layers = unet.config["layers_per_block"]
     wanted = {f"unet.{n}.weight": w for n, w in merged(unet, strength).items()}
     wanted |= {f"text.{n}.weight": w for n, w in merged(text, strength).items()}
     whole = {n.removeprefix("unet."): wanted.get(n, p) for n, p in plain.items() if n.startswith("unet.")}
