@@ -80,7 +80,7 @@ def test_apply_lora_patches_the_denoiser_and_the_text_encoder_by_every_method(co
     family, strength = families.detect(BASE), 0.8
     text = family.load_encoders(BASE).text_models["text_encoder"].requires_grad_(False)
     unet: Any = family.load_denoiser(BASE, torch.float32)
-    plain = {f"unet.{n}": p.clone() for n, p in unet.named_parameters()}
+    plain: Tensors = {f"unet.{n}": p.clone() for n, p in unet.named_parameters()}
     plain |= {f"text.{n}": p.clone() for n, p in text.named_parameters()}
     settings = {"rank": 3, "alpha": 2.0, "seed": 0, "method": method}
     adapters.inject(unet, lambda n, m: family.is_target(n, m, "conv"), ranks={"attn2": 2}, **settings)
@@ -97,9 +97,9 @@ def test_apply_lora_patches_the_denoiser_and_the_text_encoder_by_every_method(co
     wires = {"model": ["apply", 0], "clip": ["apply", 1]}
     seen = comfy.probe("weights", {**demo_loader(), "apply": apply}, wires, keys=[])
     layers = unet.config["layers_per_block"]
-    wanted = {f"unet.{n}.weight": w for n, w in merged(unet, strength).items()}
+    wanted: Tensors = {f"unet.{n}.weight": w for n, w in merged(unet, strength).items()}
     wanted |= {f"text.{n}.weight": w for n, w in merged(text, strength).items()}
-    whole = {n.removeprefix("unet."): wanted.get(n, p) for n, p in plain.items() if n.startswith("unet.")}
+    whole: Tensors = {n.removeprefix("unet."): wanted.get(n, p) for n, p in plain.items() if n.startswith("unet.")}
     places = {n.removeprefix("model."): w for n, w in ldm.unet_state(whole, layers).items()}
     for n, w in wanted.items():
         if n.startswith("text."):
