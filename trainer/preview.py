@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from . import adapters, export, families
+from .trained import UNET, Trained
 
 
 def draw(
@@ -45,30 +46,39 @@ def draw(
         LoraFileError: the LoRA does not fit the base.
     """
     family = families.detect(base)
-    model = family.load_denoiser(base, torch.float32)
-    if lora is not None:
-        put(model, lora, family)
-    model.to(device)
+    prediction, terminal = families.prediction(base)
     encoders = family.load_encoders(base)
-    empty, *conditionings = encoders.encode_text(["", *prompts])
-    total, pictures = len(prompts) * len(strengths), []
-    with torch.no_grad():
-        for index, conditioning in enumerate(conditionings):
-            for strength in strengths:
-                progress(len(pictures), total)
-                with adapters.strength(model, strength):
-                    latents = family.sample(
-                        model,
-                        {name: tensor.to(device) for name, tensor in conditioning.items()},
-                        {name: tensor.to(device) for name, tensor in empty.items()},
-                        width=width,
-                        height=height,
-                        steps=steps,
-                        guidance=guidance,
-                        seed=seed + index,
-                    )
-                pictures.append(encoders.decode_latents(latents.float().cpu())[0])
-    return torch.stack(pictures).unflatten(0, (len(prompts), len(strengths)))
+    parts = {UNET: family.load_denoiser(base, torch.float32), **encoders.text_models}
+    if lora is not None:
+        put(parts[UNET], lora, family, encoders.text_models)
+    whole = Trained(family, parts, encoders)
+    parts[UNET].to(device)
+
+    def moved(conditioning: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(device) for name, tensor in conditioning.items()}
+
+    total, columns = len(prompts) * len(strengths), []
+    for strength in strengths:
+        column = []
+        with torch.no_grad(), whole.strength(strength):
+            empty, *conditionings = encoders.encode_text(["", *prompts])
+            for index, conditioning in enumerate(conditionings):
+                progress(len(columns) * len(prompts) + index, total)
+                latents = family.sample(
+                    parts[UNET],
+                    moved(conditioning),
+                    moved(empty),
+                    width=width,
+                    height=height,
+                    steps=steps,
+                    guidance=guidance,
+                    seed=seed + index,
+                    prediction=prediction,
+                    zero_terminal_snr=terminal,
+                )
+                column.append(encoders.decode_latents(latents.float().cpu())[0])
+        columns.append(torch.stack(column))
+    return torch.stack(columns, 1)
 
 
 def put(
@@ -84,4 +94,4 @@ def put(
         LoraFileError: a layer of it is not of these models, or has another shape.
     """
     tensors, _ = export.read(lora)
-    adapters.from_file({"unet": model, **(text_models or {})}, tensors, family.export_key, str(lora))
+    adapters.from_file({UNET: model, **(text_models or {})}, tensors, family.export_key, str(lora))

@@ -46,8 +46,8 @@ def test_a_family_trains_resumes_samples_and_its_file_fits(
     broken, unbroken = (checkpoint.load(c.output_dir, 6).adapter for c in (config, whole))
     assert all(torch.equal(tensor, unbroken[key]) for key, tensor in broken.items())
 
-    drawn = [event for event in seen if isinstance(event, Sample)]
-    assert [event.prompt for event in drawn] == ["a house", "b"]
+    samples = [event for event in seen if isinstance(event, Sample)]
+    assert [event.prompt for event in samples] == ["a house", "b"]
     assert len({event.loss for event in seen if isinstance(event, Validation)}) > 1
     path = config.output_dir / end.path
     with safe_open(path, framework="pt") as file:
@@ -58,6 +58,11 @@ def test_a_family_trains_resumes_samples_and_its_file_fits(
     family = families.get(name)
     models = dict(family.load_encoders(base).text_models) if text else None
     preview.put(family.load_denoiser(base, torch.float32), path, family, models)
+    drawn = preview.draw(base, path, ["a house", "b"], [0.0, 1.0], width=64, height=128, steps=2)
+    alone = preview.draw(base, None, ["a house", "b"], [1.0], width=64, height=128, steps=2)
+    assert drawn.shape == (2, 2, 3, 128, 64)
+    assert torch.equal(drawn[:, 0], alone[:, 0])
+    assert not torch.equal(drawn[:, 1], alone[:, 0])
 
 
 @pytest.mark.parametrize("name", NAMES)

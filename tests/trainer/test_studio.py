@@ -34,8 +34,8 @@ class Task:
         self.checked = 0
 
     def sample(self, model: nn.Module, index: int) -> torch.Tensor:
-        layer = next(module for _, module in adapters._lora_layers(model))
-        self.strengths.append(layer.scaling["default"])
+        layer = next(adapters.layers(model))
+        self.strengths.append(layer.layer.scaling["default"])
         return self.latents + index
 
     def validate(self, model: nn.Module) -> tuple[str, dict[str, float]]:
@@ -119,7 +119,7 @@ def test_nothing_is_dropped_out_of_what_is_shown_and_saved(room: Room) -> None:
 def test_samples_are_drawn_at_the_config_s_strength_and_written(room: Room) -> None:
     room.studio(lambda latents: torch.rand(1, 3, 16, 8)).sample(Position(step=40))
     assert room.task.strengths == [0.5, 0.5]
-    assert [layer.scaling["default"] for _, layer in adapters._lora_layers(room.model)] == [1.0]
+    assert [layer.layer.scaling["default"] for layer in adapters.layers(room.model)] == [1.0]
     told = [e for e in room.seen if isinstance(e, Sample)]
     assert told == [
         Sample(40, 0, "a house", "samples/step-000040-0.safetensors", "samples/step-000040-0.png"),

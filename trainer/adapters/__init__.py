@@ -3,13 +3,11 @@
 from .files import exported, from_file, start_from
 from .inject import METHODS, REFUSED, inject
 from .layers import Adapted, disabled, layers, load, parameters, strength
-from .layers import peft_layers as _lora_layers
 
 __all__ = [
     "METHODS",
     "REFUSED",
     "Adapted",
-    "_lora_layers",
     "disabled",
     "exported",
     "from_file",
