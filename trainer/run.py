@@ -25,7 +25,7 @@ from .control import Requests
 from .dataset import scan
 from .dataset.sampler import windows_per_epoch
 from .device import DTYPES, accelerate, precision, resolve
-from .errors import CacheError, DarkroomError, RunFolderError, UserError
+from .errors import CacheError, ConfigError, DarkroomError, RunFolderError, UserError
 from .events import (
     Event,
     Journal,
@@ -207,6 +207,8 @@ def _train(
     for model in trained.parts.values():
         model.train()
     accelerator = accelerate(device, mixed)
+    if accelerator.num_processes > 1:
+        raise ConfigError(["several processes are not in this version: start it as one, without accelerate launch"])
     trained.to(accelerator.device)
     named = trained.parameters()
     of_text = [p for name, p in named.items() if ":" in name]
@@ -248,6 +250,7 @@ def _train(
 
             for model in trained.parts.values():
                 stack.enter_context(disable_input_dtype_casting(model))
+        emit(Phase("trying a step"))
         emit(_started(job, run, trained, mixed))
         if not train(run, studio, requests, emit):
             return RunStopped(position.step, "as asked")

@@ -35,17 +35,18 @@ def bases() -> Path:
 
 
 def input_folders() -> list[str]:
-    """Folders below ComfyUI's input with images in them, relative, with forward slashes."""
+    """Folders below ComfyUI's input with images in them or below them, relative, with forward slashes."""
     root = Path(folder_paths.get_input_directory())
-    found: list[str] = []
+    found: dict[str, None] = {}
     for folder, below, files in os.walk(root):
         relative = Path(folder).relative_to(root)
         below[:] = sorted(name for name in below if not name.startswith((".", "_")))
         if len(relative.parts) >= DEEPEST or len(found) >= MOST_FOLDERS:
             below.clear()
         if relative.parts and any(_is_image(name) for name in files):
-            found.append(relative.as_posix())
-    return found
+            above = [parent for parent in reversed(relative.parents) if parent.parts]
+            found |= dict.fromkeys(path.as_posix() for path in (*above, relative))
+    return list(found)
 
 
 def dataset_folder(text: str) -> Path:
