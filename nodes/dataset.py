@@ -28,7 +28,8 @@ class LoadDataset(io.ComfyNode):
             display_name="Load Dataset",
             category=CATEGORY,
             description="A folder of images to train on, with their captions: a .txt or .caption file beside each "
-            "image, or one metadata.csv (filename,prompt). The folder is never changed.",
+            "image, or one metadata.csv (filename,prompt) or metadata.jsonl. Subfolders are read too; one named "
+            "10_name is seen ten times. The folder is never changed.",
             search_aliases=[
                 "training images", "image folder", "train", "finetune", "captions",
                 "\u6570\u636e\u96c6", "\u8bad\u7ec3\u96c6", "\u8bad\u7ec3",

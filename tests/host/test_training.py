@@ -56,7 +56,7 @@ def test_one_queueing_trains_saves_and_draws(comfy: ComfyServer, first: dict[str
     assert torch.equal(drawn["base"], drawn["zero"]), "strength 0 must be the base, bit for bit"
     assert not torch.equal(drawn["base"], drawn["lower"])
     assert not torch.equal(drawn["lower"], drawn["usual"])
-    assert len(first["train"]["images"]) == 2
+    assert len(first["train"]["images"]) == 3  # three captions: without a trigger word there is no fourth prompt
     assert saved.is_file()
     assert "12 images (12 at 128x128), 12 with captions" in first["data"]["text"][0]
 
@@ -66,7 +66,7 @@ def test_the_run_is_whole_and_private(comfy: ComfyServer, first: dict[str, Any])
     told = events.read(run / "events.jsonl")[0]
     assert isinstance(told[-1], RunFinished)
     assert told[-1].step == 12
-    assert [event.step for event in told if isinstance(event, Checkpoint)] == [12]
+    assert [event.step for event in told if isinstance(event, Checkpoint)] == [2, 4, 6, 8, 10, 12]  # at least five
     for name in ("job.yaml", "dataset.jsonl", "result.json", "log.txt"):
         assert (run / name).is_file()
     for route in (f"/userdata/..%2F__lora_darkroom%2Fruns%2F{run.name}%2Fjob.yaml", f"/view?filename={run.name}"):
