@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
+from typing import TypeVar
 
 import torch
 
@@ -11,6 +13,8 @@ from .config import TrainConfig
 from .errors import ConfigError
 from .files import ContentHashes
 from .job import Base
+
+T = TypeVar("T")
 
 
 def base(config: TrainConfig, hashes: ContentHashes) -> Base:
@@ -38,10 +42,29 @@ def base(config: TrainConfig, hashes: ContentHashes) -> Base:
 
 
 class OwnEncoder:
-    """The family's own encoders as a ``prepare.Encoder``, loaded when first needed."""
+    """The family's own encoders as a ``prepare.Encoder``, loaded when first needed.
 
-    def __init__(self, family: families.Family, base: Base, clip_skip: int | None) -> None:
+    The text encoders and the VAE are on the device one after the other, never together. Where one does not fit, it
+    works on the CPU.
+
+    Args:
+        family: of the base model.
+        base: the base model.
+        clip_skip: which layer of the text encoders counts; None: the family's.
+        device: encodes.
+        say: takes what the user should know.
+    """
+
+    def __init__(
+        self,
+        family: families.Family,
+        base: Base,
+        clip_skip: int | None = None,
+        device: torch.device | str = "cpu",
+        say: Callable[[str], None] = lambda message: None,
+    ) -> None:
         self._family, self._base, self._clip_skip = family, base, clip_skip
+        self._device, self._say = torch.device(device), say
         self._encoders: families.Encoders | None = None
         self.latents_fingerprint = f"{base.family}-vae-1:{base.content}"
         # Versions 4 and 5 of the tokenizer part Chinese differently.
@@ -51,20 +74,42 @@ class OwnEncoder:
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """[1, 3, H, W] in 0..1 -> [1, C, H/8, W/8], unscaled."""
-        with torch.no_grad():
-            return self._load().encode_images(pixels)
+        return self._on_device(lambda encoders: encoders.encode_images(pixels), "vae")
 
     def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
         """The conditioning of one caption."""
-        with torch.no_grad():
-            return self._load().encode_text([caption])[0]
+        return self._on_device(lambda encoders: encoders.encode_text([caption])[0], "text")
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """[1, C, h, w] unscaled -> [1, 3, H, W] in 0..1."""
-        with torch.no_grad():
-            return self._load().decode_latents(latents)
+        """[1, C, h, w] unscaled -> [1, 3, H, W] in 0..1; on the CPU, for the device is busy with the training."""
+        return self._load().decode_latents(latents)
+
+    def encoded(self) -> None:
+        """Everything is encoded: the device is given back, and so is the text encoders' memory."""
+        if self._encoders is not None:
+            self._encoders.drop_text()
+            self._encoders.to("cpu")
+            _empty(self._device)
+
+    def _on_device(self, encode: Callable[[families.Encoders], T], part: str) -> T:
+        encoders = self._load()
+        other = {"vae": part != "vae", "text": part != "text"}
+        try:
+            encoders.to("cpu", **other).to(self._device, vae=part == "vae", text=part == "text")
+            return encode(encoders)
+        except torch.OutOfMemoryError:
+            self._say(f"encoding does not fit on {self._device}: the CPU does it, which takes longer")
+            encoders.to("cpu")
+            _empty(self._device)
+            self._device = torch.device("cpu")
+            return encode(encoders)
 
     def _load(self) -> families.Encoders:
         if self._encoders is None:
             self._encoders = self._family.load_encoders(self._base.file, clip_skip=self._clip_skip)
         return self._encoders
+
+
+def _empty(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

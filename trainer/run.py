@@ -89,10 +89,12 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
         noted += [Warned(f"{problem.path}: {problem.message}") for problem in regularisation.problems]
     for event in noted:
         emit(event)
-    resolve(config)
+    device = resolve(config)
     hashes = ContentHashes(cache.folder / "hashes.json")
     base = own.base(config, hashes)
-    encoder = own.OwnEncoder(families.get(base.family), base, config.clip_skip)
+    encoder = own.OwnEncoder(
+        families.get(base.family), base, config.clip_skip, device, lambda message: emit(Warned(message))
+    )
     init = hashes(config.init_lora) if config.init_lora is not None else ""
     job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)
     folder = config.output_dir
@@ -106,6 +108,7 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
             event = RunStopped(0, "before the first step")
             emit(event)
             return event
+        encoder.encoded()
         job.save(folder)
         return _execute(job, folder, sinks, stop, encoder.decode, noted)
 

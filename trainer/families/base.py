@@ -88,8 +88,12 @@ class Encoders(Protocol):
         """``encode_text`` of what ``tokenize`` gave, on the models' device and differentiable."""
         ...
 
-    def to(self, device: torch.device | str) -> Encoders:
-        """Moves all of them to a device, in place."""
+    def to(self, device: torch.device | str, *, vae: bool = True, text: bool = True) -> Encoders:
+        """Moves them to a device, in place: all, or the VAE or the text encoders alone."""
+        ...
+
+    def drop_text(self) -> None:
+        """Lets go of the text encoders: captions can no longer be encoded."""
         ...
 
 

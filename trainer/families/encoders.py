@@ -59,12 +59,17 @@ class StableDiffusionEncoders:
         each = [text.conditioning([entry[name] for entry in tokens]) for name, text in self.texts.items()]
         return [_joined(parts) for parts in zip(*each, strict=True)]
 
-    def to(self, device: torch.device | str) -> StableDiffusionEncoders:
-        """Moves all of them to a device, in place."""
-        self.vae.to(device)
-        for model in self.text_models.values():
+    def to(self, device: torch.device | str, *, vae: bool = True, text: bool = True) -> StableDiffusionEncoders:
+        """Moves them to a device, in place: all, or the VAE or the text encoders alone."""
+        if vae:
+            self.vae.to(device)
+        for model in self.text_models.values() if text else ():
             model.to(device)
         return self
+
+    def drop_text(self) -> None:
+        """Lets go of the text encoders: captions can no longer be encoded."""
+        self.texts, self.text_models = {}, {}
 
     @property
     def _device(self) -> torch.device:

@@ -1,0 +1,100 @@
+"""The base model's own encoders: on the device one after the other, and off it when all is encoded."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import families
+from trainer.job import Base
+from trainer.own import OwnEncoder
+
+FAMILY = families.get("sd15")
+
+
+@pytest.fixture
+def base(tiny_base: Path) -> Base:
+    return Base(tiny_base, "sd15", "c0ffee")
+
+
+def test_it_encodes_as_the_family_does(base: Base) -> None:
+    mine, theirs = OwnEncoder(FAMILY, base), FAMILY.load_encoders(base.file)
+    pixels = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(mine.encode_image(pixels), theirs.encode_images(pixels))
+    assert torch.equal(mine.encode_text("a house")["hidden"], theirs.encode_text(["a house"])[0]["hidden"])
+
+
+def test_the_text_encoders_memory_is_given_back_and_pictures_can_still_be_decoded(base: Base) -> None:
+    encoder = OwnEncoder(FAMILY, base)
+    encoder.encode_text("a house")
+    held = weakref.ref(next(iter(encoder._load().text_models.values())))
+    assert held() is not None
+    encoder.encoded()
+    gc.collect()
+    assert held() is None
+    assert encoder.decode(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 64, 64)
+
+
+def test_with_a_warm_cache_nothing_is_loaded_before_the_first_sample(base: Base) -> None:
+    encoder = OwnEncoder(FAMILY, base)
+    encoder.encoded()
+    assert encoder._encoders is None
+    assert encoder.decode(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 64, 64)
+
+
+class Watched:
+    """Encoders that note where they are moved, and do not fit on the device."""
+
+    def __init__(self, fits: bool) -> None:
+        self.fits, self.vae, self.text, self.seen = fits, "cpu", "cpu", []
+
+    def to(self, device: Any, *, vae: bool = True, text: bool = True) -> Watched:
+        self.vae = str(device) if vae else self.vae
+        self.text = str(device) if text else self.text
+        return self
+
+    def _encode(self) -> str:
+        self.seen.append((self.vae, self.text))
+        if "cuda" in (self.vae, self.text) and not self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "encoded"
+
+    def encode_images(self, pixels: Any) -> str:
+        return self._encode()
+
+    def encode_text(self, captions: Any) -> list[str]:
+        return [self._encode()]
+
+    def drop_text(self) -> None:
+        self.text = "gone"
+
+
+def watched(base: Base, monkeypatch: pytest.MonkeyPatch, *, fits: bool) -> tuple[OwnEncoder, Watched, list[str]]:
+    said: list[str] = []
+    encoders = Watched(fits)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    encoder = OwnEncoder(FAMILY, base, None, "cuda", said.append)
+    encoder._encoders = encoders  # type: ignore[assignment]
+    return encoder, encoders, said
+
+
+def test_text_encoders_and_vae_are_never_on_the_device_together(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, encoders, said = watched(base, monkeypatch, fits=True)
+    encoder.encode_text("a")
+    encoder.encode_image(torch.zeros(1, 3, 64, 64))
+    assert encoders.seen == [("cpu", "cuda"), ("cuda", "cpu")]
+    encoder.encoded()
+    assert (encoders.vae, said) == ("cpu", [])
+
+
+def test_what_does_not_fit_is_done_on_the_cpu_and_said(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, encoders, said = watched(base, monkeypatch, fits=False)
+    assert encoder.encode_text("a") == "encoded"
+    assert encoder.encode_text("b") == "encoded"
+    assert encoders.seen == [("cpu", "cuda"), ("cpu", "cpu"), ("cpu", "cpu")]
+    assert said == ["encoding does not fit on cuda: the CPU does it, which takes longer"]
