@@ -51,6 +51,8 @@ class Report:
     def __str__(self) -> str:
         what = "1 caption" if len(self.written) == 1 else f"{len(self.written)} captions"
         lines = [f"{what} written to {self.output}, {len(self.kept)} left as they were"]
+        if not self.written and not self.output.exists():
+            lines = [f"no caption written, {len(self.kept)} left as they were; {self.output} was not made"]
         lines += [f"- kept the former file as {path.name}" for path in self.backups[:3]]
         if len(self.backups) > 3:
             lines.append(f"- and {len(self.backups) - 3} more of them")

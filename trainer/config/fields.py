@@ -167,7 +167,7 @@ class TrainConfig(BaseModel):
     prior_preservation: float = _field(
         0.0,
         "Weight of a second loss, without any images: on class_prompt the model shall predict what it did before. "
-        "A third slower. 0: none.",
+        "Takes two and a half times as long. 0: none.",
         ge=0,
         le=10,
     )

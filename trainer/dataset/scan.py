@@ -17,7 +17,7 @@ from ..errors import DatasetError
 from .buckets import bucket_for, check_resolution, cover
 from .captions import Captions, with_trigger
 from .facts import facts
-from .files import Listing, list_folder
+from .files import METADATA_NAME, Listing, list_folder
 from .items import Dataset, ImageItem, Problem
 from .pixels import Unusable
 from .remembered import content_hash
@@ -49,7 +49,8 @@ def scan(
 
     Args:
         folder: the images lie in it or in folders below (see ``files``).
-        metadata_path: a table of captions, ``.csv`` or ``.jsonl``; by default those that lie in the folders.
+        metadata_path: a table of captions, ``.csv`` or ``.jsonl``; by default those that lie in the folders. The
+            dataset's own ``metadata.csv`` may be named without being there.
         resolution: side of a square bucket in pixels; a multiple of 64.
         trigger_word: put in front of every caption that does not hold it already.
         repeats: how often each image is seen in an epoch; multiplied by that of its folder (``10_name``).
@@ -66,7 +67,7 @@ def scan(
     if mask not in MASKS:
         raise DatasetError(f"mask: expected one of {', '.join(MASKS)}, got {mask!r}")
     listing = list_folder(folder)
-    captions = Captions(listing, _absolute(metadata_path))
+    captions = Captions(listing, _table(listing.root, metadata_path))
     alone = (with_trigger("", trigger_word),)
     total = len(listing)
     items: list[ImageItem] = []
@@ -133,7 +134,7 @@ def fingerprint(folder: str | Path, metadata_path: str | Path | None = None, *, 
         DatasetError: the folder cannot be read or holds no image.
     """
     listing = list_folder(folder)
-    table = _absolute(metadata_path)
+    table = _table(listing.root, metadata_path)
     digest = hashlib.sha256()
     for place in listing.folders:
         for name in place.images:
@@ -156,8 +157,10 @@ def _add(digest: hashlib._Hash, name: str, path: Path) -> None:
     digest.update(os.fsencode(name) + b"\0" + content.encode() + b"\0")
 
 
-def _absolute(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(os.path.abspath(Path(path).expanduser()))
+def _table(root: Path, path: str | Path | None) -> Path | None:
+    """The named table. The dataset's own need not be there: the captions may all lie beside the images."""
+    table = None if path is None else Path(os.path.abspath(Path(path).expanduser()))
+    return None if table == root / METADATA_NAME and not table.exists() else table
 
 
 def _with_triggers(texts: tuple[str, ...], trigger_word: str) -> tuple[str, ...]:

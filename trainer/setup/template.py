@@ -78,7 +78,7 @@ SECTIONS: dict[str, dict[str, Comments]] = {
             "mask_outside": "0 to 1: weight of the loss outside of a mask",
             "reg_data_dir": "folder with ordinary images of the class, against forgetting it; empty: none",
             "prior_weight": "weight of the loss on these",
-            "prior_preservation": "0 to 10: the same aim without images, by class_prompt; a third slower; 0: off",
+            "prior_preservation": "0 to 10: the same aim without images, by class_prompt; 2.5 times the time; 0: off",
             "class_prompt": "what the images show, without the trigger word, such as: a woman",
             "validation_images": "images held out to measure overfitting; 0: measured on a few training images",
             "cache_dir": "folder for encoded images and captions, shared by all runs; empty: your user cache",

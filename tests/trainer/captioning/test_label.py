@@ -469,3 +469,14 @@ def test_any_table_keeps_its_bytes_in_front_of_a_new_row(
         table = write(folder / "metadata.csv", before)
         label(folder)
         assert read(table) == f"{before}{'' if ends else newline}new one.png{delimiter}new one{newline}"
+
+
+def test_where_nothing_is_missing_no_table_is_made_and_it_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "p\u00fcr \u56fe"
+    folder.mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "a.png")
+    (folder / "a.txt").write_text("a house", encoding="utf-8")
+    report = label(folder)
+    table = folder / "metadata.csv"
+    assert not table.exists()
+    assert str(report) == f"no caption written, 1 left as they were; {table} was not made"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.dataset import Dataset, scan
+from trainer.dataset import Dataset, fingerprint, scan
 from trainer.dataset.captions import Captions, contains_word, tidy, with_trigger
 from trainer.dataset.files import Folder, Listing
 from trainer.errors import DatasetError
@@ -307,6 +307,13 @@ def test_a_named_table_that_is_not_there(two: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         scan(two, metadata_path=two, resolution=64)
     assert caught.value.message == f"{two}: is a folder, expected a CSV file"
+
+
+def test_the_dataset_s_own_table_may_be_named_without_being_there(two: Path) -> None:
+    """The guide's config names it; whose captions all lie beside the images has none."""
+    own = two / "metadata.csv"
+    assert scan(two, metadata_path=own, resolution=64).items == scan(two, resolution=64).items
+    assert fingerprint(two, own) == fingerprint(two)
 
 
 @pytest.mark.parametrize(
