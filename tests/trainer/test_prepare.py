@@ -216,11 +216,18 @@ def test_alternatives_take_turns_and_each_is_there(encoder: CountingEncoder) -> 
     kinds = [sum(kind(caption) for caption in item.captions) for kind in (
         lambda c: set(c) == set("abcde, "), lambda c: c == captions[1], lambda c: set(c) == set("1234, "),
     )]  # fmt: skip
-    assert kinds[1] == 1
-    assert min(kinds) >= 1
-    assert len(item.captions) == sum(kinds) >= 5
+    assert kinds == [2, 2, 2]
     plain = planned([replace(image("a"), captions=captions)], encoder).items[0]
     assert plain.captions == captions
+
+
+@pytest.mark.parametrize("count", [2, 4, 8, 11])
+def test_alternatives_keep_equal_shares_when_some_are_shuffled(encoder: CountingEncoder, count: int) -> None:
+    captions = (TAGS, *(f"A sentence, number {number}." for number in range(count - 1)))
+    (item,) = planned([replace(image("a"), captions=captions)], encoder, caption_shuffle=True).items
+    shown = [item.captions.count(caption) for caption in captions[1:]]
+    assert {*shown, len(item.captions) - sum(shown)} == {max(1, 8 // count)}
+    assert len(item.conditioning) == len(item.captions)
 
 
 # --- mirrored pictures, masks

@@ -31,13 +31,18 @@ def shuffled(captions: Sequence[str], *, trigger_word: str, keep: int, seed: int
         sample: names the image's draws.
 
     Returns:
-        At most ``K`` different captions, the alternatives taking turns.
+        At most ``K`` captions (or the alternatives, if there are more), of each alternative as many: one that has no
+        other order is there again and again. Of one alternative alone each order is there once.
     """
-    found: dict[str, None] = {}
-    for number in range(max(K, len(captions))):
-        caption = captions[number % len(captions)]
-        found[_shuffle(caption, trigger_word, keep, seed, sample, number) if is_tags(caption) else caption] = None
-    return tuple(found)[: max(K, len(captions))]
+    tags = [is_tags(caption) for caption in captions]
+    if not any(tags):
+        return tuple(captions)
+    found: list[str] = []
+    for number in range(max(1, K // len(captions)) * len(captions)):
+        place = number % len(captions)
+        caption = captions[place]
+        found.append(_shuffle(caption, trigger_word, keep, seed, sample, number) if tags[place] else caption)
+    return tuple(found if len(captions) > 1 else dict.fromkeys(found))
 
 
 def without(caption: str, trigger_word: str) -> str:
