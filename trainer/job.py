@@ -7,7 +7,7 @@ host both make a job with ``prepare.py`` and hand the folder to ``run.py``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from .errors import ConfigError, RunFolderError
 from .files import digest, write_text
 
 VERSION = 2
+REGULARISATION = "reg-"  # before the id: the same picture may be on both sides
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Item:
         flipped: key of the mirrored picture's latents; empty if it is never mirrored.
         weight: of its loss; other than 1 for regularisation images.
         held_out: validated on, never trained on.
+        mask: content id of the mask that lies beside the latents; empty if there is none.
     """
 
     id: str
@@ -70,6 +72,12 @@ class Item:
     flipped: str = ""
     weight: float = 1.0
     held_out: bool = False
+    mask: str = ""
+
+    @property
+    def regular(self) -> bool:
+        """Whether it is a regularisation image."""
+        return self.id.startswith(REGULARISATION)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,8 @@ class Job:
         origin: ``command line`` or ``host``.
         class_prompt: key of the class prompt; empty without prior preservation.
         init: hash of the LoRA file that training starts from; empty if it starts from nothing.
+        vae: fingerprint of what encoded the pictures.
+        text_encoder: fingerprint of what encoded the captions, with its settings.
     """
 
     config: TrainConfig
@@ -113,6 +123,8 @@ class Job:
     origin: str = "command line"
     class_prompt: str = ""
     init: str = ""
+    vae: str = ""
+    text_encoder: str = ""
 
     @property
     def name(self) -> str:
@@ -125,19 +137,24 @@ class Job:
         return tuple(item for item in self.items if not item.held_out)
 
     def identity(self) -> dict[str, Any]:
-        """What shapes the trajectory, part by part. Two jobs with equal identities are the same run."""
+        """What shapes the trajectory, part by part. Two jobs with equal identities are the same run.
+
+        Of an image counts what it is, not what it is called or which comes first; of its latents and conditioning what
+        they are made from.
+        """
+        own = [item for item in self.train_items if not item.regular]
         return {
             "base": self.base.content,
             "family": self.base.family,
             "prediction": self.base.prediction + (", zero terminal SNR" if self.base.zero_terminal_snr else ""),
             "init": self.init,
-            "dataset": digest(
-                [(i.id, i.captions, i.size, i.bucket, i.repeats, i.weight) for i in self.items if not i.held_out]
-            ),
-            "latents": digest([(i.latents, i.flipped) for i in self.items]),
-            "conditioning": digest([i.conditioning for i in self.items], self.empty, self.class_prompt),
-            "held_out": digest([i.id for i in self.items if i.held_out]),
-            "config": self.config.identity(),
+            "vae": self.vae,
+            "text_encoder": self.text_encoder,
+            "dataset": _digest(own),
+            "masks": digest(sorted((item.id, item.mask) for item in own if item.mask)),
+            "regularisation": _digest(item for item in self.train_items if item.regular),
+            "held_out": digest(sorted((item.id, item.mask, item.captions) for item in self.items if item.held_out)),
+            "config": self.config.identity(self.base.prediction),
         }
 
     @property
@@ -180,6 +197,8 @@ class Job:
             "empty": self.empty,
             "class_prompt": self.class_prompt,
             "init": self.init,
+            "vae": self.vae,
+            "text_encoder": self.text_encoder,
             "prompts": [asdict(prompt) for prompt in self.prompts],
             "identity": self.identity(),
             "config": self.config.to_plain(),
@@ -219,6 +238,8 @@ def load(folder: Path) -> Job:
             origin=data["origin"],
             class_prompt=data["class_prompt"],
             init=data["init"],
+            vae=data["vae"],
+            text_encoder=data["text_encoder"],
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         said = "; ".join(error.problems) if isinstance(error, ConfigError) else repr(error)
@@ -236,9 +257,10 @@ def differences(old: Job, new: Job) -> list[str]:
         if before[part] == after[part]:
             continue
         if part == "config":
+            # A field that is on one side only follows from another one, which is told.
             for field, value in after[part].items():
-                if before[part].get(field) != value:
-                    lines.append(f"{field}: {before[part].get(field)!r} there, {value!r} now")
+                if field in before[part] and before[part][field] != value:
+                    lines.append(f"{field}: {before[part][field]!r} there, {value!r} now")
         else:
             lines.append(_PARTS.get(part, part))
     return lines
@@ -250,10 +272,17 @@ _PARTS = {
     "prediction": "base_model: another prediction type, or noise schedule",
     "init": "init_lora: another file, or other content",
     "dataset": "train_data_dir: other images or captions",
-    "latents": "the VAE: it encodes other latents",
-    "conditioning": "the text encoder: it gives other conditioning",
+    "masks": "train_data_dir: other masks",
+    "regularisation": "reg_data_dir: other images or captions",
+    "vae": "the VAE: it encodes other latents",
+    "text_encoder": "the text encoder: it gives other conditioning",
     "held_out": "the images held out for validation",
 }
+
+
+def _digest(items: Iterable[Item]) -> str:
+    """Of what shapes the trajectory in images; an item's weight, mirroring and keys follow from the rest."""
+    return digest(sorted((i.id, i.captions, i.size, i.bucket, i.repeats) for i in items))
 
 
 def _item(data: dict[str, Any]) -> Item:

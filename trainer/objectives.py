@@ -10,8 +10,6 @@ from . import draws
 from .config import TrainConfig
 
 Prediction = Literal["epsilon", "v_prediction"]
-GAMMA_V = 5.0
-"""min-SNR's gamma for v-prediction, where none is given: the paper's."""
 
 
 class Objective:
@@ -30,8 +28,7 @@ class Objective:
         self._alphas = alphas_cumprod.float()
         self._v = prediction == "v_prediction"
         self._config = config
-        default = GAMMA_V if self._v else 0.0
-        self._gamma = default if config.min_snr_gamma is None else config.min_snr_gamma
+        self._gamma = config.gamma(prediction)
 
     @property
     def steps(self) -> int:

@@ -21,10 +21,9 @@ from .dataset import Dataset, ImageItem, load_mask, load_pixels
 from .dataset.variants import shuffled, without
 from .errors import ConfigError, DatasetError
 from .events import Event, Phase
-from .job import Base, Item, Job, Prompt
+from .job import REGULARISATION, Base, Item, Job, Prompt
 
 CAPTIONS_SAMPLED = 3
-REGULARISATION = "reg-"  # before the id: the same picture may be on both sides
 
 
 class Encoder(Protocol):
@@ -104,6 +103,7 @@ def plan(
             latents=key(),
             conditioning=tuple(conditioning_key(text, caption) for caption in captions),
             flipped=key(flipped=True) if config.flip else "",
+            mask=image.mask_id,
             **changes,
         )
 
@@ -138,6 +138,8 @@ def plan(
         origin,
         conditioning_key(text, config.class_prompt) if config.prior_preservation else "",
         init,
+        vae,
+        text,
     )
 
 
@@ -249,7 +251,7 @@ def _prompts(config: TrainConfig, items: Sequence[Item]) -> list[SamplePrompt]:
         return []
     if config.sample_prompts:
         return list(config.sample_prompts)
-    own = [item for item in items if not item.held_out and not item.id.startswith(REGULARISATION)]
+    own = [item for item in items if not item.held_out and not item.regular]
     chosen = list(dict.fromkeys(item.captions[0] for item in own))[:CAPTIONS_SAMPLED]
     plain = config.class_prompt.strip() or without(chosen[0], config.trigger_word)
     return [SamplePrompt(prompt=prompt) for prompt in dict.fromkeys([*chosen, *[plain] * bool(plain)])]

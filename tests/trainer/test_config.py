@@ -457,8 +457,60 @@ def test_the_identity_is_what_shapes_the_trajectory() -> None:
         "epochs", "max_steps", "device", "log_interval", "save_steps", "validation_steps",
         "sample_every", "sample_prompts", "sample_inference_steps", "sample_guidance", "sample_strength",
     }  # fmt: skip
-    assert loads("").identity().keys() == {*IDENTITY, "effective batch (batch_size x gradient_accumulation_steps)"}
+    void = {"keep_tokens", "mask_outside", "prior_weight", "class_prompt", "lokr_factor", "lr_cycles", "lr_power",
+            "text_encoder_learning_rate", "huber_delta"}  # fmt: skip
+    batch = "effective batch (batch_size x gradient_accumulation_steps)"
+    assert loads("").identity().keys() == {*IDENTITY - void, batch}
     assert FIELDS.keys() == IDENTITY | others
+
+
+@pytest.mark.parametrize(
+    ("void", "counts"),
+    [
+        ({"keep_tokens": 2}, {"caption_shuffle": True}),
+        ({"mask_outside": 0.2}, {"mask": "files"}),
+        ({"prior_weight": 0.5}, {"reg_data_dir": "/x"}),
+        ({"class_prompt": "a woman"}, None),
+        ({"lokr_factor": 4}, {"lora_method": "lokr"}),
+        ({"lr_cycles": 3}, {"lr_scheduler": "cosine_with_restarts"}),
+        ({"lr_cycles": 3, "optimizer": "schedulefree"}, None),
+        ({"lr_power": 2.0}, {"lr_scheduler": "polynomial"}),
+        ({"huber_delta": 0.2}, {"loss_type": "huber"}),
+        ({"lr_scheduler": "linear", "optimizer": "schedulefree"}, None),
+    ],
+)
+def test_what_another_field_makes_void_is_no_part_of_the_identity(
+    void: dict[str, Any], counts: dict[str, Any] | None
+) -> None:
+    rest = {name: value for name, value in void.items() if name == "optimizer"}
+    assert parse(void).identity() == parse(rest).identity()
+    if counts is not None:
+        assert parse({**void, **counts}).identity() != parse(counts).identity()
+
+
+@pytest.mark.parametrize(
+    ("given", "prediction", "same"),
+    [
+        ({"lora_alpha": 8}, "epsilon", True),
+        ({"lora_alpha": 4}, "epsilon", False),
+        ({"lora_alpha": 16, "lora_rank": 16}, "epsilon", True),
+        ({"lora_alpha": 8, "lora_ranks": {"mid_block": 4}}, "epsilon", False),
+        ({"min_snr_gamma": 0}, "epsilon", True),
+        ({"min_snr_gamma": 0}, "v_prediction", False),
+        ({"min_snr_gamma": 5}, "v_prediction", True),
+        ({"min_snr_gamma": 5}, "epsilon", False),
+        ({"text_encoder_learning_rate": 1e-4, "train_text_encoder": True}, "epsilon", True),
+        ({"text_encoder_learning_rate": 2e-4, "train_text_encoder": True}, "epsilon", False),
+        (
+            {"text_encoder_learning_rate": 1.0, "learning_rate": 1.0, "train_text_encoder": True,
+             "optimizer": "prodigy"}, "epsilon", True,
+        ),
+    ],
+)  # fmt: skip
+def test_what_an_empty_field_means_is_the_same_as_saying_it(given: dict[str, Any], prediction: str, same: bool) -> None:
+    said = {"lora_alpha", "min_snr_gamma", "text_encoder_learning_rate"}
+    empty = {name: value for name, value in given.items() if name not in said}
+    assert (parse(given).identity(prediction) == parse(empty).identity(prediction)) == same
 
 
 @pytest.mark.parametrize(

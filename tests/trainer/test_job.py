@@ -43,6 +43,8 @@ def make(**config: Any) -> Job:
         (Prompt("a house", conditioning_key("clip", "a house"), "", conditioning_key("clip", "")),),
         conditioning_key("clip", ""),
         Path("/c\u00e4che"),
+        vae="vae",
+        text_encoder="clip",
     )
 
 
@@ -154,16 +156,13 @@ def on_config(**changes: Any) -> Change:
     return lambda job: replace(job, config=job.config.but(**changes))
 
 
-def other_clip(job: Job) -> Job:
-    items = tuple(replace(i, conditioning=tuple(conditioning_key("c2", c) for c in i.captions)) for i in job.items)
-    return replace(job, items=items, empty=conditioning_key("c2", ""))
-
-
-def other_vae(job: Job) -> Job:
-    return replace(job, items=tuple(replace(i, latents=latents_key("v2", i.id, i.bucket)) for i in job.items))
+def with_regular(**changes: Any) -> Change:
+    """One more image, a regularisation image; with a weight that follows from the config."""
+    return lambda job: replace(job, items=(*job.items, item(9, **{"id": "reg-9", "weight": 0.5, **changes})))
 
 
 DATASET = "train_data_dir: other images or captions"
+REGULAR = "reg_data_dir: other images or captions"
 SHAPING: dict[str, tuple[Change, list[str]]] = {
     "base content": (on_base(content="decaf"), ["base_model: another file, or other content"]),
     "family": (on_base(family="sdxl"), ["base_model: another model family"]),
@@ -175,25 +174,26 @@ SHAPING: dict[str, tuple[Change, list[str]]] = {
         lambda job: replace(job, init="c0ffee"), ["init_lora: another file, or other content"],
     ),
     "size of an image": (on_item(0, size=(601, 500)), [DATASET]),
-    "weight of an image": (on_item(0, weight=0.5), [DATASET]),
-    "flipped": (on_item(0, flipped="f"), ["the VAE: it encodes other latents"]),
-    "class prompt": (
-        lambda job: replace(job, class_prompt="k"), ["the text encoder: it gives other conditioning"],
-    ),
+    "mask of an image": (on_item(0, mask="m"), ["train_data_dir: other masks"]),
+    "flipped": (on_config(flip=True), ["flip: False there, True now"]),
+    "a regularisation image": (with_regular(), [REGULAR]),
     "captions": (on_item(0, captions=("another", "\u6c34\u58a8")), [DATASET]),
     "bucket": (on_item(0, bucket=(448, 512)), [DATASET]),
     "repeats of an image": (on_item(0, repeats=2), [DATASET]),
     "image": (on_item(0, id="f" * 32), [DATASET]),
-    "an image less": (lambda job: replace(job, items=job.items[1:]), [
-        DATASET, "the VAE: it encodes other latents", "the text encoder: it gives other conditioning",
-    ]),
+    "an image less": (lambda job: replace(job, items=job.items[1:]), [DATASET]),
     "held-out split": (
         lambda job: on_item(1, held_out=True)(on_item(2, held_out=False)(job)),
         [DATASET, "the images held out for validation"],
     ),
-    "clip": (other_clip, ["the text encoder: it gives other conditioning"]),
-    "empty caption": (lambda job: replace(job, empty="e"), ["the text encoder: it gives other conditioning"]),
-    "vae": (other_vae, ["the VAE: it encodes other latents"]),
+    "caption of an image held out": (
+        on_item(2, captions=("another", "\u6c34\u58a8")), ["the images held out for validation"],
+    ),
+    "mask of an image held out": (on_item(2, mask="m"), ["the images held out for validation"]),
+    "clip": (
+        lambda job: replace(job, text_encoder="c2"), ["the text encoder: it gives other conditioning"],
+    ),
+    "vae": (lambda job: replace(job, vae="v2"), ["the VAE: it encodes other latents"]),
     "seed": (on_config(seed=7), ["seed: 42 there, 7 now"]),
     "rank": (on_config(lora_rank=4), ["lora_rank: 8 there, 4 now"]),
     "alpha": (on_config(lora_alpha=4), ["lora_alpha: None there, 4.0 now"]),
@@ -211,6 +211,12 @@ def test_what_shapes_the_trajectory_changes_the_identity_and_is_named(name: str)
     new = change(old)
     assert new.run_id != old.run_id
     assert sorted(differences(old, new)) == sorted(named)
+
+
+@pytest.mark.parametrize("caption", ["another", ""])
+def test_what_differs_in_regularisation_images_is_named(caption: str) -> None:
+    old, new = with_regular()(make()), with_regular(captions=(caption,))(make())
+    assert differences(old, new) == [REGULAR]
 
 
 # Another valid value for each field of the config; a new field fails here until it has one.
@@ -282,7 +288,12 @@ OTHER: dict[str, Any] = {
 }
 # What goes only with another field.
 WITH: dict[str, dict[str, Any]] = {
-    "prior_preservation": {"class_prompt": "a woman"}, "text_encoder_learning_rate": {"train_text_encoder": True},
+    "prior_preservation": {"class_prompt": "a man"}, "text_encoder_learning_rate": {"train_text_encoder": True},
+    "class_prompt": {"prior_preservation": 1.0, "class_prompt": "a man"}, "mask_outside": {"mask": "alpha"},
+    "keep_tokens": {"caption_shuffle": True}, "prior_weight": {"reg_data_dir": "/y"},
+    "reg_data_dir": {"reg_data_dir": "/y"},
+    "lokr_factor": {"lora_method": "lokr"}, "lr_cycles": {"lr_scheduler": "cosine_with_restarts"},
+    "lr_power": {"lr_scheduler": "polynomial"}, "huber_delta": {"loss_type": "huber"},
 }  # fmt: skip
 
 
@@ -305,8 +316,9 @@ def test_a_field_is_in_the_identity_or_not(name: str) -> None:
         lambda job: replace(job, cache_dir=Path("/elsewhere")),
         lambda job: replace(job, prompts=()),
         lambda job: replace(job, origin="host"),
+        lambda job: replace(job, items=job.items[::-1]),
     ],
-    ids=["base's path", "image's path", "cache", "prompts", "origin"],
+    ids=["base's path", "image's path", "cache", "prompts", "origin", "order of the images"],
 )
 def test_where_things_lie_and_how_they_are_shown_is_no_part_of_it(change: Change) -> None:
     assert change(make()).run_id == make().run_id
@@ -315,7 +327,7 @@ def test_where_things_lie_and_how_they_are_shown_is_no_part_of_it(change: Change
 
 def test_the_run_s_name_is_frozen() -> None:
     """It changes with every new field of the identity: then no older run is found again, and the changelog says so."""
-    assert make().run_id == "f2d6c61855ea"
+    assert make().run_id == "8588bf3dbdcf"
 
 
 def test_what_is_read_from_the_cache() -> None:

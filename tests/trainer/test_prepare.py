@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from trainer.config import TrainConfig, parse
 from trainer.dataset import Dataset, ImageItem
 from trainer.errors import CacheError, ConfigError, DatasetError
 from trainer.events import Event, Phase
-from trainer.job import Base, Job
+from trainer.job import Base, Job, differences
 from trainer.prepare import StoppedWhilePreparing, fill, plan
 
 BASE = Base(Path("/base.safetensors"), "sd15", "c0ffee")
@@ -92,6 +93,32 @@ def test_a_plan_encodes_nothing_and_says_what_will_be_read(encoder: CountingEnco
     assert job.items[0].captions == ("a picture of a",)
     assert job.origin == "command line"
     assert job.base == BASE
+
+
+def test_the_job_knows_what_the_latents_and_the_conditioning_are_made_from(encoder: CountingEncoder) -> None:
+    job = planned((replace(image("a"), mask="alpha", mask_id="m"),), encoder)
+    assert (job.vae, job.text_encoder, job.items[0].mask) == ("vae", "clip", "m")
+
+
+def test_other_names_and_another_order_are_the_same_run(encoder: CountingEncoder) -> None:
+    renamed = [replace(one, path=Path(f"/other/{9 - number}.png")) for number, one in enumerate(IMAGES)][::-1]
+    job, other = (planned(images, encoder, validation_images=1) for images in (IMAGES, renamed))
+    assert job.run_id == other.run_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"captions": ("another",)}, "train_data_dir: other images or captions"),
+        ({"mask": "alpha", "mask_id": "other"}, "train_data_dir: other masks"),
+        ({"id": "z"}, "train_data_dir: other images or captions"),
+    ],
+)
+def test_what_differs_of_an_image_is_said_and_nothing_else(
+    encoder: CountingEncoder, changes: dict[str, Any], said: str
+) -> None:
+    changed = (replace(IMAGES[0], **changes), *IMAGES[1:])
+    assert differences(planned(IMAGES, encoder), planned(changed, encoder)) == [said]
 
 
 def test_filling_encodes_each_thing_once_and_only_what_is_lacking(encoder: CountingEncoder, cache: Cache) -> None:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from .. import yaml_text
+from . import identity
 
 SECTIONS = ("model_config", "train_config", "data_config")
 
@@ -314,18 +315,31 @@ class TrainConfig(BaseModel):
         """Samples in one optimizer step (the effective batch)."""
         return self.batch_size * self.gradient_accumulation_steps
 
-    def identity(self) -> dict[str, Any]:
+    @property
+    def schedule(self) -> Schedule:
+        """``lr_scheduler``, or ``constant`` where the optimizer averages instead."""
+        return "constant" if self.optimizer == "schedulefree" else self.lr_scheduler
+
+    @property
+    def text_rate(self) -> float:
+        """``text_encoder_learning_rate``, or what counts where it is not given; Prodigy has one rate for all."""
+        if self.text_encoder_learning_rate is not None:
+            return self.text_encoder_learning_rate
+        return identity.EMPTY_MEANS["text_encoder_learning_rate"](self, "")
+
+    def gamma(self, prediction: str) -> float:
+        """``min_snr_gamma``, or what counts where it is not given, by what the base model predicts. 0: none."""
+        if self.min_snr_gamma is not None:
+            return self.min_snr_gamma
+        return identity.EMPTY_MEANS["min_snr_gamma"](self, prediction)
+
+    def identity(self, prediction: str = "epsilon") -> dict[str, Any]:
         """What shapes the trajectory, as plain values; part of the run's identity.
 
-        Of batch_size and accumulation only their product counts: a run goes on with half the batch in half the memory.
+        Args:
+            prediction: what the base model predicts.
         """
-        plain = self.to_plain()
-        fields = {
-            name: plain[name]
-            for name, info in type(self).model_fields.items()
-            if isinstance(info.json_schema_extra, dict) and info.json_schema_extra["identity"]
-        }
-        return {"effective batch (batch_size x gradient_accumulation_steps)": self.window, **fields}
+        return identity.of(self, prediction)
 
     def to_plain(self) -> dict[str, Any]:
         """Every field as a value that YAML and JSON know."""
