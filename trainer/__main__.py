@@ -40,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DarkroomError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        print(f"error: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return STOPPED
@@ -114,7 +119,12 @@ def _train(args: argparse.Namespace) -> int:
             return exit_code(run.work(args.job, [], stop))
         folder = args.resume.absolute()
         job = jobs.load(folder)
-        config = job.config.but(**changes, output_dir=folder.as_posix())
+        if "output_dir" in changes:
+            raise ConfigError(["output_dir: --resume names it already; leave it out"], "the command line")
+        changes["output_dir"] = folder.as_posix()
+        config = configs.parse(job.config.to_plain(), overrides=changes, source="the command line")
+        if args.epochs is not None and config.max_steps is not None and "max_steps" not in changes:
+            print(f"note: max_steps: {config.max_steps} may end the run before {args.epochs} epochs; set it too")
         if job.origin == "command line":
             return exit_code(run.start(config, [screen()], stop))
         # A run of ComfyUI's: its encoders are there, but its cache is here, and that is all that training reads.

@@ -49,24 +49,23 @@ def precision(config: TrainConfig, device: torch.device, former: str = "") -> tu
     Args:
         config: mixed_precision.
         device: to train on.
-        former: what the run was trained in so far; ``auto`` stays with it.
+        former: what the run was trained in so far; empty for a new one.
     """
     wanted = config.mixed_precision
-    if wanted == "auto":
-        if former in DTYPES:
-            return former, ""  # type: ignore[return-value]
+    if former in DTYPES and wanted in ("auto", "bf16"):
+        wanted = former  # a run stays with what it began in, where the device can do that
+    elif wanted == "auto":
         return fastest(device)
+    elif wanted == "bf16" and device.type == "cpu":
+        slower = _seconds(device, "bf16", SMALL) / _seconds(device, "no", SMALL)
+        if slower > HOPELESS:
+            why = f"mixed_precision: bf16 is {slower:.0f} times slower than fp32 on this CPU; training in fp32"
+            return "no", why
     if wanted == "fp16" and device.type == "cpu":
         return "no", "mixed_precision: fp16 cannot be trained on a CPU; training in fp32"
     if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp16", "mixed_precision: this card has no bf16; training in fp16"
-    if (
-        wanted == "bf16"
-        and device.type == "cpu"
-        and (slower := _seconds(device, "bf16", SMALL) / _seconds(device, "no", SMALL)) > HOPELESS
-    ):
-        return "no", f"mixed_precision: bf16 is {slower:.0f} times slower than fp32 on this CPU; training in fp32"
-    return wanted, ""
+    return wanted, ""  # type: ignore[return-value]
 
 
 def fastest(device: torch.device) -> tuple[Precision, str]:

@@ -92,7 +92,7 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
     config, position = run.config, run.position
     save_steps = max(1, min(config.save_steps, position.total // CHECKPOINTS))
     # What was asked while the model was loading is new to this process, and is done after its first step.
-    clock, losses, asked = _Clock(position.step), [], Requests()
+    clock, losses, asked, saved = _Clock(position.step), [], Requests(), position.step
     epoch_windows: tuple[int, list[Window]] = (-1, [])
     if config.validation_steps and position.step == 0:
         clock.outside(lambda: studio.validate(position))
@@ -110,7 +110,8 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         ended = position.cursor == position.total
 
         if not stepped:
-            emit(Warned(f"step {position.step + 1} was not finite (loss {float(loss):g}) and is skipped"))
+            what = "its gradient" if math.isfinite(float(loss)) else f"loss {float(loss):g}"
+            emit(Warned(f"step {position.step + 1} was not finite ({what}) and is skipped"))
             if position.skipped >= SKIPS_ALLOWED or (ended and position.step == 0):
                 raise RunError(
                     f"{position.skipped} steps in a row were not finite",
@@ -129,10 +130,13 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
 
         before, asked = asked, requests()
         stop = asked.stop and not ended
-        due = stepped and not stop  # a stop only saves, so that Cancel is quick
+        due = (stepped or ended) and not stop  # a stop only saves, so that Cancel is quick
         # Saved first: a validation or a sample that fails (out of memory) must not cost the steps.
-        if ended or stop or asked.save > before.save or (due and _due(position.step, save_steps)):
+        if position.step != saved and (
+            ended or stop or asked.save > before.save or (due and _due(position.step, save_steps))
+        ):
             clock.outside(lambda: studio.save(position))
+            saved = position.step
         if due and config.validation_steps and (_due(position.step, config.validation_steps) or ended):
             clock.outside(lambda: studio.validate(position))
         if asked.sample > before.sample or (
@@ -157,9 +161,9 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
     for number, shown in enumerate(batches, 1):
         if run.config.lora_dropout:  # the one draw that is torch's own; a text encoder's is made with the batch
             torch.manual_seed(draws.integer(2**53, run.config.seed, run.position.cursor, number, "lora dropout"))
-        batch = run.task.batch(shown, epoch)
         with nullcontext() if number == len(batches) else accelerator.no_sync(run.model):
             with accelerator.autocast():
+                batch = run.task.batch(shown, epoch)
                 # Over all ranks' samples; times the ranks, because their gradients are averaged.
                 loss = run.task.loss(run.model, batch).sum() * (world / len(window))
             accelerator.backward(loss)
@@ -180,7 +184,8 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
 def rehearse(run: Training) -> float:
     """Seconds of a micro-batch of the largest size, forward and backward; nothing is kept of it."""
     largest = max((item.bucket for item in run.items), key=lambda bucket: bucket[0] * bucket[1])
-    shown = [Presentation(item, 0) for item in run.items if item.bucket == largest][: run.config.batch_size]
+    fitting = [item for item in run.items if item.bucket == largest]
+    shown = [Presentation(item, repeat) for item in fitting for repeat in range(item.repeats)][: run.config.batch_size]
     start = time.perf_counter()
     with run.accelerator.autocast():
         loss = run.task.loss(run.model, run.task.batch(shown, 0)).sum()

@@ -79,17 +79,28 @@ def make(
     Raises:
         ConfigError: an optional package is missing, or the optimizer does not know one of its settings.
     """
-    maker = _MAKERS[config.optimizer]()
+    maker = check(config)
     groups = [{"params": list(parameters), "rate_scale": 1.0}]
     if text:
         groups.append({"params": list(text), "rate_scale": text_scale(config)})
-    settings = {"weight_decay": config.weight_decay, **_SETTINGS.get(config.optimizer, {}), **config.optimizer_args}
-    _check_settings(config, maker)
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in config.optimizer_args.items()}
+    settings = {"weight_decay": config.weight_decay, **_SETTINGS.get(config.optimizer, {}), **given}
     try:
         with redirect_stdout(io.StringIO()):  # Prodigy says on stdout how it decays
             return maker(groups, lr=config.learning_rate, **settings)
     except (TypeError, ValueError) as error:
         raise ConfigError([f"optimizer_args: {config.optimizer} cannot use {config.optimizer_args}: {error}"]) from None
+
+
+def check(config: TrainConfig) -> Make:
+    """The maker of a config's optimizer.
+
+    Raises:
+        ConfigError: an optional package is missing, or the optimizer does not know one of its settings.
+    """
+    maker = _MAKERS[config.optimizer]()
+    _check_settings(config, maker)
+    return maker
 
 
 def text_scale(config: TrainConfig) -> float:

@@ -81,8 +81,13 @@ class OwnEncoder:
         return self._on_device(lambda encoders: encoders.encode_text([caption])[0], "text")
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """[1, C, h, w] unscaled -> [1, 3, H, W] in 0..1; on the CPU, for the device is busy with the training."""
-        return self._load().decode_latents(latents)
+        """[1, C, h, w] unscaled -> [1, 3, H, W] in 0..1. The VAE is on the device only as long as it takes."""
+        self._load().drop_text()
+        try:
+            return self._on_device(lambda encoders: encoders.decode_latents(latents), "vae")
+        finally:
+            self._load().to("cpu")
+            _empty(self._device)
 
     def encoded(self) -> None:
         """Everything is encoded: the device is given back, and so is the text encoders' memory."""
@@ -98,7 +103,7 @@ class OwnEncoder:
             encoders.to("cpu", **other).to(self._device, vae=part == "vae", text=part == "text")
             return encode(encoders)
         except torch.OutOfMemoryError:
-            self._say(f"encoding does not fit on {self._device}: the CPU does it, which takes longer")
+            self._say(f"encoding and decoding do not fit on {self._device}: the CPU does it, which takes longer")
             encoders.to("cpu")
             _empty(self._device)
             self._device = torch.device("cpu")

@@ -6,6 +6,7 @@ planned the job and filled the cache). Both end in ``_execute``.
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -42,11 +43,11 @@ from .job import Job
 from .lock import locked
 from .loop import Training, rehearse, train
 from .prepare import StoppedWhilePreparing, fill, plan
-from .runfolder import check_folder, finished, read_result, total_steps
+from .runfolder import check_changes, check_folder, finished, read_result, total_steps
 from .sinks import Log, TensorBoard
 from .studio import Studio
 from .tasks.diffusion import Diffusion
-from .trained import Trained, build
+from .trained import Trained, beginning, build
 
 BYTES_EACH = 4  # a LoRA file's numbers are fp32
 MEMORY_CURE = (
@@ -69,6 +70,7 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
     Raises:
         UserError: config, dataset, base model or run folder cannot be used; nothing was written.
     """
+    _one_process()
     config = config.resolved()
     emit = _Fan(sinks)
     cache = Cache(config.cache_dir or default_folder())
@@ -95,22 +97,21 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
     encoder = own.OwnEncoder(
         families.get(base.family), base, config.clip_skip, device, lambda message: emit(Warned(message))
     )
-    init = hashes(config.init_lora) if config.init_lora is not None else ""
-    job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)
+    optim.check(config)
     folder = config.output_dir
+    init = _init(config, folder, hashes)
+    job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)
     check_folder(folder, job)
     _check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
     with locked(folder):
         check_folder(folder, job)  # again: another process may have had it until now
-        try:
+
+        def encode(emit: Callable[[Event], None]) -> None:
+            job.save(folder)
             fill(job, dataset, encoder, cache, regularisation=regularisation, emit=emit, stop=stop)
-        except StoppedWhilePreparing:
-            event = RunStopped(0, "before the first step")
-            emit(event)
-            return event
-        encoder.encoded()
-        job.save(folder)
-        return _execute(job, folder, sinks, stop, encoder.decode, noted)
+            encoder.encoded()
+
+        return _execute(job, folder, sinks, stop, encoder.decode, noted, encode)
 
 
 def work(
@@ -130,15 +131,32 @@ def work(
     Raises:
         RunFolderError: the folder holds no job, another process works on it, or the config is of another run.
     """
+    _one_process()
     job = jobs.load(folder)
     if config is not None:
-        job = replace(job, config=config)
+        old, job = job.config, replace(job, config=config)
         check_folder(folder, job)
+        check_changes(folder, old, config)
         _check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
     with locked(folder):
         if config is not None:
             job.save(folder)
         return _execute(job, folder, sinks, stop, None)
+
+
+def _one_process() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(["several processes are not in this version: start it as one, without accelerate launch"])
+
+
+def _init(config: TrainConfig, folder: Path, hashes: ContentHashes) -> str:
+    """The hash of ``init_lora``, which is read once to see that it can be; a run that has begun needs it no more."""
+    if config.init_lora is None:
+        return ""
+    if not config.init_lora.is_file() and checkpoint.latest(folder) and jobs.exists(folder):
+        return jobs.load(folder).init
+    beginning(config.init_lora, text=config.train_text_encoder)
+    return hashes(config.init_lora)
 
 
 def _execute(
@@ -148,16 +166,17 @@ def _execute(
     stop: Callable[[], bool],
     decode: Callable[[torch.Tensor], torch.Tensor] | None,
     noted: Sequence[Event] = (),
+    encode: Callable[[Callable[[Event], None]], None] = lambda emit: None,
 ) -> Event:
-    """Trains a job whose cache is filled; whatever happens ends in one terminal event.
+    """Trains a job; whatever happens ends in one terminal event.
 
-    ``noted`` are events that the sinks know already, but the run folder does not.
+    ``noted`` are events that the sinks know already, but the run folder does not; ``encode`` fills the cache.
     """
     total = total_steps(job)
     with ExitStack() as stack:
         journal, log = Journal(folder / "events.jsonl", job.run_id), Log(folder / "log.txt")
-        for own in (journal, log):
-            stack.callback(_close, own)
+        for file in (journal, log):
+            stack.callback(_close, file)
         emit = _Fan([journal, log])
         for event in noted:
             emit(event)
@@ -174,7 +193,10 @@ def _execute(
             if job.origin == "command line":  # in ComfyUI it is not expected, and its node would say so at every run
                 emit(Warned("tensorboard is not installed: no logs for it are written (pip install tensorboard)"))
         try:
+            encode(emit)
             return emit.last(_train(job, folder, total, emit, stop, decode))
+        except StoppedWhilePreparing:
+            return emit.last(RunStopped(0, "before the first step"))
         except BaseException as error:
             return emit.last(_failure(error, folder, job.config.window))
 
@@ -194,7 +216,7 @@ def _train(
     position = _position(state, total, folder, emit)
     device = resolve(config)
     mixed, why = precision(config, device, state.precision if state is not None else "")
-    for line in (why, *_remarks(config, total)):
+    for line in (why, *_remarks(job, total)):
         if line:
             emit(Warned(line))
     cache = Cache(job.cache_dir)
@@ -204,14 +226,12 @@ def _train(
 
     emit(Phase("loading the base model"))
     family = families.get(job.base.family)
-    trained = build(family, job.base, config, DTYPES[mixed])
+    trained = build(family, job.base, config, DTYPES[mixed], begun=state is not None)
     if config.gradient_checkpointing:  # of the denoiser: a text encoder's activations are small beside it
         trained.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     for model in trained.parts.values():
         model.train()
     accelerator = accelerate(device, mixed)
-    if accelerator.num_processes > 1:
-        raise ConfigError(["several processes are not in this version: start it as one, without accelerate launch"])
     trained.to(accelerator.device)
     named = trained.parameters()
     of_text = [p for name, p in named.items() if ":" in name]
@@ -264,12 +284,20 @@ def _train(
     return RunFinished(position.step, path.name)
 
 
-def _remarks(config: TrainConfig, total: int) -> Iterator[str]:
+def _remarks(job: Job, total: int) -> Iterator[str]:
     """What will be done otherwise than the config says."""
+    config = job.config
+    if config.max_steps is not None and total < config.max_steps:
+        yield f"max_steps: {config.max_steps} is not reached: {config.epochs} epochs are {total} steps; raise epochs"
+    if config.validation_images and not config.validation_steps:
+        yield (
+            f"validation_images: {config.validation_images} images are held out, but with validation_steps: 0 nothing "
+            "is measured on them"
+        )
     warm = optim.warmup(config, total)
     if config.warmup_steps != "auto" and warm < config.warmup_steps:
         yield (f"warmup_steps: {config.warmup_steps} is more than a tenth of the {total} steps; warming up over {warm}")
-    if config.optimizer == "schedulefree" and config.lr_scheduler != "constant":
+    if config.optimizer == "schedulefree" and config.lr_scheduler not in ("constant", "cosine"):
         yield f"lr_scheduler: schedulefree averages instead; {config.lr_scheduler} has no effect"
 
 
@@ -352,7 +380,8 @@ def _failure(error: BaseException, folder: Path, window: int) -> Event:
     if isinstance(error, DarkroomError):
         return RunFailed(error.message, _and(error.cure, resume), isinstance(error, UserError))
     details = "".join(traceback.format_exception(error))
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower():
+    memory = ("out of memory", "allocate memory")  # the second is what torch says on a CPU
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error).lower() for text in memory):
         # Half the batch, twice as often, is the same run, and so is checkpointing: what is saved goes on.
         smaller = f" --set batch_size=1 --set gradient_accumulation_steps={window} --set gradient_checkpointing=true"
         cure = f"go on from step {step} in less memory: {again}{smaller}" if step else MEMORY_CURE

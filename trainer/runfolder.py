@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import job as jobs
+from .config import TrainConfig
 from .dataset.sampler import windows_per_epoch
 from .errors import RunFolderError
 from .job import Job
@@ -31,6 +32,29 @@ def check_folder(folder: Path, job: Job) -> None:
         raise RunFolderError(
             f"{folder} holds another run; it differs in\n{differing}",
             f'give another output_dir, or go on with that run as it is: python -m trainer train --resume "{folder}"',
+        )
+
+
+# What may be changed of a run whose captions and samples the host has encoded.
+_CHANGEABLE = {
+    "epochs", "max_steps", "save_steps", "log_interval", "validation_steps", "batch_size",
+    "gradient_accumulation_steps", "gradient_checkpointing", "device", "output_dir", "sample_inference_steps",
+    "sample_guidance", "sample_strength",
+}  # fmt: skip
+
+
+def check_changes(folder: Path, old: TrainConfig, new: TrainConfig) -> None:
+    """Whether a run of the host may go on with a changed config: only what needs no encoder may differ.
+
+    Raises:
+        RunFolderError: something else does.
+    """
+    before, after = old.resolved().to_plain(), new.resolved().to_plain()
+    changed = sorted(name for name in after if before[name] != after[name] and name not in _CHANGEABLE)
+    if changed:
+        raise RunFolderError(
+            f"{folder} is a run of ComfyUI: {', '.join(changed)} cannot be changed on the command line",
+            "change it in the graph and queue again; here the length, saving, validation and the batch can be set",
         )
 
 

@@ -198,3 +198,28 @@ def test_killed_at_random_the_run_goes_on_and_ends_as_if_unbroken(
     assert final(config) == final(unbroken)
     told, _ = events.read(config.output_dir / "events.jsonl")
     assert isinstance(told[-1], RunFinished)
+
+
+def test_what_cannot_be_set_on_a_resume_is_told_in_words(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import run
+
+    run.start(config.but(max_steps=1), [])
+    resume = ["train", "--resume", str(config.output_dir)]
+    for setting, said in (
+        (f"output_dir={tmp_path / 'x'}", "output_dir: --resume names it already; leave it out"),
+        ("self=1", "self: unknown field"),
+    ):
+        assert main([*resume, "--set", setting]) == 2
+        assert said in capsys.readouterr().err
+    assert main([*resume, "--set", "use_fp16=true"]) == 2  # another run, told by its field and not as a contradiction
+    assert "mixed_precision: 'no' there, 'fp16' now" in capsys.readouterr().err
+
+
+def test_epochs_that_max_steps_ends_are_noted(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    from trainer import run
+
+    run.start(config.but(max_steps=1), [])
+    assert main(["train", "--resume", str(config.output_dir), "--epochs", "9"]) == 0
+    assert "max_steps: 1 may end the run before 9 epochs" in capsys.readouterr().out

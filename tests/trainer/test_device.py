@@ -149,7 +149,11 @@ def test_auto_takes_what_is_faster(
 
 def test_auto_stays_with_what_a_run_began_in(hardware: pytest.MonkeyPatch) -> None:
     timed(hardware)
-    assert precision(config(mixed_precision="auto"), torch.device("cpu"), "bf16") == ("bf16", "")
+    for former in ("bf16", "no"):
+        assert precision(config(mixed_precision="auto"), torch.device("cpu"), former) == (former, "")
+        assert precision(config(mixed_precision="bf16"), torch.device("cpu"), former) == (former, "")
+    taken, why = precision(config(mixed_precision="auto"), torch.device("cpu"), "fp16")
+    assert (taken, why) == ("no", "mixed_precision: fp16 cannot be trained on a CPU; training in fp32")
 
 
 def test_bf16_on_a_cpu_without_instructions_for_it_is_not_taken_at_its_word(hardware: pytest.MonkeyPatch) -> None:

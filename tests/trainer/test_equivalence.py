@@ -12,9 +12,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from trainer import checkpoint, run
+from trainer import checkpoint, device, families, run
+from trainer import job as jobs
+from trainer.cache import Cache
 from trainer.config import TrainConfig
+from trainer.dataset.sampler import Presentation
 from trainer.events import Event, RunFinished, RunStopped, Step
+from trainer.tasks.diffusion import Diffusion
+from trainer.trained import build
 
 Pictures = Callable[..., Path]
 SQUARE = ((128, 128),) * 5
@@ -134,6 +139,40 @@ def test_a_text_encoder_that_is_trained_changes(five: TrainConfig) -> None:
     ups = [tensor for name, tensor in adapters.items() if name.startswith("text_encoder:") and name.endswith(".up")]
     assert len(ups) == 12
     assert all(tensor.abs().max() > 0 for tensor in ups)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_text_encoder_trains_in_bf16(
+    five: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(device, "_seconds", lambda *_: 1.0)  # as if the CPU had instructions for it
+    base = families.get(name).tiny(tmp_path / f"{name}.safetensors", 0)
+    fields = {"train_text_encoder": True, "base_model": base.as_posix(), "max_steps": 3, "validation_steps": 2}
+    whole = trained(elsewhere(five, "fp32", **fields))
+    half = trained(elsewhere(five, "bf16", mixed_precision="bf16", **fields))
+    assert 0 < differ(whole, half) < 0.05
+
+
+def test_prior_preservation_holds_text_encoders_too(five: TrainConfig) -> None:
+    """What the class prompt meant is what it meant to the text encoder as it was."""
+    config = five.but(prior_preservation=1.0, class_prompt="a house", train_text_encoder=True, max_steps=1)
+    run.start(config, [])
+    job, family = jobs.load(config.output_dir), families.get("sd15")
+    parts = build(family, job.base, job.config, torch.float32)
+    task = Diffusion(job, family, Cache(job.cache_dir), torch.device("cpu"), parts.encoders)
+
+    def drift() -> float:
+        with torch.no_grad():
+            batch = task.batch([Presentation(job.train_items[0], 0)], 0)
+            noisy = task._objective.noisy(batch.latents, batch.noise, batch.timestep)
+            return task._drift(parts.denoiser, batch, noisy).item()
+
+    assert drift() == 0
+    with torch.no_grad():
+        for name, parameter in parts.parameters().items():
+            if name.startswith("text_encoder:") and name.endswith(".up"):
+                parameter.normal_(generator=torch.Generator().manual_seed(0))
+    assert drift() > 1e-4
 
 
 def test_regularisation_images_and_masks_train_to_the_end_and_matter(

@@ -240,7 +240,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_said(accelerator: Any, value: 
     assert all(math.isfinite(e.loss) for e in steps)
     warned = [e.message for e in seen if isinstance(e, Warned)]
     assert len(warned) == 1
-    assert warned[0].startswith("step 3 was not finite")
+    assert warned[0] == f"step 3 was not finite (loss {value:g}) and is skipped"
     assert asked == ["save 5"]
 
 
@@ -394,6 +394,9 @@ def test_a_trial_takes_the_largest_size_and_leaves_nothing_behind(accelerator: A
     before = weight(run)
     assert loop.rehearse(run) > 0
     assert task.seen == [(0, [f"{ITEMS[1].id}#0"])]
+    run.items = (replace(ITEMS[0], repeats=8),)
+    loop.rehearse(run)
+    assert len(task.seen[1][1]) == 2, "a whole micro-batch, as the sampler would give it"
     assert torch.equal(weight(run), before)
     assert all(parameter.grad is None for parameter in run.parameters)
 

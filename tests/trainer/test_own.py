@@ -45,6 +45,7 @@ def test_with_a_warm_cache_nothing_is_loaded_before_the_first_sample(base: Base)
     encoder.encoded()
     assert encoder._encoders is None
     assert encoder.decode(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 64, 64)
+    assert not encoder._load().text_models  # which nothing needs any more
 
 
 class Watched:
@@ -70,6 +71,9 @@ class Watched:
     def encode_text(self, captions: Any) -> list[str]:
         return [self._encode()]
 
+    def decode_latents(self, latents: Any) -> str:
+        return self._encode()
+
     def drop_text(self) -> None:
         self.text = "gone"
 
@@ -92,9 +96,16 @@ def test_text_encoders_and_vae_are_never_on_the_device_together(base: Base, monk
     assert (encoders.vae, said) == ("cpu", [])
 
 
+def test_the_vae_decodes_on_the_device_and_leaves_it_at_once(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, encoders, _ = watched(base, monkeypatch, fits=True)
+    assert encoder.decode(torch.zeros(1, 4, 8, 8)) == "encoded"
+    assert encoders.seen == [("cuda", "cpu")]
+    assert encoders.vae == "cpu"
+
+
 def test_what_does_not_fit_is_done_on_the_cpu_and_said(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, encoders, said = watched(base, monkeypatch, fits=False)
     assert encoder.encode_text("a") == "encoded"
     assert encoder.encode_text("b") == "encoded"
     assert encoders.seen == [("cpu", "cuda"), ("cpu", "cpu"), ("cpu", "cpu")]
-    assert said == ["encoding does not fit on cuda: the CPU does it, which takes longer"]
+    assert said == ["encoding and decoding do not fit on cuda: the CPU does it, which takes longer"]

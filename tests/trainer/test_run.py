@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,20 @@ from safetensors.torch import load_file
 
 from trainer import checkpoint, control, events, export, job, loop, run
 from trainer.config import TrainConfig
-from trainer.errors import DatasetError, RunFolderError, UserError
-from trainer.events import Event, RunFailed, RunFinished, RunStarted, RunStopped, Sample, Step, Validation, Warned
+from trainer.errors import ConfigError, DatasetError, RunFolderError, UserError
+from trainer.events import (
+    Checkpoint,
+    Event,
+    Phase,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    Sample,
+    Step,
+    Validation,
+    Warned,
+)
 
 Sinks = list[Event]
 
@@ -413,3 +426,113 @@ def test_a_model_that_predicts_nothing_usable_is_never_saved(
     assert f"the model predicts {what}" in end.message
     assert not final(config).exists()
     assert checkpoint.complete(config.output_dir) == [4, 8]
+
+
+# --- what is told before anything is encoded, and how encoding may end
+
+
+def test_a_beginning_that_cannot_be_used_is_told_at_once(config: TrainConfig, tmp_path: Path, seen: Sinks) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    for path, what in ((tmp_path / "gone.safetensors", "does not exist"), (folder, "is a folder")):
+        with pytest.raises(ConfigError) as error:
+            run.start(config.but(init_lora=path.as_posix()), [seen.append])
+        assert error.value.problems == (f"init_lora: {path} {what}; expected a LoRA file",)
+    assert not any(isinstance(e, Phase) and "encoding" in e.name for e in seen)
+    assert not config.output_dir.exists()
+
+
+def test_a_beginning_with_other_parts_says_which_field_to_set(config: TrainConfig, tmp_path: Path) -> None:
+    first = config.but(max_steps=1, output_dir=(tmp_path / "first").as_posix())
+    run.start(first, [])
+    path = final(first)
+    with pytest.raises(ConfigError, match="holds nothing of the text encoders; set train_text_encoder: false, or"):
+        run.start(config.but(init_lora=path.as_posix(), train_text_encoder=True), [])
+
+
+def test_a_run_that_has_begun_needs_its_beginning_no_more(config: TrainConfig, tmp_path: Path, seen: Sinks) -> None:
+    first = config.but(max_steps=1, output_dir=(tmp_path / "first").as_posix())
+    run.start(first, [])
+    config = config.but(init_lora=final(first).as_posix(), max_steps=4, save_steps=1)
+    assert isinstance(run.start(config, [seen.append], stop_at(seen, 2)), RunStopped)
+    final(first).unlink()
+    assert isinstance(run.start(config, []), RunFinished)
+
+
+def test_a_missing_package_is_told_before_anything_is_encoded(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, seen: Sinks, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    config = config.but(optimizer="prodigy", learning_rate=1.0, cache_dir=(tmp_path / "new cache").as_posix())
+    with pytest.raises(ConfigError, match="optimizer: the package prodigyopt is not installed"):
+        run.start(config, [seen.append])
+    assert not any(isinstance(e, Phase) and "encoding" in e.name for e in seen)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")]
+)
+def test_encoding_that_runs_out_of_memory_ends_in_words(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, seen: Sinks, tmp_path: Path, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("trainer.own.OwnEncoder.encode_image", fail)
+    end = run.start(config.but(cache_dir=(tmp_path / "new cache").as_posix()), [seen.append])
+    assert isinstance(end, RunFailed)
+    assert end.message.startswith("out of memory")
+    assert seen[-1] == end
+    told, _ = events.read(config.output_dir / "events.jsonl")
+    assert told[-1] == end
+
+
+def test_a_stop_while_encoding_is_an_end_like_any_other(config: TrainConfig, seen: Sinks, tmp_path: Path) -> None:
+    config = config.but(cache_dir=(tmp_path / "new cache").as_posix(), max_steps=1)
+    encoding = lambda: any(isinstance(e, Phase) and e.done >= 2 for e in seen)  # noqa: E731
+    end = run.start(config, [seen.append], encoding)
+    assert end == RunStopped(0, "before the first step")
+    assert events.read(config.output_dir / "events.jsonl")[0][-1] == end
+    assert isinstance(run.start(config, []), RunFinished)
+
+
+@pytest.mark.parametrize("name", ["sample_prompts", "base_model", "train_data_dir", "sample_every"])
+def test_what_the_host_has_encoded_is_not_changed_on_the_command_line(config: TrainConfig, name: str) -> None:
+    run.start(config.but(max_steps=1), [])
+    other = {"sample_prompts": ["new"], "base_model": "/x", "train_data_dir": "/x", "sample_every": 3}[name]
+    with pytest.raises(RunFolderError, match=f"is a run of ComfyUI: {name} cannot be changed on the command line"):
+        run.work(config.output_dir, [], config=config.but(max_steps=2, **{name: other}).resolved())
+
+
+def test_settings_that_do_not_do_what_they_seem_to_are_told(config: TrainConfig, seen: Sinks) -> None:
+    run.start(config.but(epochs=1, max_steps=500, validation_images=1, validation_steps=0), [seen.append])
+    told = [e.message for e in seen if isinstance(e, Warned)]
+    assert "max_steps: 500 is not reached: 1 epochs are 3 steps; raise epochs" in told
+    assert any(message.startswith("validation_images: 1 images are held out, but with") for message in told)
+
+
+def test_a_skipped_last_step_still_ends_with_a_validation_and_one_checkpoint(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, seen: Sinks
+) -> None:
+    from trainer.tasks.diffusion import Diffusion
+
+    loss, calls = Diffusion.loss, 0
+
+    def broken(self: Diffusion, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += torch.is_grad_enabled()
+        found = loss(self, model, batch)
+        return found * torch.nan if torch.is_grad_enabled() and calls == 5 else found  # the first is the trial
+
+    monkeypatch.setattr(Diffusion, "loss", broken)
+    config = config.but(max_steps=4, save_steps=1, validation_steps=100, batch_size=1)
+    assert isinstance(run.start(config, [seen.append]), RunFinished)
+    assert [e.step for e in seen if isinstance(e, Checkpoint)] == [1, 2, 3]
+    assert [e.step for e in seen if isinstance(e, Validation)] == [0, 3]
+
+
+def test_several_processes_are_refused_in_words(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="several processes are not in this version"):
+        run.start(config, [])
+    assert not config.output_dir.exists()

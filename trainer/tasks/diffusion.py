@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from math import lcm
 from typing import Any
@@ -18,6 +19,7 @@ from ..errors import RunError
 from ..families import Encoders, Family
 from ..job import Item, Job
 from ..objectives import Objective
+from ..prepare import REGULARISATION
 
 # Mid-points of four equal parts of the schedule: each says how well one band of noise is handled.
 VALIDATION_TIMESTEPS = (125, 375, 625, 875)
@@ -136,7 +138,8 @@ class Diffusion:
     def validate(self, model: nn.Module) -> tuple[str, dict[str, float]]:
         """The loss on fixed images, noise and timesteps: the signal's name, and the loss by timestep."""
         held_out = [item for item in self._job.items if item.held_out]
-        images = (held_out or list(self._job.train_items))[: None if held_out else VALIDATION_IMAGES]
+        own = [item for item in self._job.train_items if not item.id.startswith(REGULARISATION)]
+        images = held_out or own[:VALIDATION_IMAGES]
         total: dict[str, float] = {}
         with torch.no_grad():
             for timestep in VALIDATION_TIMESTEPS:
@@ -169,10 +172,19 @@ class Diffusion:
         Prior preservation (Ruiz et al., DreamBooth, arXiv 2208.12242) without images of the class: the base model
         itself says what the class looks like.
         """
-        with torch.no_grad(), adapters.disabled(model):
-            before = self._family.predict(model, noisy, batch.timestep, batch.prior)
+        with torch.no_grad(), ExitStack() as stack:
+            for adapted in (model, *(self._encoders.text_models.values() if self._encoders is not None else ())):
+                stack.enter_context(adapters.disabled(adapted))
+            before = self._family.predict(model, noisy, batch.timestep, self._class_before(batch))
         now = self._family.predict(model, noisy, batch.timestep, batch.prior)
         return self._objective.loss(now, before, batch.timestep)
+
+    def _class_before(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The class prompt's conditioning by the text encoders as they are at the moment: without their adapters."""
+        if self._encoders is None:
+            return batch.prior
+        (entry,) = self._conditioning([self._job.class_prompt])
+        return batch.prior | {name: torch.cat([tensor] * len(batch.weight)) for name, tensor in entry.items()}
 
     def _fixed(self, item: Item, timestep: int) -> Batch:
         row = _Row(item, item.conditioning[0], timestep, "validation", f"{item.id}@{timestep}")
