@@ -247,10 +247,10 @@ def _shared_out(images: Sequence[ImageItem], shown: int, seed: int) -> list[tupl
 
 def _prompts(config: TrainConfig, items: Sequence[Item]) -> list[SamplePrompt]:
     """The configured prompts; else three captions, and what the images show without the trigger word."""
+    if config.sample_prompts:  # may be drawn on request, whatever sample_every says
+        return list(config.sample_prompts)
     if not config.sample_every:
         return []
-    if config.sample_prompts:
-        return list(config.sample_prompts)
     own = [item for item in items if not item.held_out and not item.regular]
     chosen = list(dict.fromkeys(item.captions[0] for item in own))[:CAPTIONS_SAMPLED]
     plain = config.class_prompt.strip() or without(chosen[0], config.trigger_word)

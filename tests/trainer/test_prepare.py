@@ -162,7 +162,7 @@ def test_the_prompts_of_the_samples_are_encoded_too(encoder: CountingEncoder, ca
     [
         ({}, ["same", "b", "c"]),  # the first three captions that differ
         ({"sample_every": 0}, []),
-        ({"sample_every": 0, "sample_prompts": ["x"]}, []),
+        ({"sample_every": 0, "sample_prompts": ["x"]}, ["x"]),  # can be asked for
         ({"sample_prompts": ["x", "y", "z"]}, ["x", "y", "z"]),
     ],
 )
