@@ -40,6 +40,7 @@ def scan(
     trigger_word: str = "",
     repeats: int = 1,
     mask: str = "no",
+    fallback: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Reads a folder of images and captions, and the folders in it.
@@ -56,6 +57,7 @@ def scan(
         repeats: how often each image is seen in an epoch; multiplied by that of its folder (``10_name``).
         mask: one of ``MASKS``: ``alpha`` trains what is opaque, ``files`` what is white in ``<stem>.mask.png``,
             ``<stem>_mask.png`` or ``masks/<stem>.png``. An image without one is trained as a whole.
+        fallback: the caption of images that have none.
         on_progress: called with (images done, images in all).
 
     Raises:
@@ -68,7 +70,7 @@ def scan(
         raise DatasetError(f"mask: expected one of {', '.join(MASKS)}, got {mask!r}")
     listing = list_folder(folder)
     captions = Captions(listing, _table(listing.root, metadata_path))
-    alone = (with_trigger("", trigger_word),)
+    alone = (with_trigger(fallback, trigger_word),)
     total = len(listing)
     items: list[ImageItem] = []
     problems: list[Problem] = []
@@ -89,7 +91,7 @@ def scan(
                 problems.append(Problem(path, "duplicate", message, place.subset))
             caption = captions.of(place, name)
             if caption is None:
-                message = _no_caption(place.sidecars(name), alone[0])
+                message = _no_caption(place.sidecars(name), alone[0], trigger_word)
                 message = shared.setdefault(message, message)
                 problems.append(Problem(path, "no-caption", message, place.subset))
             if fact.fault:
@@ -159,7 +161,9 @@ def _add(digest: hashlib._Hash, name: str, path: Path) -> None:
 
 def _table(root: Path, path: str | Path | None) -> Path | None:
     """The named table. The dataset's own need not be there: the captions may all lie beside the images."""
-    table = None if path is None else Path(os.path.abspath(Path(path).expanduser()))
+    if path is None:
+        return None
+    table = Path(os.path.abspath(Path(path).expanduser()))
     return None if table == root / METADATA_NAME and not table.exists() else table
 
 
@@ -167,12 +171,13 @@ def _with_triggers(texts: tuple[str, ...], trigger_word: str) -> tuple[str, ...]
     return tuple(dict.fromkeys(with_trigger(text, trigger_word) for text in texts))
 
 
-def _no_caption(sidecars: tuple[str, ...], trained_with: str) -> str:
+def _no_caption(sidecars: tuple[str, ...], trained_with: str, trigger_word: str) -> str:
     if sidecars:
         why = f"no caption: {' and '.join(sidecars)} gave none"
     else:
         why = "no caption: expected a .txt file of its name or a row in metadata.csv"
-    with_what = f"the trigger word {trained_with!r}" if trained_with else "the empty caption"
+    what = "the trigger word " if trained_with == with_trigger("", trigger_word) else ""
+    with_what = f"{what}{trained_with!r}" if trained_with else "the empty caption"
     return f"{why}; trained with {with_what}"
 
 

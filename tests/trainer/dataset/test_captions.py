@@ -173,6 +173,10 @@ def test_images_without_a_caption_are_trained_and_named(two: Path) -> None:
     dataset = scan(two, resolution=64, trigger_word=" sks  style ")
     assert captions(dataset) == {"a.png": "sks style", "b.jpg": "sks style"}
     assert said(dataset)[0][2].endswith("; trained with the trigger word 'sks style'")
+    dataset = scan(two, resolution=64, fallback="a woman")
+    assert captions(dataset) == {"a.png": "a woman", "b.jpg": "a woman"}
+    assert said(dataset)[0] == ("a.png", "no-caption", f"{NO_CAPTION}; trained with 'a woman'")
+    assert captions(scan(two, resolution=64, fallback="a woman", trigger_word="sks"))["a.png"] == "sks, a woman"
 
 
 BAD_SIDECARS = {
