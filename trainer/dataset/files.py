@@ -6,7 +6,8 @@ tables may lie beside it; so may these folders:
 
 - ``masks`` or ``mask``, beside images: masks of those images, by stem. Never trained as images.
 - ``.name``, ``__MACOSX``, ``@eaDir``, ``$RECYCLE.BIN``: passed over.
-- a run of ours (``job.yaml``), whose samples would be trained else: passed over.
+- a run of ours (``job.yaml``), whose samples would be trained else: passed over. If that is the dataset's own folder,
+  its ``samples``, ``checkpoints`` and ``logs`` are.
 
 A link to a folder is followed, unless that folder is read already. Nothing here opens a file for writing, and nothing
 decodes a picture.
@@ -39,8 +40,9 @@ TABLE_NAMES = (METADATA_NAME, "metadata.jsonl")
 MASK_MARKS = (".mask", "_mask")
 MASK_FOLDERS = ("masks", "mask")
 
-#: What lies in the folder of a run.
+#: What lies in the folder of a run, and its folders: of a run into the dataset's own folder, these are passed over.
 RUN_FILE = "job.yaml"
+RUN_FOLDERS = ("samples", "checkpoints", "logs")
 
 _HIDDEN_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin"})
 # Without a zero in front, which numbers folders, and not as long as a year.
@@ -163,6 +165,11 @@ def list_folder(folder: str | Path) -> Listing:
         if subset and RUN_FILE in names:
             problems.append(Problem(path, "run-folder", "is the folder of a run: its pictures are samples"))
             continue
+        if RUN_FILE in names:
+            for name in (name for name in RUN_FOLDERS if name in names):
+                names.remove(name)
+                if _holds_images(path / name):
+                    problems.append(Problem(path / name, "run-folder", "is of a run: its pictures are samples"))
         found, below = _read(path, subset, repeats, names, problems)
         if found.images or found.tables:
             folders.append(found)

@@ -173,8 +173,20 @@ def test_samples_of_a_run_are_not_trained(folder: Path) -> None:
     dataset = scan(folder, resolution=64)
     assert list(trained(dataset)) == ["a.png"]
     assert said(dataset) == ["run-folder: out: is the folder of a run: its pictures are samples"]
-    # Named by itself, a folder is read whatever lies in it.
-    assert len(scan(folder / "out", resolution=64).items) == 1
+    # Named by itself, a folder is read whatever lies above it.
+    assert len(scan(folder / "out" / "samples", resolution=64).items) == 1
+
+
+def test_a_run_into_the_dataset_s_own_folder_does_not_train_its_samples(folder: Path) -> None:
+    picture(folder, "a.png")
+    picture(folder, "more/samples/b.png", 1)
+    picture(folder, "samples/step-000100.png", 2)
+    (folder / "checkpoints").mkdir()
+    assert list(trained(scan(folder, resolution=64))) == ["a.png", "more/samples/b.png", "samples/step-000100.png"]
+    (folder / "job.yaml").write_text("version: 2\n", encoding="utf-8")
+    dataset = scan(folder, resolution=64)
+    assert list(trained(dataset)) == ["a.png", "more/samples/b.png"]
+    assert said(dataset) == ["run-folder: samples: is of a run: its pictures are samples"]
 
 
 def link(path: Path, target: Path) -> None:
