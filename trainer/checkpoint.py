@@ -1,7 +1,8 @@
 """Checkpoints that are whole or absent, and all that exact resume needs.
 
 ``checkpoints/step-000200/`` holds ``lora.safetensors`` (usable as it is), ``state/`` (fp32 adapter, optimizer,
-scaler, position) and, written last, ``complete.json``. A folder without it is not a checkpoint.
+scaler, position) and, written last, ``complete.json``. A folder without it is not a checkpoint. The newest two keep
+their ``state``; of older ones the LoRA stays.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,11 +21,12 @@ import torch
 from safetensors.torch import load_file
 
 from . import export
-from .errors import CheckpointError
+from .errors import CheckpointError, RunFolderError
 from .files import replace, write_json, write_tensors
 
 _T = TypeVar("_T")
 FORMAT = 2
+KEPT = 2  # with their state, which is several times as large as the LoRA
 _TEMPORARY = ".tmp"
 _NAME = re.compile(r"step-([0-9]{6,})")
 
@@ -112,6 +115,7 @@ def save(run: Path, state: State, lora: dict[str, torch.Tensor], header: dict[st
             replace(final, former)
         replace(temporary, final)
         write_json(final / "complete.json", {"format": FORMAT, "step": state.position.step})
+        _prune(run, state.position.step)
     except OSError as error:
         raise CheckpointError(
             f"cannot write the checkpoint {final}: {error.strerror or error}",
@@ -141,21 +145,41 @@ def load(run: Path, step: int) -> State:
     """Reads a checkpoint.
 
     Raises:
-        CheckpointError: it is broken.
+        CheckpointError: it is broken, or an older one whose state is not kept.
+        RunFolderError: another version of the program wrote it.
     """
     return _read(folder_of(run, step))
 
 
+def _prune(run: Path, newest: int) -> None:
+    """Removes the state of all but the last checkpoints up to a step that was saved just now."""
+    for step in [step for step in complete(run) if step <= newest][:-KEPT]:
+        state = folder_of(run, step) / "state"
+        with suppress(OSError):  # first the file without which the rest is nothing
+            (state / "position.json").unlink(missing_ok=True)
+        shutil.rmtree(state, ignore_errors=True)
+
+
 def _read(folder: Path) -> State:
+    if not (folder / "state" / "position.json").exists():
+        raise CheckpointError(
+            f"the checkpoint {folder} cannot be read: what a run goes on from is kept of the newest {KEPT} alone",
+            f"its LoRA is whole: train into another output_dir with init_lora: {folder / 'lora.safetensors'}",
+        )
     try:
         data = json.loads((folder / "state" / "position.json").read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']}, expected {FORMAT}")
+            raise RunFolderError(
+                f"the checkpoint {folder} is of format {data['format']}, expected {FORMAT}",
+                "train into another output_dir, or use the version of the program that wrote it",
+            )
         return State(
             Position(**data["position"]),
             **{name: _copied(load_file(folder / "state" / f"{name}.safetensors")) for name in _TENSORS},
             **{name: data[name] for name in _NUMBERS},
         )
+    except RunFolderError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"the checkpoint {folder} cannot be read: {error}",
@@ -188,6 +212,7 @@ def retry_older(run: Path, read: Callable[[int], _T], say: Callable[[str], None]
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
+        RunFolderError: another version of the program wrote it.
     """
     failed: list[CheckpointError] = []
     for step in reversed(complete(run)):

@@ -17,7 +17,7 @@ from torch import nn
 from trainer import checkpoint, export, files, optim
 from trainer.checkpoint import Position, State
 from trainer.config import parse
-from trainer.errors import CheckpointError, ExportError
+from trainer.errors import CheckpointError, ExportError, RunFolderError
 
 NAMES = ["layer.down", "layer.up"]
 SCALER = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 3}
@@ -168,12 +168,7 @@ def damage_field(folder: Path) -> None:
     path.write_text(path.read_text().replace("cursor", "curser"))
 
 
-def damage_format(folder: Path) -> None:
-    path = folder / "state" / "position.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
-
-
-DAMAGES = [damage_truncated, damage_garbage, damage_missing, damage_no_state, damage_json, damage_field, damage_format]
+DAMAGES = [damage_truncated, damage_garbage, damage_missing, damage_no_state, damage_json, damage_field]
 
 
 def newest(run: Path) -> tuple[State | None, list[str]]:
@@ -186,17 +181,89 @@ def test_a_broken_one_is_said_and_the_one_before_it_taken(run: Path, damage: Cal
     trained = Trained()
     for _ in range(3):
         save(run, trained.train(4))
-    for step in (12, 8):
-        damage(checkpoint.folder_of(run, step))
+    damage(checkpoint.folder_of(run, 12))
     with pytest.raises(CheckpointError, match="step-000012 cannot be read: ") as error:
         checkpoint.load(run, 12)
-    assert "delete that folder" in error.value.cure
+    assert ("delete that folder" in error.value.cure) == (damage is not damage_no_state)
     state, said = newest(run)
     assert state is not None
-    assert state.position.step == 4
-    assert same(state.adapter, Trained().train(4).state().adapter)
-    assert [("step-000012" in line, "step-000008" in line) for line in said] == [(True, False), (False, True)]
-    assert all(line.endswith("; going on from step 4") for line in said)
+    assert state.position.step == 8
+    assert same(state.adapter, Trained().train(8).state().adapter)
+    assert ["step-000012" in line and line.endswith("; going on from step 8") for line in said] == [True]
+
+
+def test_one_of_another_version_is_said_and_nothing_older_is_taken(run: Path) -> None:
+    trained = Trained()
+    save(run, trained.train(4))
+    path = save(run, trained.train(4)) / "state" / "position.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(RunFolderError) as error:
+        newest(run)
+    assert error.value.message == f"the checkpoint {path.parents[1]} is of format 3, expected 2"
+    assert error.value.cure == "train into another output_dir, or use the version of the program that wrote it"
+
+
+# --- old ones
+
+
+def with_state(run: Path) -> list[int]:
+    return [step for step in checkpoint.complete(run) if (checkpoint.folder_of(run, step) / "state").exists()]
+
+
+def test_the_newest_two_keep_their_state_and_all_their_lora(run: Path) -> None:
+    trained = Trained()
+    loras: dict[int, dict[str, torch.Tensor]] = {}
+    for step in (4, 8, 12, 16):
+        save(run, trained.train(4))
+        loras[step] = trained.lora()
+    assert checkpoint.complete(run) == [4, 8, 12, 16]
+    assert with_state(run) == [12, 16]
+    for step, lora in loras.items():
+        assert same(export.read(checkpoint.folder_of(run, step) / "lora.safetensors")[0], lora)
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(run, 8)
+    folder = checkpoint.folder_of(run, 8)
+    assert error.value.message == (
+        f"the checkpoint {folder} cannot be read: what a run goes on from is kept of the newest 2 alone"
+    )
+    assert error.value.cure == (
+        f"its LoRA is whole: train into another output_dir with init_lora: {folder / 'lora.safetensors'}"
+    )
+
+
+def test_one_that_is_ahead_and_broken_is_not_counted(run: Path) -> None:
+    """The newest could not be read, the run went on from the one before it, with more checkpoints than at first."""
+    trained = Trained()
+    for _ in range(3):
+        save(run, trained.train(4))
+    damage_truncated(checkpoint.folder_of(run, 12))
+    save(run, trained, step=10)
+    assert with_state(run) == [8, 10, 12]
+
+
+def test_a_process_that_is_killed_while_old_ones_are_pruned_leaves_the_newest_two(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    trained = Trained()
+    for _ in range(2):
+        save(run, trained.train(4))
+
+    def kill(path: Path, **_: Any) -> None:
+        if "step-000004" in str(path):
+            raise Killed
+        shutil_rmtree(path, ignore_errors=True)
+
+    shutil_rmtree = shutil.rmtree
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", kill)
+        with pytest.raises(Killed):
+            save(run, trained.train(4))
+    assert [checkpoint.load(run, step).position.step for step in (8, 12)] == [8, 12]
+    save(run, trained.train(4))
+    assert with_state(run) == [12, 16]
 
 
 def test_when_none_can_be_read_nothing_begins_anew_in_silence(run: Path) -> None:
