@@ -68,8 +68,8 @@ def hashes(lora: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def _kohya(job: Job, step: int) -> dict[str, Any]:
-    config, items = job.config, [item for item in job.train_items if not _regular(job, item)]
-    regular = [item for item in job.train_items if _regular(job, item)]
+    config, items = job.config, [item for item in job.train_items if not item.regular]
+    regular = [item for item in job.train_items if item.regular]
     frequencies = _limited(_by_folder(items, _frequencies))
     per_epoch = windows_per_epoch(job.train_items, config.window) if job.train_items else 0
     found: dict[str, Any] = {
@@ -86,7 +86,7 @@ def _kohya(job: Job, step: int) -> dict[str, Any]:
         "ss_total_batch_size": config.window,
         "ss_learning_rate": config.learning_rate,
         "ss_unet_lr": config.learning_rate,
-        "ss_lr_scheduler": config.lr_scheduler,
+        "ss_lr_scheduler": config.schedule,
         "ss_lr_warmup_steps": config.warmup_steps,
         "ss_optimizer": f"{config.optimizer}({_arguments(config)})",
         "ss_max_grad_norm": config.max_grad_norm,
@@ -111,11 +111,11 @@ def _kohya(job: Job, step: int) -> dict[str, Any]:
         "ss_datasets": _json(_datasets(job, items)),
     }
     if config.train_text_encoder:
-        found["ss_text_encoder_lr"] = config.text_encoder_learning_rate or config.learning_rate / 2
+        found["ss_text_encoder_lr"] = config.text_rate
     if config.clip_skip is not None:
         found["ss_clip_skip"] = config.clip_skip
-    if config.min_snr_gamma is not None:
-        found["ss_min_snr_gamma"] = config.min_snr_gamma
+    if gamma := config.gamma(job.base.prediction):
+        found["ss_min_snr_gamma"] = gamma
     if job.base.file.suffix == ".safetensors" and re.fullmatch("[0-9a-f]{64}", job.base.content):
         found["ss_new_sd_model_hash"] = job.base.content  # of the file's bytes, as A1111 knows it
     return found
@@ -161,7 +161,7 @@ def _own(job: Job) -> dict[str, str]:
     return {
         "darkroom.run": job.run_id,
         "darkroom.base": job.base.content,
-        "darkroom.config": _json(job.config.identity()),
+        "darkroom.config": _json(job.config.identity(job.base.prediction)),
     }
 
 
@@ -190,12 +190,6 @@ def _datasets(job: Job, items: list[Item]) -> list[dict[str, Any]]:
             "subsets": subsets,
         }
     ]
-
-
-def _regular(job: Job, item: Item) -> bool:
-    """Whether an image is a regularisation image."""
-    folder = job.config.reg_data_dir
-    return folder is not None and Path(item.path).is_relative_to(folder)
 
 
 def _by_folder(items: list[Item], tell: Callable[[list[Item]], dict[str, int]]) -> dict[str, dict[str, int]]:

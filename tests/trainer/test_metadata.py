@@ -89,7 +89,8 @@ def test_tags_are_counted_by_folder_and_by_image() -> None:
 
 
 def test_regularisation_images_are_told_apart() -> None:
-    told = job(item(0), item(1, "1_woman", "a woman"), reg_data_dir="/d\u00e4ta/1_woman")
+    # A link, or a folder in the other one: the id says which side an image is on, not its path.
+    told = job(item(0), item(1, "1_woman", "a woman", id="reg-1"), reg_data_dir="/d\u00e4ta")
     header = metadata.header(told, 1)
     assert json.loads(header["ss_reg_dataset_dirs"]) == {"1_woman": {"n_repeats": 10, "img_count": 1}}
     assert header["ss_num_reg_images"] == header["ss_num_train_images"] == "10"
@@ -136,6 +137,21 @@ def test_a_trained_text_encoder_has_its_rate() -> None:
     fields = {"train_text_encoder": True, "learning_rate": 2e-4}
     assert metadata.header(job(**fields), 1)["ss_text_encoder_lr"] == "0.0001"
     assert metadata.header(job(**fields, text_encoder_learning_rate=5e-5), 1)["ss_text_encoder_lr"] == "5e-05"
+    fields |= {"optimizer": "prodigy", "learning_rate": 1.0}
+    assert metadata.header(job(**fields), 1)["ss_text_encoder_lr"] == "1.0"
+
+
+def test_a_schedule_that_the_optimizer_does_without_is_constant() -> None:
+    assert metadata.header(job(optimizer="schedulefree"), 1)["ss_lr_scheduler"] == "constant"
+
+
+@pytest.mark.parametrize(
+    ("given", "prediction", "gamma"),
+    [(None, "epsilon", None), (None, "v_prediction", "5.0"), (0, "v_prediction", None), (3, "epsilon", "3.0")],
+)
+def test_min_snr_is_told_where_it_acts(given: float | None, prediction: str, gamma: str | None) -> None:
+    header = metadata.header(job(prediction=prediction, min_snr_gamma=given), 1)
+    assert header.get("ss_min_snr_gamma") == gamma
 
 
 # --- the file
