@@ -30,6 +30,7 @@ class Event:
 class RunStarted(Event):
     """A process began to work on the run (again, if ``step`` is above 0).
 
+    ``images`` are trained on, ``regularisation`` of them for the class; ``held_out`` are others, for validation.
     ``parameters`` are those that are not trained; ``buckets`` how many images there are of a size, such as 512x768;
     ``seconds`` what the rest is expected to take, by one trial (0: not tried).
     """
@@ -47,6 +48,8 @@ class RunStarted(Event):
     buckets: dict[str, int] = field(default_factory=dict)
     file_size: int = 0
     seconds: float = 0.0
+    held_out: int = 0
+    regularisation: int = 0
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def describe(event: Event) -> str:
         case RunFinished():
             return f"finished after {event.step} steps: {event.path}"
         case RunStopped():
-            return f"stopped after {event.step} steps ({event.reason}); all of them are saved"
+            return f"stopped after {event.step} steps ({event.reason})" + "; all of them are saved" * (event.step > 0)
         case RunFailed():
             return f"failed: {event.message}" + (f"\n  -> {event.cure}" if event.cure else "")
     return ""
@@ -53,9 +53,12 @@ def _started(event: RunStarted) -> str:
     """All that is known before the first step, on one screen."""
     share = 100 * event.trainable / max(1, event.parameters)
     buckets = ", ".join(f"{count} of {size}" for size, count in event.buckets.items())
+    apart = (f"; of these {event.regularisation} of regularisation" if event.regularisation else "") + (
+        f"; {event.held_out} more held out" if event.held_out else ""
+    )
     lines = [
         f"{event.name}" + (f": going on from step {event.step}" if event.step else ""),
-        f"  images      {event.images}" + (f": {buckets}" if buckets else ""),
+        f"  images      {event.images}" + (f": {buckets}" if buckets else "") + apart,
         f"  steps       {event.total_steps} of {event.effective_batch} images ({event.epochs} epochs)",
         f"  trained     {event.trainable:,} parameters, {share:.2g} % of {event.parameters:,}"
         + (f"; the file will have {event.file_size / 1e6:.1f} MB" if event.file_size else ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ LINES: list[tuple[Event, str]] = [
         "  trained     1 parameters, 1 % of 100; the file will have 13.7 MB\n"
         "  runs on     cpu in fp32, about 2:05 by a trial of the largest size",
     ),
+    (
+        replace(STARTED, buckets={"512x512": 50}, held_out=3, regularisation=20),
+        "st\u00fcle\n"
+        "  images      50: 50 of 512x512; of these 20 of regularisation; 3 more held out\n"
+        "  steps       130 of 4 images (10 epochs)\n"
+        "  trained     3,424,256 parameters, 0.4 % of 859,520,964\n"
+        "  runs on     cuda:0 in fp16",
+    ),
     (Phase("encoding images", 3, 12), ""),
     (
         Step(10, 130, 0, 0.12345, 2e-4, 0.5, 0.25, 5 * 2**29, 90.0),
@@ -59,6 +68,7 @@ LINES: list[tuple[Event, str]] = [
     (Warned("look"), "warning: look"),
     (RunFinished(130, "x.safetensors"), "finished after 130 steps: x.safetensors"),
     (RunStopped(7, "as asked"), "stopped after 7 steps (as asked); all of them are saved"),
+    (RunStopped(0, "before the first step"), "stopped after 0 steps (before the first step)"),
     (RunFailed("out of memory", "batch_size: 2"), "failed: out of memory\n  -> batch_size: 2"),
     (RunFailed("out of memory"), "failed: out of memory"),
 ]
