@@ -74,7 +74,8 @@ class LoRATrainConfig(io.ComfyNode):
                     "sample_prompts",
                     default="",
                     multiline=True,
-                    tooltip="Prompts of the samples, a line each. Empty: three captions, and one prompt without the trigger word.",
+                    tooltip="Prompts of the samples, a line each. Empty: three captions, and one prompt without the "
+                    "trigger word.",
                     advanced=True,
                 ),
             ],

@@ -90,7 +90,7 @@ def train(
         note(f"{problem.path.name}: {problem.message}")
     progress.say("Looking at the base model")
     base = base_model.resolve(model, base_file, note)
-    encoder = HostEncoder(clip, vae)
+    encoder = HostEncoder(clip, vae, base.family)
     cache = Cache(places.cache())
     job = prepare.plan(settings.but(base_model=base.file.as_posix()), scanned, base, encoder, cache.folder, "host")
     total = runfolder.total_steps(job)

@@ -19,7 +19,6 @@ from ...trainer.errors import HostError
 from ...trainer.files import ContentHashes, digest, write_tensors
 from ...trainer.job import Base
 from . import places
-from .demo_base import HEADER_KEY
 
 USE_BASE_FILE = "choose the checkpoint itself as base_file on Train LoRA; the wired MODEL then only shows previews"
 LOADERS = {comfy.sd.load_checkpoint_guess_config: "checkpoint", comfy.sd.load_diffusion_model: "diffusion model"}
@@ -39,21 +38,21 @@ def resolve(model: Any, base_file: str, say: Callable[[str], None]) -> Base:
         HostError: it cannot be trained on as it is wired; with the cure.
     """
     family = _family(model)
-    prediction = _prediction(model)
+    prediction, terminal = _prediction(model)
     _refuse_or_warn(model, say)
     hashes = ContentHashes(places.cache() / "hashes.json")
     if base_file:
         file = places.checkpoint(base_file)
         if model.patches:
             say(f"training starts from {file.name} as it is; what is patched onto the wired MODEL is not in it")
-        return Base(file.resolve(), family, hashes(file), prediction)
+        return Base(file.resolve(), family, hashes(file), prediction, terminal)
     file = own_file(model)
     if file is not None and not model.patches:
         if _is_fp8(model):
             say(f"the MODEL computes in fp8; training reads {file.name} as the file holds it")
-        return Base(file.resolve(), family, hashes(file), prediction)
+        return Base(file.resolve(), family, hashes(file), prediction, terminal)
     content = digest(hashes(file) if file is not None else _weights_hash(model), patches_hash(model.patches))
-    return Base(_export(model, file, content, say), family, content, prediction)
+    return Base(_export(model, file, content, say), family, content, prediction, terminal)
 
 
 def own_file(model: Any) -> Path | None:
@@ -81,41 +80,46 @@ def _family(model: Any) -> str:
             f"this MODEL is an inpainting or edit model ({config.unet_config['in_channels']} input channels, not 4)",
             "train on the ordinary checkpoint; the LoRA works in its inpainting version too",
         )
-    known = isinstance(config, comfy.supported_models.SD15) and isinstance(
-        config.latent_format, comfy.latent_formats.SD15
+    kinds, formats = comfy.supported_models, comfy.latent_formats
+    families = {"sd15": (kinds.SD15, formats.SD15), "sdxl": (kinds.SDXL, formats.SDXL)}
+    edits = name.endswith("instructpix2pix")
+    for family, (kind, latents) in families.items():
+        if isinstance(config, kind) and isinstance(config.latent_format, latents) and not edits:
+            return family
+    raise HostError(
+        f"this MODEL is of the kind {name}; this version trains Stable Diffusion 1.5 and SDXL",
+        "load a checkpoint of one of them, or the demo base",
     )
-    if not known or name == "SD15_instructpix2pix":
-        raise HostError(
-            f"this MODEL is of the kind {name}; this version trains Stable Diffusion 1.5",
-            "load a checkpoint of Stable Diffusion 1.5, or the demo base",
-        )
-    return "sd15"
 
 
-def _prediction(model: Any) -> str:
+def _prediction(model: Any) -> tuple[str, bool]:
+    """What the MODEL predicts, and whether with zero terminal SNR; as it samples now, whatever its file says."""
     sampling = model.get_model_object("model_sampling")
     kinds = comfy.model_sampling
-    if isinstance(sampling, kinds.V_PREDICTION):
-        raise HostError(
-            "this MODEL predicts v (or EDM's target), not epsilon; this version trains epsilon models only",
-            "load a checkpoint that predicts epsilon, or take the node away that changes the prediction",
-        )
     predicts = next((c for c in type(sampling).__mro__ if "calculate_denoised" in vars(c)), None)
-    if predicts is not kinds.EPS or not isinstance(sampling, kinds.ModelSamplingDiscrete):
-        name = predicts.__name__ if predicts is not None else type(sampling).__name__
+    known = {kinds.EPS: "epsilon", kinds.V_PREDICTION: "v_prediction"}
+    if predicts not in known or not isinstance(sampling, kinds.ModelSamplingDiscrete):
+        name = predicts.__name__ if predicts not in (None, *known) else type(sampling).__name__
         raise HostError(
-            f"this MODEL's sampling is of the kind {name}; this version trains epsilon models with 1000 timesteps",
+            f"this MODEL's sampling is of the kind {name}; epsilon and v-prediction with 1000 timesteps can be trained",
             "wire the MODEL before the node that changes its sampling",
         )
-    plain = kinds.ModelSamplingDiscrete(model.model.model_config)
-    if sampling.sigmas.shape != plain.sigmas.shape or not torch.allclose(
-        sampling.sigmas.cpu(), plain.sigmas, rtol=1e-4
-    ):
+    for terminal in (False, True):
+        plain = kinds.ModelSamplingDiscrete(model.model.model_config, zsnr=terminal)
+        same = sampling.sigmas.shape == plain.sigmas.shape
+        if same and torch.allclose(sampling.sigmas.cpu(), plain.sigmas, rtol=1e-4):
+            break
+    else:
         raise HostError(
-            "this MODEL's noise schedule was changed (to zero terminal SNR, for instance); it cannot be trained on",
+            "this MODEL's noise schedule was changed; it cannot be trained on",
             "wire the MODEL before the node that changes its sampling",
         )
-    return "epsilon"
+    if terminal and predicts is kinds.EPS:
+        raise HostError(
+            "this MODEL samples epsilon with zero terminal SNR, which no model is trained for",
+            "set zsnr to false on ModelSamplingDiscrete, or its sampling to v_prediction",
+        )
+    return known[predicts], terminal
 
 
 def _refuse_or_warn(model: Any, say: Callable[[str], None]) -> None:
@@ -186,7 +190,7 @@ def _header(file: Path | None) -> dict[str, str] | None:
         return None
     with safe_open(str(file), framework="pt") as opened:
         metadata = opened.metadata() or {}
-    return {HEADER_KEY: metadata[HEADER_KEY]} if HEADER_KEY in metadata else None
+    return {key: text for key, text in metadata.items() if key.startswith("darkroom.")} or None
 
 
 def _weights_hash(model: Any) -> str:

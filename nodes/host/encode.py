@@ -14,8 +14,7 @@ from ...trainer.errors import HostError
 from ...trainer.files import digest
 from .base_model import patches_hash
 
-# Not part of what is encoded, and absent from most files: ComfyUI then leaves them as the memory happened to be.
-UNUSED = ("text_projection.weight", "logit_scale")
+SDXL_WIDTH, SDXL_POOLED = 2048, 1280
 
 _hashes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
@@ -26,21 +25,22 @@ class HostEncoder:
     Args:
         clip: the CLIP.
         vae: the VAE.
+        family: of the base model.
 
     Raises:
-        HostError: they are not of Stable Diffusion 1.5's kind.
+        HostError: they are not of the family's kind.
     """
 
-    def __init__(self, clip: Any, vae: Any) -> None:
+    def __init__(self, clip: Any, vae: Any, family: str) -> None:
         if clip is None:
             raise HostError("CLIP: this checkpoint has no text encoder", "load one with Load CLIP, and wire it")
         vae.throw_exception_if_invalid()
         if vae.latent_channels != 4 or vae.latent_dim != 2:
             raise HostError(
-                f"VAE: its latents have {vae.latent_channels} channels; Stable Diffusion 1.5 has 4",
+                f"VAE: its latents have {vae.latent_channels} channels; this model has 4",
                 "wire the VAE of the checkpoint",
             )
-        self._clip, self._vae = clip, vae
+        self._clip, self._vae, self._pooled = clip, vae, family == "sdxl"
 
     @property
     def latents_fingerprint(self) -> str:
@@ -64,13 +64,20 @@ class HostEncoder:
         return self._vae.encode(pixels.movedim(1, -1)).float().cpu()
 
     def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
-        """``hidden`` [1, 77 n, D]. Brackets are letters here, and ``embedding:`` is a word."""
+        """``hidden`` [1, 77 n, D]; of SDXL ``pooled`` too. Brackets are letters, and ``embedding:`` is a word."""
         with _embeddings_off(self._clip.tokenizer):
             tokens = self._clip.tokenize(caption, disable_weights=True)
-        hidden = self._clip.encode_from_tokens(tokens)
+        hidden, pooled = self._clip.encode_from_tokens(tokens, return_pooled=True)
         if hidden.ndim != 3:
             raise HostError(f"CLIP: its output has the shape {list(hidden.shape)}", "wire the CLIP of the checkpoint")
-        return {"hidden": hidden.float().cpu()}
+        if not self._pooled:
+            return {"hidden": hidden.float().cpu()}
+        if pooled is None or hidden.shape[-1] != SDXL_WIDTH or pooled.shape[-1] != SDXL_POOLED:
+            raise HostError(
+                f"CLIP: its output is {hidden.shape[-1]} wide; SDXL's is {SDXL_WIDTH}, of two text encoders",
+                "wire the CLIP of the checkpoint, or load both with Dual CLIP Loader (type sdxl)",
+            )
+        return {"hidden": hidden.float().cpu(), "pooled": pooled.float().cpu()}
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, 4, h, w] unscaled -> [B, H, W, 3] in 0..1, on the CPU: ComfyUI's IMAGE."""
@@ -91,9 +98,18 @@ def _embeddings_off(tokenizer: Any) -> Iterator[None]:
             t.embedding_directory = directory
 
 
+def _used(name: str) -> bool:
+    """Whether a weight of a VAE or CLIP is part of what is encoded.
+
+    Those that are not are absent from most files, and ComfyUI then leaves them as the memory happened to be. CLIP-G's
+    projection makes SDXL's pooled output.
+    """
+    return not name.endswith("logit_scale") and ("clip_g." in name or not name.endswith("text_projection.weight"))
+
+
 def _content(module: torch.nn.Module) -> str:
     """A hash of a module's weights as they were loaded; remembered while the module lives."""
     if module not in _hashes:
-        weights = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(UNUSED)}
+        weights = {name: tensor for name, tensor in module.state_dict().items() if _used(name)}
         _hashes[module] = patches_hash(weights)
     return _hashes[module]

@@ -6,6 +6,7 @@ import shutil
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.host.graphs import CLIP, MODEL, WIRED, Graph, apply_lora, demo_loader, node, picture, training
 from tests.host.measure import planned_run, run_id, runs
 from tests.host.server import ComfyServer, PromptFailed
-from trainer import events
+from trainer import events, export
 from trainer import job as jobs
 from trainer.events import Checkpoint, RunFinished, RunStarted
 
@@ -59,6 +60,15 @@ def test_one_queueing_trains_saves_and_draws(comfy: ComfyServer, first: dict[str
     assert len(first["train"]["images"]) == 3  # three captions: without a trigger word there is no fourth prompt
     assert saved.is_file()
     assert "12 images (12 at 128x128), 12 with captions" in first["data"]["text"][0]
+
+
+def test_the_server_shows_what_the_file_says_of_itself(comfy: ComfyServer, saved: Path):
+    shown = comfy.get(f"/view_metadata/loras?filename={quote(f'styles/{saved.name}')}")
+    assert shown["ss_base_model_version"] == "sd_v1"
+    assert shown["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert shown["ss_network_module"] == "networks.lora"
+    assert shown["sshs_model_hash"] == shown["modelspec.hash_sha256"].removeprefix("0x")
+    assert shown == export.read(saved)[1]
 
 
 def test_the_run_is_whole_and_private(comfy: ComfyServer, first: dict[str, Any]):
@@ -277,9 +287,9 @@ def test_a_lora_that_does_not_fit_is_an_error(comfy: ComfyServer, first: dict[st
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sampling": "v_prediction"}, "predicts v"),
         ({"sampling": "lcm"}, "of the kind LCM"),
-        ({"sampling": "eps", "zsnr": True}, "noise schedule was changed"),
+        ({"sampling": "x0"}, "of the kind X0"),
+        ({"sampling": "eps", "zsnr": True}, "samples epsilon with zero terminal SNR"),
     ],
 )
 def test_a_model_that_cannot_be_trained_is_refused(comfy: ComfyServer, change: dict[str, Any], message: str):
@@ -287,6 +297,15 @@ def test_a_model_that_cannot_be_trained_is_refused(comfy: ComfyServer, change: d
     with pytest.raises(PromptFailed, match=message) as caught:
         comfy.run({**demo_loader(), "sampling": sampling, **training(model=["sampling", 0])})
     assert caught.value.details["node_type"] == "Darkroom_TrainLoRA"
+
+
+@pytest.mark.parametrize("zsnr", [False, True])
+def test_the_models_sampling_is_what_is_trained(comfy: ComfyServer, zsnr: bool):
+    """Whatever the file says: Stable Diffusion 1.5 models that predict v are loaded as epsilon, and need this node."""
+    sampling = node("ModelSamplingDiscrete", model=MODEL, sampling="v_prediction", zsnr=zsnr)
+    run = planned_run(comfy, {**demo_loader(), "sampling": sampling, **training(model=["sampling", 0])})
+    base = jobs.load(runs(comfy) / run).base
+    assert (base.prediction, base.zero_terminal_snr) == ("v_prediction", zsnr)
 
 
 def test_what_training_does_not_see_is_said(comfy: ComfyServer, first: dict[str, Any]):
