@@ -42,7 +42,7 @@ from .files import ContentHashes, write_json
 from .job import Job
 from .lock import locked
 from .loop import Training, rehearse, train
-from .prepare import StoppedWhilePreparing, fill, plan
+from .prepare import REGULARISATION, StoppedWhilePreparing, fill, plan
 from .runfolder import check_changes, check_folder, finished, read_result, total_steps
 from .sinks import Log, TensorBoard
 from .studio import Studio
@@ -87,7 +87,7 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
     noted += [Warned(f"{problem.path}: {problem.message}") for problem in dataset.problems]
     regularisation = None
     if config.reg_data_dir is not None:
-        regularisation = scan(config.reg_data_dir, resolution=config.resolution)
+        regularisation = scan(config.reg_data_dir, resolution=config.resolution, fallback=config.class_prompt)
         noted += [Warned(f"{problem.path}: {problem.message}") for problem in regularisation.problems]
     for event in noted:
         emit(event)
@@ -321,6 +321,8 @@ def _started(job: Job, run: Training, trained: Trained, mixed: str) -> RunStarte
         dict(buckets.most_common()),
         trainable * BYTES_EACH,
         seconds,
+        len(job.items) - len(job.train_items),
+        sum(item.id.startswith(REGULARISATION) for item in job.train_items),
     )
 
 

@@ -17,7 +17,7 @@ from trainer import job as jobs
 from trainer.cache import Cache
 from trainer.config import TrainConfig
 from trainer.dataset.sampler import Presentation
-from trainer.events import Event, RunFinished, RunStopped, Step
+from trainer.events import Event, RunFinished, RunStarted, RunStopped, Step, Warned
 from trainer.tasks.diffusion import Diffusion
 from trainer.trained import build
 
@@ -185,6 +185,13 @@ def test_regularisation_images_and_masks_train_to_the_end_and_matter(
         Image.fromarray(white).save(five.train_data_dir / f"picture {index}.mask.png")
     config = five.but(max_steps=6)
     plain = trained(elsewhere(config, "plain"))
+    (others / "picture 1.txt").unlink()
+    seen: list[Event] = []
+    told = elsewhere(config, "told", reg_data_dir=others.as_posix(), class_prompt="a house", validation_images=1)
+    assert isinstance(run.start(told, [seen.append]), RunFinished)
+    (started,) = [event for event in seen if isinstance(event, RunStarted)]
+    assert (started.images, started.regularisation, started.held_out) == (6, 2, 1)
+    assert any("trained with 'a house'" in event.message for event in seen if isinstance(event, Warned))
     regular = trained(elsewhere(config, "regular", reg_data_dir=others.as_posix()))
     masked = trained(elsewhere(config, "masked", mask="files"))
     assert differ(plain, regular) > 1e-3
