@@ -236,8 +236,13 @@ BROKEN = {
     "(default lora)",
     "optimizer: adam": "optimizer: expected 'adamw', 'adamw8bit', 'adafactor', 'prodigy', 'lion' or 'schedulefree', "
     "got 'adam' (default adamw)",
-    "optimizer_args: {betas: [0.9, 0.99]}": "optimizer_args.betas: expected a number, true, false or a text, got "
-    "[0.9, 0.99]",
+    "optimizer_args: {betas: [0.9, x]}": "optimizer_args.betas: expected a number, true, false, a text or a list of "
+    "numbers, got [0.9, 'x']",
+    "optimizer_args: {betas: []}": "optimizer_args.betas: expected a number, true, false, a text or a list of "
+    "numbers, got []",
+    "lokr_factor: 0": "lokr_factor: expected -1, or 1 to 1024, got 0 (default -1)",
+    "lora_method: oft": "lora_method: oft: ComfyUI turns a layer's output by what an OFT file holds, and by the square "
+    "of the strength, while PEFT turns its input: no file could make it compute what was trained",
     "optimizer: prodigy": "learning_rate: prodigy finds the rate by itself, and multiplies it with this; expected "
     "1.0, got 0.0002",
     "optimizer: prodigy\nlearning_rate: 1\ntrain_text_encoder: true\ntext_encoder_learning_rate: 0.5": (
@@ -337,7 +342,9 @@ def _values(name: str) -> st.SearchStrategy[Any]:
     if name in ("lora_ranks", "lora_alphas"):
         return st.dictionaries(words, st.integers(1, 1024), max_size=3)
     if name == "optimizer_args":
-        return st.dictionaries(words, st.booleans() | st.integers() | st.floats(allow_nan=False) | words, max_size=3)
+        numbers = st.integers() | st.floats(allow_nan=False)
+        lists = st.lists(numbers, min_size=1, max_size=3)
+        return st.dictionaries(words, st.booleans() | numbers | words | lists, max_size=3)
     if name == "warmup_steps":
         return st.just("auto") | st.integers(0, 1_000_000)
     if name == "device":
@@ -370,6 +377,8 @@ def _sensible(values: dict[str, Any]) -> dict[str, Any]:
         changed["zero_terminal_snr"] = False
     if changed.get("prior_preservation"):
         changed["class_prompt"] = "a woman"
+    if changed.get("lokr_factor") == 0:
+        changed["lokr_factor"] = 1
     if "text_encoder_learning_rate" in changed:
         changed["train_text_encoder"] = True
     return changed
@@ -409,6 +418,16 @@ def test_resolved_paths_are_absolute_and_the_rest_is_untouched(tmp_path: Path, m
     assert resolved.cache_dir is None
     assert resolved.identity() == config.identity()
     assert resolved.resolved() == resolved
+
+
+def test_a_list_of_numbers_is_an_argument_of_an_optimizer() -> None:
+    config = loads("optimizer_args: {betas: [0.9, 0.99]}")
+    assert (
+        config.optimizer_args
+        == {"betas": [0.9, 0.99]}
+        == parse({"optimizer_args": {"betas": (0.9, 0.99)}}).optimizer_args
+    )
+    assert loads(config.to_yaml()).identity() == config.identity() != loads("").identity()
 
 
 # --- the fields

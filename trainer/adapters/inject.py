@@ -9,17 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..config import REFUSED_METHODS
 from ..errors import BaseModelError, ConfigError
 from .layers import ADAPTER, layers, peft_layers, weight_norm
 
 METHODS = ("lora", "rslora", "dora", "lokr", "loha")
-REFUSED = {
-    "oft": (
-        "ComfyUI turns a layer's output by what an OFT file holds, and by the square of the strength, while PEFT turns "
-        "its input: no file could make it compute what was trained"
-    )
-}
-"""Methods that PEFT has and that are left out: method -> why."""
 
 
 def inject(
@@ -59,7 +53,7 @@ def inject(
         ConfigError: the method is none of ours, or a pattern matches no target or is no regular expression.
     """
     if method not in METHODS:
-        raise ConfigError([f"lora_method: {method}: {REFUSED.get(method, 'expected ' + ', '.join(METHODS))}"])
+        raise ConfigError([f"lora_method: {method}: {REFUSED_METHODS.get(method, 'expected ' + ', '.join(METHODS))}"])
     names = [name for name, module in model.named_modules() if is_target(name, module)]
     if not names:
         raise BaseModelError(

@@ -8,9 +8,10 @@ A missing key means the guide's value.
 from __future__ import annotations
 
 from .fields import SECTIONS, Precision, SamplePrompt, Targets, TrainConfig
-from .read import load, loads, parse, parse_value
+from .read import REFUSED_METHODS, load, loads, parse, parse_value
 
 __all__ = [
+    "REFUSED_METHODS",
     "SECTIONS",
     "Precision",
     "SamplePrompt",

@@ -62,9 +62,17 @@ def _warmup(value: Any) -> Any:
     return value
 
 
-def _scalar(value: Any) -> Any:
+def _argument(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and value and all(type(one) in (int, float) for one in value):
+        return list(value)
     if not isinstance(value, (bool, int, float, str)):
-        raise ValueError(f"expected a number, true, false or a text, got {value!r}")
+        raise ValueError(f"expected a number, true, false, a text or a list of numbers, got {value!r}")
+    return value
+
+
+def _factor(value: int) -> int:
+    if value == 0:
+        raise ValueError("expected -1, or 1 to 1024, got 0 (default -1)")
     return value
 
 
@@ -210,7 +218,9 @@ class TrainConfig(BaseModel):
         {}, "Another alpha for layers in whose name a pattern is found."
     )
     lora_dropout: float = _field(0.0, "Share of a LoRA's inputs that is dropped, 0 to 1.", ge=0, lt=1)
-    lokr_factor: int = _field(-1, "Size of LoKr's first factor. -1: as near to a square as can be.", ge=-1, le=1024)
+    lokr_factor: Annotated[int, AfterValidator(_factor)] = _field(
+        -1, "Size of LoKr's first factor. -1: as near to a square as can be.", ge=-1, le=1024
+    )
     init_lora: FilePath | None = _field(
         None, "A LoRA file to start from, of the same method, rank and alpha. Empty: from nothing.", identity=False
     )
@@ -229,8 +239,8 @@ class TrainConfig(BaseModel):
         "adamw",
         "What turns gradients into steps. adamw8bit, prodigy, lion and schedulefree want a package of their own.",
     )
-    optimizer_args: dict[str, Annotated[float | int | bool | str, PlainValidator(_scalar)]] = _field(
-        {}, "More settings of the optimizer by its own names, such as {eps: 1e-7}."
+    optimizer_args: dict[str, Annotated[float | int | bool | str | list[float], PlainValidator(_argument)]] = _field(
+        {}, "More settings of the optimizer by its own names, such as {eps: 1e-7, betas: [0.9, 0.99]}."
     )
     learning_rate: float = _field(2e-4, "Step size. 1e-4 to 3e-4 for images.", gt=0, le=10)
     lr_scheduler: Schedule = _field("cosine", "How the rate falls after the warm-up.")
@@ -240,9 +250,7 @@ class TrainConfig(BaseModel):
         100, "Optimizer steps over which the rate rises, at most a tenth of the run. auto: a twentieth, at most 100."
     )
     epochs: int = _field(10, "How often the data set is gone through.", ge=1, le=100_000, identity=False)
-    max_steps: int | None = _field(
-        None, "End after so many optimizer steps, whatever the epochs say.", ge=1, identity=False
-    )
+    max_steps: int | None = _field(None, "At most so many optimizer steps. Empty: no limit.", ge=1, identity=False)
     weight_decay: float = _field(0.01, "Decoupled weight decay of AdamW.", ge=0, le=1)
     max_grad_norm: float = _field(1.0, "Gradients are clipped to this norm. 0: not clipped.", ge=0)
     noise_offset: float = _field(

@@ -93,6 +93,13 @@ def parse(
     return config
 
 
+REFUSED_METHODS = {
+    "oft": (
+        "ComfyUI turns a layer's output by what an OFT file holds, and by the square of the strength, while PEFT turns "
+        "its input: no file could make it compute what was trained"
+    )
+}
+"""Methods that PEFT has and that are left out: method -> why."""
 _PRECISION = {"use_fp16", "mixed_precision"}
 
 
@@ -154,6 +161,8 @@ def _explain(error: Any) -> str:
         return f"{name}: {text}" if name else text
     if name == "task_type" and value == "text-generation":
         return "task_type: text-generation is not in this version yet; expected image-generation"
+    if name == "lora_method" and value in REFUSED_METHODS:
+        return f"lora_method: {value}: {REFUSED_METHODS[value]}"
     expected = {
         "greater_than_equal": "at least {ge}",
         "greater_than": "more than {gt}",

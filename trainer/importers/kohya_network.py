@@ -180,10 +180,16 @@ def optimizer(reader: Reader) -> None:
             fields["learning_rate"] = 1.0
             if fields["train_text_encoder"]:
                 fields["text_encoder_learning_rate"] = 1.0
-    kept = {key: value for key, value in arguments.items() if isinstance(value, (bool, int, float, str))}
-    _leave_all(reader, {key: value for key, value in arguments.items() if key not in kept}, "only single values")
+    kept = {key: value for key, value in arguments.items() if _is_argument(value)}
+    _leave_all(reader, {key: value for key, value in arguments.items() if key not in kept}, "no number, text or list")
     if kept:
         fields["optimizer_args"] = kept
+
+
+def _is_argument(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(type(one) in (int, float) for one in value)
+    return isinstance(value, (bool, int, float, str))
 
 
 def _schedule(reader: Reader) -> None:

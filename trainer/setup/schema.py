@@ -10,11 +10,12 @@ from typing import Any
 
 from ..config import SECTIONS, TrainConfig
 
+_ARGUMENT = {"type": ["number", "boolean", "string", "array"], "items": {"type": "number"}}
 _NOISE = ("title", "identity", "format", "default")
 # What pydantic cannot say of fields with validators of their own.
 _SHAPES: dict[str, dict[str, Any]] = {
     "warmup_steps": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 1_000_000}, {"enum": ["auto"]}]},
-    "optimizer_args": {"type": "object", "additionalProperties": {"type": ["number", "boolean", "string"]}},
+    "optimizer_args": {"type": "object", "additionalProperties": _ARGUMENT},
 }
 
 

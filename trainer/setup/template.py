@@ -86,9 +86,9 @@ SECTIONS: dict[str, dict[str, Comments]] = {
     },
     "train_config": {
         "How long, and how fast.": {
-            "max_steps": "end after so many optimizer steps, whatever the epochs say; empty: as the epochs say",
+            "max_steps": "at most so many optimizer steps; empty: no limit",
             "optimizer": "adamw, adamw8bit, adafactor, prodigy (learning_rate: 1.0), lion (a tenth), schedulefree",
-            "optimizer_args": "its other settings by its own names, such as {eps: 1e-7}",
+            "optimizer_args": "its other settings by its own names, such as {eps: 1e-7, betas: [0.9, 0.99]}",
             "lr_scheduler": "constant, linear, cosine, cosine_with_restarts or polynomial: how the rate falls",
             "lr_cycles": "cycles of cosine_with_restarts",
             "lr_power": "power of polynomial; 1 is linear",
@@ -193,6 +193,8 @@ def _scalar(value: Any) -> str:
     if isinstance(value, float) and 0 < abs(value) < 1e-2:
         short = re.sub(r"\.?0*e-0*", "e-", f"{value:.9e}")  # 2e-4, as people write it
         return short if float(short) == value else repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_scalar, value))}]"
     if value == "":
         return '""'
     lines = yaml_text.dumps([value]).splitlines()

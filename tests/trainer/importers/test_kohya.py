@@ -123,7 +123,7 @@ learning_rate = "1e-4"
 unet_lr = "1e-4"
 text_encoder_lr = "1e-5"
 optimizer_type = "Prodigy"
-optimizer_args = ["d_coef=2.0", "betas=0.9,0.99", "weight_decay=0.01"]
+optimizer_args = ["d_coef=2.0", "betas=0.9,0.99", "x=None", "weight_decay=0.01"]
 lr_scheduler = "constant_with_warmup"
 lr_restart_cycles = 1
 [training]
@@ -154,6 +154,7 @@ def test_a_whole_file_in_sections() -> None:
         "learning_rate": 1.0, "optimizer": "prodigy", "lr_scheduler": "constant", "resolution": 640,
         "optimizer_args": {
             "use_bias_correction": False, "safeguard_warmup": False, "decouple": True, "d_coef": 2.0,
+            "betas": [0.9, 0.99],
         },
         "max_steps": 2000, "epochs": 100_000, "clip_skip": 2, "seed": 1337, "gradient_checkpointing": False,
         "min_snr_gamma": 0.0, "sample_every": 0,
@@ -161,7 +162,7 @@ def test_a_whole_file_in_sections() -> None:
     assert [str(note) for note in found.left_out] == [
         "pretrained_model_name_or_path = './sd-models/anything.ckpt': a pickle is not read: give base_model as "
         ".safetensors",
-        "optimizer_args betas = (0.9, 0.99): only single values",
+        "optimizer_args x = None: no number, text or list",
         "v_parametrization = true: unknown; did you mean v_parameterization?",
         "max_token_length = 225: not needed: captions of any length are encoded, in chunks of 75 tokens",
         "wandb_api_key = ...: logs lie in <output_dir>/logs, for TensorBoard",

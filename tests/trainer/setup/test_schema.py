@@ -78,7 +78,8 @@ GOOD = [
     "", "lora_rank: 8", "model_config: {lora_rank: 8}", "train_config:", "use_fp16: true", "mixed_precision: no",
     "mixed_precision: false", "mask: no", "metadata_path:", "warmup_steps: auto", "warmup_steps: 0", "epochs: 3",
     "learning_rate: 2e-4", "lora_alpha: 4", "sample_prompts: [a, {prompt: b, seed: 1, negative: c}]", "device: cuda:1",
-    "optimizer_args: {eps: 1e-7, decouple: true}", "lora_ranks: {mid_block: 16}", "lora_blocks: [mid_block]",
+    "optimizer_args: {eps: 1e-7, betas: [0.9, 1], decouple: true}", "lora_ranks: {mid_block: 16}",
+    "lora_blocks: [mid_block]",
     "train_config: {use_fp16: false}", "model_config: {train_data_dir: x}", "zero_terminal_snr: false",
 ]  # fmt: skip
 BAD = [
@@ -87,7 +88,7 @@ BAD = [
     "warmup_steps: 1.5", "sample_prompts: [{prompt: b, sed: 1}]", "sample_prompts: [{seed: 1}]",
     "sample_prompts: a house", "device: gpu", "model_config: 8", "mixed_precision: fp8", "mixed_precision: true",
     "use_fp16: 1", "lora_ranks: {mid_block: x}", "flip: yes please", "caption_dropout: 1.1", "lora_dropout: 1",
-    "task_type: text-generation", "optimizer_args: {betas: [0.9, 0.99]}", "epochs: true", "seed: -1",
+    "task_type: text-generation", "optimizer_args: {betas: [0.9, x]}", "epochs: true", "seed: -1",
 ]  # fmt: skip
 
 

@@ -95,7 +95,11 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "zero_terminal_snr": st.none() | st.just(False),
     "lora_blocks": st.lists(TEXTS, max_size=3),
     "lora_ranks": st.dictionaries(TEXTS, st.integers(1, 1024), max_size=3),
-    "optimizer_args": st.dictionaries(TEXTS, st.booleans() | st.floats(-1e9, 1e9) | st.integers() | TEXTS, max_size=3),
+    "optimizer_args": st.dictionaries(
+        TEXTS,
+        st.booleans() | st.floats(-1e9, 1e9) | st.integers() | TEXTS | st.lists(st.floats(0, 1), min_size=1),
+        max_size=3,
+    ),
     "sample_prompts": st.lists(TEXTS | st.fixed_dictionaries({"prompt": TEXTS, "negative": TEXTS}), max_size=3),
     "max_steps": st.none() | st.integers(1, 10**9),
     "warmup_steps": st.just("auto") | st.integers(0, 1_000_000),
