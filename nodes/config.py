@@ -39,7 +39,7 @@ class LoRATrainConfig(io.ComfyNode):
                 _int("gradient_accumulation_steps", advanced=True),
                 _int(
                     "max_steps", advanced=True, default=0, least=0, most=10_000_000,
-                    tooltip="End after so many optimizer steps, whatever the epochs say. 0: as the epochs say.",
+                    tooltip="At most so many optimizer steps. 0: no limit.",
                 ),
                 _float(
                     "lora_alpha", 0.5, advanced=True, default=0.0, least=0.0,
