@@ -82,7 +82,7 @@ def make(
     maker = check(config)
     groups = [{"params": list(parameters), "rate_scale": 1.0}]
     if text:
-        groups.append({"params": list(text), "rate_scale": text_scale(config)})
+        groups.append({"params": list(text), "rate_scale": config.text_rate / config.learning_rate})
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in config.optimizer_args.items()}
     settings = {"weight_decay": config.weight_decay, **_SETTINGS.get(config.optimizer, {}), **given}
     try:
@@ -101,13 +101,6 @@ def check(config: TrainConfig) -> Make:
     maker = _MAKERS[config.optimizer]()
     _check_settings(config, maker)
     return maker
-
-
-def text_scale(config: TrainConfig) -> float:
-    """The text encoders' rate as a multiple of the denoiser's: half of it, unless it is given."""
-    if config.text_encoder_learning_rate is not None:
-        return config.text_encoder_learning_rate / config.learning_rate
-    return 1.0 if config.optimizer == "prodigy" else 0.5  # Prodigy has one rate for all
 
 
 def warmup(config: TrainConfig, total: int) -> int:
@@ -140,7 +133,7 @@ def rate(config: TrainConfig, step: int, total: int, extended_at: int = 0) -> fl
 
 def _decay(config: TrainConfig, progress: float) -> float:
     """The part of the rate that is left after a share of the steps, 0 to 1, that follow the warm-up."""
-    match "constant" if config.optimizer == "schedulefree" else config.lr_scheduler:
+    match config.schedule:
         case "linear":
             return 1 - progress
         case "cosine":

@@ -42,7 +42,7 @@ from .files import ContentHashes, write_json
 from .job import Job
 from .lock import locked
 from .loop import Training, rehearse, train
-from .prepare import REGULARISATION, StoppedWhilePreparing, fill, plan
+from .prepare import StoppedWhilePreparing, fill, plan
 from .runfolder import check_changes, check_folder, finished, read_result, total_steps
 from .sinks import Log, TensorBoard
 from .studio import Studio
@@ -322,7 +322,7 @@ def _started(job: Job, run: Training, trained: Trained, mixed: str) -> RunStarte
         trainable * BYTES_EACH,
         seconds,
         len(job.items) - len(job.train_items),
-        sum(item.id.startswith(REGULARISATION) for item in job.train_items),
+        sum(item.regular for item in job.train_items),
     )
 
 

@@ -114,7 +114,7 @@ CHECKS: dict[str, tuple[Any, Callable[[Seen, TrainConfig], bool]]] = {
     "flip": (True, lambda s, c: all(i.flipped for i in s.job.items)),
     "prior_preservation": (0.5, lambda s, c: bool(s.job.class_prompt)),
     "class_prompt": ("a house", lambda s, c: s.job.texts().get(s.job.class_prompt) == "a house"),
-    "optimizer": ("adafactor", lambda s, c: type(s.training.optimizer.optimizer).__name__ == "Adafactor"),
+    "optimizer": ("adafactor", lambda s, c: type(cast(Any, s.training.optimizer).optimizer).__name__ == "Adafactor"),
     "optimizer_args": (
         {"clip_threshold": 2.0},
         lambda s, c: s.training.optimizer.param_groups[0].get("clip_threshold") == 2.0,

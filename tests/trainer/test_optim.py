@@ -234,7 +234,8 @@ def test_text_encoders_have_a_rate_of_their_own() -> None:
     optimizer = optim.make(given, [first], rest)
     optim.set_rate(optimizer, 2e-4)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([2e-4, 2e-5])
-    assert optim.text_scale(config(optimizer="prodigy")) == 1.0
+    prodigy = config(optimizer="prodigy")
+    assert prodigy.text_rate == prodigy.learning_rate == 1.0
 
 
 def test_schedulefree_has_no_schedule_but_warms_up() -> None:

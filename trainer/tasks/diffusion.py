@@ -19,7 +19,6 @@ from ..errors import RunError
 from ..families import Encoders, Family
 from ..job import Item, Job
 from ..objectives import Objective
-from ..prepare import REGULARISATION
 
 # Mid-points of four equal parts of the schedule: each says how well one band of noise is handled.
 VALIDATION_TIMESTEPS = (125, 375, 625, 875)
@@ -138,7 +137,7 @@ class Diffusion:
     def validate(self, model: nn.Module) -> tuple[str, dict[str, float]]:
         """The loss on fixed images, noise and timesteps: the signal's name, and the loss by timestep."""
         held_out = [item for item in self._job.items if item.held_out]
-        own = [item for item in self._job.train_items if not item.id.startswith(REGULARISATION)]
+        own = [item for item in self._job.train_items if not item.regular]
         images = held_out or own[:VALIDATION_IMAGES]
         total: dict[str, float] = {}
         with torch.no_grad():
