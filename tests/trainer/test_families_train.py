@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 from trainer import checkpoint, families, job, preview, run
 from trainer.config import TrainConfig
-from trainer.errors import BaseModelError, ConfigError
-from trainer.events import Event, RunFinished, RunStopped, Sample, Step, Validation
+from trainer.errors import ConfigError
+from trainer.events import Event, RunFailed, RunFinished, RunStopped, Sample, Step, Validation
 
 NAMES = [family.name for family in families.all_families()]
 
@@ -97,5 +97,7 @@ def test_clip_skip_trains_on_other_conditioning(config: TrainConfig, tmp_path: P
 
 def test_more_layers_skipped_than_there_are_is_said(config: TrainConfig, tmp_path: Path) -> None:
     base = base_of("sd15", tmp_path)
-    with pytest.raises(BaseModelError, match="clip_skip"):
-        run.start(settings(config, base, clip_skip=12), [])
+    end = run.start(settings(config, base, clip_skip=12), [])
+    assert isinstance(end, RunFailed)
+    assert end.user
+    assert "clip_skip" in end.message
