@@ -52,7 +52,8 @@ class HostEncoder:
         """The CLIP by content, with its patches, clip skip and tokenizer settings."""
         clip = self._clip
         return digest(
-            "host-clip-1",
+            # What the same CLIP gives depends on what it is wired for: the pooled output is SDXL's alone.
+            "host-clip-1 pooled" if self._pooled else "host-clip-1",
             _content(clip.cond_stage_model),
             patches_hash(clip.patcher.patches),
             clip.layer_idx,

@@ -16,7 +16,14 @@ from trainer import job as jobs
 from trainer.cache import Cache
 
 pytestmark = pytest.mark.host
-SHORT: dict[str, Any] = {"resolution": 64, "epochs": 1, "batch_size": 6, "gradient_checkpointing": False}
+# A trigger word of its own: a node that another module has run already would tell nothing there.
+SHORT: dict[str, Any] = {
+    "trigger_word": "xl",
+    "resolution": 64,
+    "epochs": 1,
+    "batch_size": 6,
+    "gradient_checkpointing": False,
+}
 SMALL: dict[str, Any] = {"size": 64, "steps": 2}
 
 
@@ -61,9 +68,10 @@ def test_what_the_host_encodes_is_what_the_trainer_would(comfy: ComfyServer, out
 
 
 def test_text_encoders_of_another_model_are_refused(comfy: ComfyServer, outputs: dict[str, Any]):
-    graph = {**checkpoint_loader(SDXL), **training(**SHORT)}
+    """Also when that CLIP's output for these captions is cached already, from a training of its own model."""
+    own = {**demo_loader(), **training(**SHORT)}
+    comfy.run(own)
     (demo,) = demo_loader().values()
-    graph["other"] = demo
-    graph["train"]["inputs"]["clip"] = ["other", 1]
+    graph = {**checkpoint_loader(SDXL), "other": demo, **training(clip=["other", 1], **SHORT)}
     with pytest.raises(PromptFailed, match="SDXL's is 2048, of two text encoders"):
         comfy.run(graph)
