@@ -54,8 +54,7 @@ def copy_out(run: Path, step: int | None, target: Path | None = None) -> tuple[P
         UserError: the target exists; the folder holds no run, or no checkpoint of that step.
         ExportError: the checkpoint's LoRA is broken, or cannot be written.
     """
-    if not jobs.exists(run):
-        raise RunFolderError(f"{run} holds no run (there is no job.yaml in it)", "name the output_dir of a run")
+    jobs.require(run)
     steps = checkpoint.complete(run)
     if not steps:
         raise RunFolderError(f"{run} has no complete checkpoint yet", "train on: one is written every save_steps")

@@ -211,14 +211,23 @@ def exists(folder: Path) -> bool:
     return (folder / "job.yaml").is_file()
 
 
+def require(folder: Path) -> None:
+    """Makes sure that a folder holds a run.
+
+    Raises:
+        RunFolderError: it holds none.
+    """
+    if not exists(folder):
+        raise RunFolderError(f"{folder} holds no run (there is no job.yaml in it)", "name the output_dir of a run")
+
+
 def load(folder: Path) -> Job:
     """Reads a run folder.
 
     Raises:
         RunFolderError: it holds no run, or one that this version cannot read.
     """
-    if not exists(folder):
-        raise RunFolderError(f"{folder} holds no run (there is no job.yaml in it)", "name the output_dir of a run")
+    require(folder)
     try:
         data = yaml_text.loads((folder / "job.yaml").read_text(encoding="utf-8"))
         version = data["version"]

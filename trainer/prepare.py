@@ -92,7 +92,7 @@ def plan(
 
     def item(image: ImageItem, prefix: str = "", **changes: Any) -> Item:
         captions = changes.pop("captions", None) or _variants(image, config)
-        key = partial(latents_key, vae, _content(image), image.bucket, mask=image.mask_id)
+        key = partial(latents_key, vae, image.content, image.bucket, mask=image.mask_id)
         return Item(
             id=prefix + image.id,
             path=image.path.as_posix(),
@@ -136,10 +136,10 @@ def plan(
         conditioning_key(text, ""),
         cache_dir,
         origin,
-        conditioning_key(text, config.class_prompt) if config.prior_preservation else "",
-        init,
-        vae,
-        text,
+        class_prompt=conditioning_key(text, config.class_prompt) if config.prior_preservation else "",
+        init=init,
+        vae=vae,
+        text_encoder=text,
     )
 
 
@@ -207,11 +207,6 @@ def _encoded(image: ImageItem, flip: bool, encoder: Encoder) -> dict[str, torch.
     return {"latents": latents, "mask": interpolate(mask[None, None], size=latents.shape[-2:], mode="area")}
 
 
-def _content(image: ImageItem) -> str:
-    """The content id without the mark of a duplicate."""
-    return image.id.split("-")[0]
-
-
 def _variants(image: ImageItem, config: TrainConfig) -> tuple[str, ...]:
     if not config.caption_shuffle:
         return image.captions
@@ -225,14 +220,14 @@ def _held_out(images: Sequence[ImageItem], config: TrainConfig) -> set[str]:
     count = config.validation_images
     if not count:
         return set()
-    contents = sorted({_content(image) for image in images}, key=lambda i: draws.uniform(config.seed, "hold out", i))
+    contents = sorted({image.content for image in images}, key=lambda i: draws.uniform(config.seed, "hold out", i))
     if count >= len(contents):
         raise DatasetError(
             f"validation_images: {count} cannot be held out of {len(contents)} different images",
             "hold out fewer, or add images",
         )
     chosen = set(contents[:count])
-    return {image.id for image in images if _content(image) in chosen}
+    return {image.id for image in images if image.content in chosen}
 
 
 def _shared_out(images: Sequence[ImageItem], shown: int, seed: int) -> list[tuple[ImageItem, int]]:

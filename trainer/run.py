@@ -234,8 +234,7 @@ def _train(
     accelerator = accelerate(device, mixed)
     trained.to(accelerator.device)
     named = trained.parameters()
-    of_text = [p for name, p in named.items() if ":" in name]
-    optimizer = optim.make(config, list(named.values())[: len(named) - len(of_text)], of_text)
+    optimizer = optim.make(config, *trained.groups())
     if state is not None:
         trained.load(state.adapter)
     averages = Averages(list(named.values()), optimizer, config.ema_decay)

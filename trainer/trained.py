@@ -45,6 +45,12 @@ class Trained:
             for name, parameter in adapters.parameters(model).items()
         }
 
+    def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The same weights in the same order: the denoiser's, and the text encoders'."""
+        every = list(self.parameters().values())
+        own = len(adapters.parameters(self.denoiser))
+        return every[:own], every[own:]
+
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Puts back the weights that ``parameters`` named.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .buckets import cover
+
 #: Every kind of problem, and what becomes of the file that has it.
 KINDS = {
     "bad-caption": "a caption file that cannot be read; the next source of captions is used",
@@ -50,7 +52,6 @@ class ImageItem:
         size: (width, height) in pixels, after EXIF rotation.
         bucket: (width, height) in pixels that the image is trained at; multiples of 64.
         repeats: how often it is seen in an epoch: the dataset's repeats times those of its folder (``10_name``).
-        crop: (left, top) corner of the bucket in the picture after its resize, in pixels.
         mask: which parts are trained: ``""`` all, ``"alpha"`` its own transparency, else the path of a mask file.
         mask_id: names the mask by content; ``""`` without one.
         subset: the folder that it lies in, below the dataset's, with ``/``; ``""`` for the dataset's own.
@@ -62,7 +63,6 @@ class ImageItem:
     size: tuple[int, int]
     bucket: tuple[int, int]
     repeats: int
-    crop: tuple[int, int] = (0, 0)
     mask: str = ""
     mask_id: str = ""
     subset: str = ""
@@ -71,6 +71,16 @@ class ImageItem:
     def name(self) -> str:
         """What people know it by: its file's name, behind its subset."""
         return _name(self.subset, self.path)
+
+    @property
+    def content(self) -> str:
+        """The id without the mark of a duplicate."""
+        return self.id.partition("-")[0]
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """(left, top) corner of the bucket in the picture after its resize, in pixels."""
+        return cover(self.size, self.bucket)[1]
 
 
 @dataclass(frozen=True, slots=True)

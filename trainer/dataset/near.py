@@ -47,7 +47,7 @@ def near_duplicates(
             bits[index], colours[index], usable[index] = *found, True
         if on_progress is not None:
             on_progress(index + 1, len(items))
-    contents = [item.id.partition("-")[0] for item in items]
+    contents = [item.content for item in items]
     first: dict[int, int] = {}
     for one, other in _pairs(bits, colours, np.flatnonzero(usable)):
         if contents[one] != contents[other]:

@@ -11,10 +11,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import DatasetError
-from .buckets import bucket_for, check_resolution, cover
+from .buckets import bucket_for, check_resolution
 from .captions import Captions, with_trigger
 from .facts import facts
 from .files import METADATA_NAME, Listing, list_folder
@@ -75,8 +74,7 @@ def scan(
     items: list[ImageItem] = []
     problems: list[Problem] = []
     faults: list[str] = []
-    # What many images have in common is kept once.
-    shared: dict[object, Any] = {}
+    said: dict[str, str] = {}  # the same of many images: kept once
     first: dict[str, int] = {}
     copies: Counter[str] = Counter()
     for done, (place, name, fact) in enumerate(facts(listing, resolution, mask), start=1):
@@ -92,23 +90,20 @@ def scan(
             caption = captions.of(place, name)
             if caption is None:
                 message = _no_caption(place.sidecars(name), alone[0], trigger_word)
-                message = shared.setdefault(message, message)
+                message = said.setdefault(message, message)
                 problems.append(Problem(path, "no-caption", message, place.subset))
             if fact.fault:
                 faults.append(fact.fault)
             elif mask != "no" and not fact.mask:
                 problems.append(Problem(path, "no-mask", _NO_MASK[mask], place.subset))
-            bucket = bucket_for(fact.size, resolution)
-            crop = cover(fact.size, bucket)[1]
             items.append(
                 ImageItem(
                     id=f"{content}-{copies[content] + 1}" if content in copies else content,
                     path=path,
                     captions=_with_triggers(caption.texts, trigger_word) if caption else alone,
                     size=fact.size,
-                    bucket=bucket,
+                    bucket=bucket_for(fact.size, resolution),
                     repeats=repeats * place.repeats,
-                    crop=shared.setdefault(crop, crop),
                     mask=fact.mask,
                     mask_id=fact.mask_content,
                     subset=place.subset,

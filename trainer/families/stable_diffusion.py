@@ -14,7 +14,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import lcm
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +23,7 @@ from torch import nn
 from ..errors import BaseModelError
 from . import clip_text, ldm, quantised, sampling, vae
 from .base import Header
+from .conditioning import stack_conditioning
 from .encoders import StableDiffusionEncoders
 from .kinds import UNetTraits, refusal, unet_traits
 from .weights import empty_weights, fill, read_header, read_tensors
@@ -221,13 +221,7 @@ class StableDiffusion(ABC):
         device = next(model.parameters()).device
         told = self.size_conditioning((width, height), (0, 0), (width, height))
         pair = [{**entry, **told} for entry in ((conditioning,) if guidance == 1.0 else (conditioning, negative))]
-        length = lcm(*(entry["hidden"].shape[1] for entry in pair))
-        both: dict[str, torch.Tensor] = {}
-        for name in pair[0]:
-            tensors = [entry[name].to(device) for entry in pair]
-            if name == "hidden":
-                tensors = [tensor.repeat(1, length // tensor.shape[1], 1) for tensor in tensors]
-            both[name] = torch.cat(tensors)
+        both = {name: tensor.to(device) for name, tensor in stack_conditioning(pair).items()}
 
         def denoise(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
             steps_of_both = torch.full((len(pair),), timestep, device=device)

@@ -178,6 +178,17 @@ def looks_like_sdxl(base_model: str, resolution: int) -> bool:
     return "xl" in Path(base_model).name.lower() or resolution >= 896
 
 
+def prodigy_rate(reader: Reader) -> None:
+    """Prodigy finds the rate by itself: one that is meant as a rate becomes 1."""
+    if reader.fields["learning_rate"] >= 0.1:
+        return
+    text = "1.0 is written: prodigy finds the rate by itself, and multiplies it with this"
+    reader.differs("learning_rate", reader.fields["learning_rate"], text)
+    reader.fields["learning_rate"] = 1.0
+    if reader.fields["train_text_encoder"]:
+        reader.fields["text_encoder_learning_rate"] = 1.0
+
+
 def base_notes(reader: Reader, key: str, base_model: str) -> None:
     """Notes what to do about a base model that is no file of ours."""
     if base_model.lower().endswith((".ckpt", ".pt", ".pth")):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .base import NOT_GIVEN, Reader
+from .base import NOT_GIVEN, Reader, prodigy_rate
 
 # LyCORIS' algorithms and presets of what is trained.
 _ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
@@ -174,12 +174,7 @@ def optimizer(reader: Reader) -> None:
     elif name == "prodigy":
         # What ours switches on by itself.
         arguments = {"use_bias_correction": False, "safeguard_warmup": False, "decouple": True, **arguments}
-        if fields["learning_rate"] < 0.1:
-            text = "1.0 is written: prodigy finds the rate by itself, and multiplies it with this"
-            reader.differs("learning_rate", fields["learning_rate"], text)
-            fields["learning_rate"] = 1.0
-            if fields["train_text_encoder"]:
-                fields["text_encoder_learning_rate"] = 1.0
+        prodigy_rate(reader)
     kept = {key: value for key, value in arguments.items() if _is_argument(value)}
     _leave_all(reader, {key: value for key, value in arguments.items() if key not in kept}, "no number, text or list")
     if kept:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, UserError
-from .base import NOT_GIVEN, Imported, Reader, base_notes, nearest_resolution
+from .base import NOT_GIVEN, Imported, Reader, base_notes, nearest_resolution, prodigy_rate
 from .kohya_data import tidy_prompt
 from .onetrainer_keys import DEFAULTS, IGNORED, LEFT_OUT, OPTIMIZERS, SCHEDULES, TAKEN
 
@@ -192,12 +192,7 @@ def _optimizer(reader: Reader) -> None:
     if name != "prodigy":
         return
     fields["optimizer_args"] = of_prodigy
-    if fields["learning_rate"] < 0.1:
-        text = "1.0 is written: prodigy finds the rate by itself, and multiplies it with this"
-        reader.differs("learning_rate", fields["learning_rate"], text)
-        fields["learning_rate"] = 1.0
-        if fields["train_text_encoder"]:
-            fields["text_encoder_learning_rate"] = 1.0
+    prodigy_rate(reader)
 
 
 def _loss(reader: Reader) -> None:

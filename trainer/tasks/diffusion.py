@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
-from math import lcm
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from ..dataset.buckets import cover
 from ..dataset.sampler import Presentation
 from ..errors import RunError
 from ..families import Encoders, Family
+from ..families.conditioning import stack_conditioning
 from ..job import Item, Job
 from ..objectives import Objective
 
@@ -227,19 +227,3 @@ class Diffusion:
         else:
             entries = self._encoders.conditioning([self._encoders.tokenize(self._texts[key]) for key in keys])
         return [{name: tensor.to(self._device) for name, tensor in entry.items()} for entry in entries]
-
-
-def stack_conditioning(entries: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Conditioning [1, T_i, D] of several samples as [B, T, D].
-
-    Different lengths are brought together by repeating to their least common multiple, as ComfyUI does
-    (``comfy.conds.CONDCrossAttn``): repeated tokens leave the result of attention as it was, zeros would not.
-    """
-    stacked = {}
-    for name in entries[0]:
-        tensors = [entry[name] for entry in entries]
-        if tensors[0].ndim == 3:
-            length = lcm(*(tensor.shape[1] for tensor in tensors))
-            tensors = [tensor.repeat(1, length // tensor.shape[1], 1) for tensor in tensors]
-        stacked[name] = torch.cat(tensors)
-    return stacked

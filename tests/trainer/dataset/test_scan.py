@@ -39,9 +39,9 @@ def test_what_an_item_holds(draw: Callable[..., Path], folder: Path) -> None:
             size=(300, 200),
             bucket=(128, 128),
             repeats=3,
-            crop=(32, 0),
         ),
     )
+    assert dataset.items[0].crop == (32, 0)
 
 
 def test_the_order_is_by_name(draw: Callable[..., Path], folder: Path) -> None:
