@@ -17,7 +17,7 @@ from trainer import job as jobs
 from trainer.cache import Cache
 from trainer.config import TrainConfig
 from trainer.dataset.sampler import Presentation
-from trainer.events import Event, RunFinished, RunStarted, RunStopped, Step, Warned
+from trainer.events import Event, RunFailed, RunFinished, RunStarted, RunStopped, Step, Warned
 from trainer.tasks.diffusion import Diffusion
 from trainer.trained import build
 
@@ -122,6 +122,34 @@ def test_a_broken_run_is_the_unbroken_one_bit_for_bit(five: TrainConfig, name: s
     files = [(config.output_dir.with_name(n) / f"{n}.safetensors") for n in ("unbroken", "broken")]
     tensors = [load_file(path) for path in files]
     assert all(torch.equal(tensor, tensors[1][key]) for key, tensor in tensors[0].items())
+
+
+@pytest.mark.parametrize("saved", [1, 4])
+def test_a_run_that_broke_within_a_window_goes_on_bit_for_bit(
+    five: TrainConfig, monkeypatch: pytest.MonkeyPatch, saved: int
+) -> None:
+    """What half a window has accumulated is lost with the process, and made again."""
+    config = five.but(max_steps=8, batch_size=1, gradient_accumulation_steps=4, save_steps=1)
+    unbroken = trained(elsewhere(config, "unbroken"))
+    broken, loss = elsewhere(config, "broken"), Diffusion.loss
+
+    def fail(self: Diffusion, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        accumulating = torch.is_grad_enabled() and any(p.grad is not None for p in model.parameters())
+        if accumulating and (checkpoint.latest(broken.output_dir) or 0) >= saved:
+            raise RuntimeError("the power went off")
+        return loss(self, model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "loss", fail)
+        end = run.start(broken, [])
+    assert isinstance(end, RunFailed)
+    assert "the power went off" in end.message
+    step = checkpoint.latest(broken.output_dir)
+    assert step is not None
+    assert saved <= step < 8
+    again = trained(broken)
+    assert unbroken[0][step:] == again[0]
+    assert all(torch.equal(tensor, again[1][key]) for key, tensor in unbroken[1].items())
 
 
 def test_conditioning_from_the_cache_and_encoded_anew_train_the_same_denoiser(five: TrainConfig) -> None:
