@@ -17,7 +17,7 @@ _GROUPS: dict[str, str] = {
     "no_half_vae": "not needed: the VAE computes in fp32",
     "max_token_length": "not needed: captions of any length are encoded, in chunks of 75 tokens",
     "save_state save_state_on_train_end save_last_n_epochs_state save_last_n_steps_state": (
-        "not needed: every checkpoint can be gone on from"
+        "not needed: the newest two checkpoints can be gone on from"
     ),
     "lowram highvram disable_mmap_load_safetensors": "not needed: only the UNet is on the card while it trains",
     "full_fp16 full_bf16 fp8_base fp8_base_unet": "the base model is in mixed_precision, the LoRA in fp32",
@@ -32,7 +32,7 @@ _GROUPS: dict[str, str] = {
         "runs of another trainer cannot be gone on with; own ones by: python -m trainer train --resume RUN"
     ),
     "save_every_n_epochs save_n_epoch_ratio": "set save_steps: checkpoints are counted in optimizer steps",
-    "save_last_n_epochs save_last_n_steps": "all checkpoints are kept",
+    "save_last_n_epochs save_last_n_steps": "the LoRAs of all checkpoints are kept",
     "save_precision": "files are fp32: what was trained, to the last bit",
     "no_metadata training_comment output_config": "files always hold the settings, in their header",
     "sample_sampler": "samples are drawn by Euler steps",

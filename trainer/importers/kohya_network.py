@@ -28,7 +28,7 @@ _OPTIMIZERS = {
     "lion8bit": ("lion", "its state is in 32 bit"),
     "pagedlion8bit": ("lion", "its state is in 32 bit"),
     "prodigy": ("prodigy", ""),
-    "adafactor": ("adafactor", "PyTorch's Adafactor, which has other settings"),
+    "adafactor": ("adafactor", ""),
     "adamwschedulefree": ("schedulefree", ""),
     "radamschedulefree": ("schedulefree", "AdamW's kind of it, not RAdam's"),
     "prodigyplus.prodigyplusschedulefree": ("prodigy", "without its averaging"),
@@ -170,7 +170,10 @@ def optimizer(reader: Reader) -> None:
             reader.differs(
                 "optimizer_args relative_step", True, "learning_rate counts; the rate is not found by itself"
             )
-        _leave_all(reader, arguments, "PyTorch's Adafactor does not have it")
+        if _true(arguments.pop("warmup_init", False)):
+            reader.leave("optimizer_args warmup_init", True, "it goes with relative_step alone")
+        # What ours switches off by itself.
+        arguments = {"scale_parameter": True, **arguments}
     elif name == "prodigy":
         # What ours switches on by itself.
         arguments = {"use_bias_correction": False, "safeguard_warmup": False, "decouple": True, **arguments}

@@ -75,7 +75,7 @@ _GROUPS: dict[str, str] = {
     "bundle_additional_embeddings": "embeddings are not trained",
     "sample_skip_first non_ema_sampling": "left out; samples are of what would be saved",
     "backup_after backup_after_unit rolling_backup rolling_backup_count backup_before_save": (
-        "not needed: every checkpoint can be gone on from"
+        "not needed: the newest two checkpoints can be gone on from"
     ),
     "save_skip_first save_filename_prefix save_every_unit sample_after_unit": "left out",
     "offline_mode": "nothing is downloaded, ever",
@@ -114,7 +114,7 @@ OPTIMIZERS: dict[str, tuple[str, float, str]] = {
     "ADAMW_8BIT": ("adamw8bit", 0.01, ""),
     "LION": ("lion", 0.0, ""),
     "LION_8BIT": ("lion", 0.0, "its state is in 32 bit"),
-    "ADAFACTOR": ("adafactor", 0.0, "PyTorch's Adafactor, which has other settings"),
+    "ADAFACTOR": ("adafactor", 0.0, "at the rate that is given, without scale_parameter and relative_step"),
     "PRODIGY": ("prodigy", 0.0, ""),
     "PRODIGY_ADV": ("prodigy", 0.0, "the plain one"),
     "PRODIGY_PLUS_SCHEDULE_FREE": ("prodigy", 0.0, "without its averaging"),

@@ -316,6 +316,9 @@ FIELDS = [
     ('reg_data_dir = "r"\nprior_loss_weight = 0', {"reg_data_dir": None}),
     ('reg_data_dir = ""', {"reg_data_dir": None}),
     ("max_grad_norm = 0", {"max_grad_norm": 0.0}),
+    ('optimizer_type = "AdaFactor"\noptimizer_args = ["scale_parameter=False", "relative_step=False"]',
+     {"optimizer": "adafactor", "optimizer_args": {"scale_parameter": False}}),
+    ('optimizer_type = "AdaFactor"', {"optimizer": "adafactor", "optimizer_args": {"scale_parameter": True}}),
     ("clip_skip = 1", {"clip_skip": 1}),
     ('model_train_type = "sdxl-lora"\nclip_skip = 2', {"clip_skip": None, "resolution": 1024}),
     ('output_dir = "o"\noutput_name = "m\u00e4rz"', {"output_dir": Path("o/m\u00e4rz")}),
@@ -334,9 +337,9 @@ TOLD = [
     ('optimizer_type = "DAdaptAdam"', ["optimizer_type = 'DAdaptAdam': prodigy, which finds the rate by itself, too",
         "learning_rate = 0.0001: 1.0 is written: prodigy finds the rate by itself, and multiplies it with this"]),
     ('optimizer_type = "AdaFactor"\noptimizer_args = ["scale_parameter=False"]', [
-        "optimizer_args scale_parameter = false: PyTorch's Adafactor does not have it",
-        "optimizer_type = 'AdaFactor': adafactor: PyTorch's Adafactor, which has other settings",
         "optimizer_args relative_step = true: learning_rate counts; the rate is not found by itself"]),
+    ('optimizer_type = "AdaFactor"\noptimizer_args = ["relative_step=False", "warmup_init=True"]', [
+        "optimizer_args warmup_init = true: it goes with relative_step alone"]),
     ('lr_scheduler = "inverse_sqrt"', ["lr_scheduler = 'inverse_sqrt': cosine is written"]),
     ('loss_type = "l1"', ["loss_type = 'l1': mse is written; expected l2 or huber"]),
     ('loss_type = "huber"', ["huber_schedule = 'snr': huber_delta is the same at every timestep, as with constant"]),

@@ -115,7 +115,7 @@ def test_a_whole_file() -> None:
         "learning_rate_scaler = 'BATCH': multiply learning_rate yourself",
         "timestep_distribution = 'LOGIT_NORMAL': all timesteps are trained alike",
         "unet.weight_dtype = 'BFLOAT_16': the base model is in mixed_precision",
-        "backup_after = 10: not needed: every checkpoint can be gone on from",
+        "backup_after = 10: not needed: the newest two checkpoints can be gone on from",
     ]
     assert [str(note) for note in found.differing] == [
         "text_encoder.train = true: both text encoders are trained, or none: both are",
