@@ -18,8 +18,12 @@ class DarkroomExtension(ComfyExtension):
     """What ComfyUI asks for the nodes."""
 
     async def on_load(self) -> None:
-        """Make the demo base's architecture known, so that the stock loader takes its file as well."""
-        from .host import demo_base
+        """Make the demo base's architecture known, so that the stock loader takes its file as well; add the routes."""
+        from .host import clients, demo_base, web
+        from .routes import ROUTES
+
+        clients.watch()
+        web.register(ROUTES)
 
         if not demo_base.register():
             logging.warning("LoRA Darkroom: the demo base %s is missing; Load Demo Base will not work", demo_base.FILE)
