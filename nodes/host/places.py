@@ -9,9 +9,12 @@ import folder_paths
 
 from ...trainer.dataset.files import IMAGE_SUFFIXES
 from ...trainer.errors import HostError
+from . import clients
 
 PRIVATE = "lora_darkroom"
 DEEPEST, MOST_FOLDERS = 4, 500
+ADDED = "lora_darkroom_datasets"  # a category of extra_model_paths.yaml
+KINDS = ("datasets", ADDED)  # "datasets" is core's own; an old ComfyUI has none
 
 
 def private() -> Path:
@@ -49,23 +52,81 @@ def input_folders() -> list[str]:
     return list(found)
 
 
-def dataset_folder(text: str) -> Path:
-    """The folder that a user named: a folder below ComfyUI's input, or an absolute path.
+def readable(text: str, what: str) -> Path:
+    """The path that a user typed, if the client who asks may read it; nothing need be there.
+
+    Quotes of Windows' "Copy as path" are taken off, ``~`` is the home folder, and a relative path lies below ComfyUI's
+    input. A client on this machine may name any path. One elsewhere (``clients.foreign``) may name what lies below
+    ComfyUI's input, its ``datasets`` folders, or those of ``lora_darkroom_datasets`` in ``extra_model_paths.yaml``;
+    its path is not looked at before that is sure.
+
+    Args:
+        text: what was typed.
+        what: the name of the input, for errors.
+
+    Returns:
+        An absolute path, links in it as they are.
 
     Raises:
-        HostError: there is no such folder.
+        HostError: nothing was typed, or the client may not read there.
     """
-    named = text.strip().strip("\"'").strip()  # Windows' "Copy as path" adds quotes
+    named = text.strip().strip("\"'").strip()
     if not named:
-        raise HostError("no dataset folder is chosen", "choose a folder below ComfyUI's input, or type a path")
-    root = Path(folder_paths.get_input_directory())
-    path = Path(named).expanduser()
-    if not path.is_absolute():
-        path = root / path
+        raise HostError(f"{what}: it is empty", "type a path, or choose one")
+    if "\0" in named:
+        raise HostError(f"{what}: {named!r} is no path", "type it anew")
+    try:
+        home = Path(named).expanduser()
+    except RuntimeError as error:
+        raise HostError(f"{what}: {named}: {error}", "type the whole path") from None
+    path = os.path.abspath(os.path.join(folder_paths.get_input_directory(), home))
+    if clients.foreign() and not any(lies_below(root, path) for root in roots()):
+        raise HostError(
+            f"{what}: {named} lies outside of the folders that another machine may use",
+            f"name a folder below ComfyUI's input; or, on the machine that it runs on, add the folder as "
+            f"{ADDED} to extra_model_paths.yaml",
+        )
+    return Path(path)
+
+
+def roots() -> list[str]:
+    """The folders that clients on other machines may read: ComfyUI's input, its datasets, and those that were added."""
+    known = (folder_paths.get_folder_paths(kind) for kind in KINDS if kind in folder_paths.folder_names_and_paths)
+    return [folder_paths.get_input_directory(), *(root for found in known for root in found)]
+
+
+def dataset_folder(text: str, what: str = "folder") -> Path:
+    """The folder that a user named (see ``readable``).
+
+    Raises:
+        HostError: there is no such folder, or the client may not read it.
+    """
+    path = readable(text, what)
     if not path.is_dir():
-        what = "is a file, expected a folder" if path.is_file() else "does not exist"
-        raise HostError(f"dataset folder: {path} {what}", f"put a folder with images into {root}, or type its path")
+        fault = "is a file, expected a folder" if path.is_file() else "does not exist"
+        raise HostError(
+            f"{what}: {path} {fault}",
+            f"put a folder with images into {folder_paths.get_input_directory()}, or type its path",
+        )
     return path
+
+
+def lies_below(root: str, path: str) -> bool:
+    """Whether a path lies in a folder, or is it, wherever links lead.
+
+    By its letters first: asking the system for a path of another machine (``\\\\server\\share``) already speaks to it.
+    """
+    real = os.path.realpath(root)
+    if not any(_below(base, os.path.abspath(path)) for base in (os.path.abspath(root), real)):
+        return False
+    return _below(real, os.path.realpath(path))
+
+
+def _below(root: str, path: str) -> bool:
+    try:
+        return os.path.commonpath((root, path)) == os.path.normpath(root)
+    except ValueError:  # another drive
+        return False
 
 
 def checkpoints() -> list[str]:
@@ -114,7 +175,7 @@ def new_lora_folder(subfolder: str) -> Path:
     """
     root = Path(folder_paths.get_folder_paths("loras")[0])
     folder = root / subfolder
-    if not folder_paths.is_within_directory(str(root), str(folder)):
+    if not lies_below(str(root), str(folder)):
         raise HostError(f"filename: {subfolder} lies outside of the folder for LoRAs, {root}", "give a name without ..")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
