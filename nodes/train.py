@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..trainer.errors import DarkroomError, HostError
 from .host import places
 from .host.graph import NodeProgress
 from .payloads import CATEGORY, ConfigFields, ConfigType, DatasetRef, DatasetType
+from .sources import Encoded, Folder, Source
 from .training import train
 
 MOST_NOTES = 8
@@ -33,16 +36,35 @@ class TrainLoRA(io.ComfyNode):
                 "\u8bad\u7ec3", "\u8bad\u7ec3LoRA", "\u5fae\u8c03", "\u70bc\u4e39",
             ],
             is_output_node=True,
+            is_input_list=True,  # of latents and conditioning; everything else is a list of one
             inputs=[
-                DatasetType.Input("dataset", tooltip="The images and captions, from Load Dataset or Auto Caption."),
-                ConfigType.Input("config", tooltip="How to train, from LoRA Train Config."),
+                DatasetType.Input(
+                    "dataset", optional=True, tooltip="The images and captions, from Load Dataset or Auto Caption."
+                ),
+                ConfigType.Input(
+                    "config", optional=True, tooltip="How to train, from LoRA Train Config. Unwired: its defaults."
+                ),
                 io.Model.Input(
                     "model",
+                    optional=True,
                     tooltip="The model to train on. Its own file is read by the trainer; LoRAs or merges that are "
                     "patched onto it are trained on top of.",
                 ),
-                io.Clip.Input("clip", tooltip="Encodes the captions, exactly as it will encode your prompts."),
-                io.Vae.Input("vae", tooltip="Encodes the images."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="Encodes the captions, exactly as it will encode your prompts."
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Encodes the images, and decodes the samples."),
+                io.Latent.Input(
+                    "latents",
+                    optional=True,
+                    tooltip="In place of a dataset: pictures that are encoded already, as a list from Make Training "
+                    "Dataset or Load Training Dataset.",
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="The captions of these latents: one for each, or one for all.",
+                ),
                 io.Combo.Input(
                     "base_file",
                     options=[OWN_FILE, *places.checkpoints()],
@@ -65,17 +87,34 @@ class TrainLoRA(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        dataset: DatasetRef,
-        config: ConfigFields,
-        model: Any,
-        clip: Any,
-        vae: Any,
-        base_file: str = OWN_FILE,
+        dataset: Sequence[DatasetRef] = (),
+        config: Sequence[ConfigFields] = (),
+        model: Sequence[Any] = (),
+        clip: Sequence[Any] = (),
+        vae: Sequence[Any] = (),
+        latents: Sequence[Any] = (),
+        conditioning: Sequence[Any] = (),
+        base_file: Sequence[str] = (),
     ) -> io.NodeOutput:
         """Train, or find the finished run again."""
         progress = NodeProgress()
-        done = train(dataset, config, model, clip, vae, "" if base_file == OWN_FILE else base_file, progress)
+        source = _source(_one("dataset", dataset), latents, conditioning)
+        wired = (_one("model", model), _one("clip", clip), _one("vae", vae))
+        named = _one("base_file", base_file) or OWN_FILE
+        try:
+            done = train(
+                source,
+                _one("config", config) or ConfigFields({}),
+                *wired,
+                "" if named == OWN_FILE else named,
+                progress,
+            )
+        except DarkroomError as error:
+            progress.toast("error", str(error))
+            raise
         lines = [f"{done.steps} steps, loss {done.losses[-1]:.4f}" if done.losses else f"{done.steps} steps"]
+        if done.anew:
+            progress.toast("success", lines[0])
         lines += [f"- {note}" for note in done.notes[:MOST_NOTES]]
         if len(done.notes) > MOST_NOTES:
             lines.append(f"- and {len(done.notes) - MOST_NOTES} more, in ComfyUI's log")
@@ -83,3 +122,32 @@ class TrainLoRA(io.ComfyNode):
         progress.say(text)
         shown = {**ui.PreviewImage(done.samples, cls=cls).as_dict(), "text": [text]}
         return io.NodeOutput(done.lora, {"loss": done.losses}, done.samples, done.steps, done.run, ui=shown)
+
+
+def _one(name: str, given: Sequence[Any]) -> Any:
+    """The one thing that is wired to an input; None without one.
+
+    Raises:
+        HostError: it is a list of several.
+    """
+    if len(given) > 1:
+        raise HostError(f"Train LoRA: {name} is a list of {len(given)}, expected one", "choose one of them")
+    return given[0] if given else None
+
+
+def _source(dataset: DatasetRef | None, latents: Sequence[Any], conditioning: Sequence[Any]) -> Source:
+    """What to train on.
+
+    Raises:
+        HostError: nothing, two things, or half a thing is wired.
+    """
+    if dataset is not None and not latents:
+        return Folder(dataset)
+    if dataset is None and latents and conditioning:
+        return Encoded(latents, conditioning)
+    if dataset is not None:
+        raise HostError("Train LoRA: both a dataset and latents are wired", "wire one of them")
+    if latents or conditioning:
+        lacking = "conditioning" if latents else "latents"
+        raise HostError(f"Train LoRA: {lacking} is not wired", "wire both outputs of Make Training Dataset")
+    raise HostError("Train LoRA: there is nothing to train on", "wire a dataset from Load Dataset")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import interpolate
 
 from ..trainer import events, prepare, runfolder
 from ..trainer.cache import Cache
 from ..trainer.config import TrainConfig, parse
 from ..trainer.dataset import Dataset, scan
-from ..trainer.errors import RunError, UserError, WorkerError
+from ..trainer.errors import HostError, RunError, UserError, WorkerError
 from ..trainer.events import (
     Checkpoint,
     Event,
@@ -29,17 +30,21 @@ from ..trainer.events import (
     Validation,
     Warned,
 )
+from ..trainer.files import ContentHashes
 from ..trainer.job import Job
+from ..trainer.lock import locked
 from ..trainer.sinks import clock, describe
 from . import runner, runs
 from .host import base_model, memory, places, preview
 from .host.encode import HostEncoder
 from .host.graph import NodeProgress, check_interrupted
 from .host.lora import LoraModel, read
-from .payloads import ConfigFields, DatasetRef
+from .payloads import ConfigFields
+from .sources import Source
 
 log = logging.getLogger("lora-darkroom")
 LITTLE_MEMORY = 2 * 2**30
+LAST_ONLY = 10_000_000  # steps between two rounds of samples: only the last one is drawn
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Trained:
         steps: optimizer steps done.
         run: the run's id.
         notes: what the user should know.
+        anew: whether anything was trained now; False if the run was finished already.
     """
 
     lora: LoraModel
@@ -61,10 +67,11 @@ class Trained:
     steps: int
     run: str
     notes: list[str]
+    anew: bool
 
 
 def train(
-    dataset: DatasetRef, config: ConfigFields, model: Any, clip: Any, vae: Any, base_file: str, progress: NodeProgress
+    source: Source, config: ConfigFields, model: Any, clip: Any, vae: Any, base_file: str, progress: NodeProgress
 ) -> Trained:
     """Train, go on with, extend, or find again the run that the inputs describe.
 
@@ -72,32 +79,41 @@ def train(
         UserError: an input cannot be used.
         RunError: the run failed, or its worker died.
     """
+    for name, wired in (("MODEL", model), ("CLIP", clip), ("VAE", vae)):
+        if wired is None:
+            raise HostError(f"Train LoRA: no {name} is wired", "wire MODEL, CLIP and VAE of a checkpoint loader")
     notes: list[str] = []
 
     def note(text: str) -> None:
         log.warning(text)
         notes.append(text)
 
-    settings = _settings(dataset, config)
+    settings = _settings(source, config)
     progress.say("Reading the data set")
-    scanned = scan(
-        dataset.folder,
-        resolution=settings.resolution,
-        trigger_word=dataset.trigger_word,
-        repeats=dataset.repeats,
-    )
-    for problem in scanned.problems:
+    dataset = source.dataset(settings)
+    regularisation = _regularisation(settings)
+    for problem in (*dataset.problems, *(regularisation.problems if regularisation else ())):
         note(f"{problem.path.name}: {problem.message}")
     progress.say("Looking at the base model")
     base = base_model.resolve(model, base_file, note)
     encoder = HostEncoder(clip, vae, base.family)
     cache = Cache(places.cache())
-    job = prepare.plan(settings.but(base_model=base.file.as_posix()), scanned, base, encoder, cache.folder, "host")
+    job = prepare.plan(
+        settings.but(base_model=base.file.as_posix()),
+        dataset,
+        base,
+        encoder,
+        cache.folder,
+        "host",
+        regularisation=regularisation,
+        init=_init(settings),
+    )
     total = runfolder.total_steps(job)
     found = runs.find(places.runs(), job.run_id, total)
-    if found.result is None:
+    if trained := found.result is None:
         job = replace(job, config=job.config.but(output_dir=found.folder.as_posix()))
-        _prepare(job, scanned, encoder, cache, found.folder, progress)
+        source.store(job, cache, encoder)
+        _prepare(job, dataset, regularisation, encoder, cache, found.folder, progress)
         _free_the_card(note)
         _work(found.folder, total, model, vae, progress, note)
         found = runs.find(places.runs(), job.run_id, total)
@@ -107,26 +123,53 @@ def train(
     story = [e for e in events.history(found.folder / "events.jsonl") if getattr(e, "step", 0) <= found.steps]
     losses = [event.loss for event in story if isinstance(event, Step) and math.isfinite(event.loss)]
     lora = read(found.result, run=job.run_id)
-    return Trained(lora, losses, _samples(story, found.folder, encoder), found.steps, job.run_id, notes)
+    samples = _samples(story, found.folder, encoder)
+    return Trained(lora, losses, samples, found.steps, job.run_id, notes, trained)
 
 
-def _settings(dataset: DatasetRef, config: ConfigFields) -> TrainConfig:
+def _settings(source: Source, config: ConfigFields) -> TrainConfig:
     """The whole config: the node's fields, and what the host decides."""
     decided = {
-        "train_data_dir": dataset.folder.as_posix(),
-        "trigger_word": dataset.trigger_word,
-        "repeats": dataset.repeats,
+        **source.decided(),
         "cache_dir": places.cache().as_posix(),
         "output_dir": places.runs().as_posix(),
         "device": memory.device(),
     }
+    if config.values.get("sample_every") == 0:
+        decided["sample_every"] = LAST_ONLY
     return parse({**config.values, **decided}, source="LoRA Train Config").resolved()
 
 
+def _regularisation(settings: TrainConfig) -> Dataset | None:
+    if settings.reg_data_dir is None:
+        return None
+    return scan(settings.reg_data_dir, resolution=settings.resolution, fallback=settings.class_prompt)
+
+
+def _init(settings: TrainConfig) -> str:
+    """The hash of ``init_lora``, once it is known that training can begin from it."""
+    if settings.init_lora is None:
+        return ""
+    from ..trainer.trained import beginning
+
+    beginning(settings.init_lora, text=False)
+    return ContentHashes(places.cache() / "hashes.json")(settings.init_lora)
+
+
 def _prepare(
-    job: Job, scanned: Dataset, encoder: HostEncoder, cache: Cache, folder: Path, progress: NodeProgress
+    job: Job,
+    dataset: Dataset,
+    regularisation: Dataset | None,
+    encoder: HostEncoder,
+    cache: Cache,
+    folder: Path,
+    progress: NodeProgress,
 ) -> None:
-    """Fill the cache and write the job; Cancel leaves what is encoded in the cache."""
+    """Fill the cache and write the job; Cancel leaves what is encoded in the cache.
+
+    Raises:
+        RunFolderError: another process trains this run now.
+    """
 
     def stop() -> bool:
         check_interrupted()
@@ -137,10 +180,11 @@ def _prepare(
             progress.say(f"{event.name.capitalize()}: {event.done + 1} of {event.total}")
             progress.set(event.done, event.total)
 
-    prepare.fill(job, scanned, encoder, cache, emit=emit, stop=stop)
-    runfolder.check_folder(folder, job)
-    runs.keep_finished(folder)
-    job.save(folder)
+    prepare.fill(job, dataset, encoder, cache, regularisation=regularisation, emit=emit, stop=stop)
+    with locked(folder):  # a worker of another ComfyUI on the same user folder reads this very job
+        runfolder.check_folder(folder, job)
+        runs.keep_finished(folder)
+        job.save(folder)
 
 
 def _free_the_card(note: Callable[[str], None]) -> None:
@@ -165,7 +209,8 @@ def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress
             case RunStarted():
                 reached = event.step
                 progress.set(reached, total)
-                progress.say(f"Training: step {reached} of {total}")
+                left = f", about {clock(event.seconds)} left" if event.seconds else ""
+                progress.say(f"Training: step {reached} of {total}{left}")
             case Step():
                 reached = event.step
                 progress.set(reached, total)
@@ -202,9 +247,15 @@ def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress
 def _samples(story: list[Event], folder: Path, encoder: HostEncoder) -> torch.Tensor:
     """The samples of the last step that has some, decoded by the wired VAE."""
     drawn = [event for event in story if isinstance(event, Sample)]
-    last = [event for event in drawn if event.step == drawn[-1].step]
-    by_index = {event.index: event for event in last}
-    latents = [preview.load(folder / by_index[index].latents) for index in sorted(by_index)]
-    if not latents:
+    if not drawn:
         raise RunError(f"the run in {folder} drew no samples", "raise epochs, and queue again")
-    return torch.cat([encoder.decode(one) for one in latents])
+    by_index = {event.index: event for event in drawn if event.step == drawn[-1].step}
+    pictures = [encoder.decode(preview.load(folder / by_index[index].latents)) for index in sorted(by_index)]
+    size = pictures[0].shape[1:3]  # a batch has one size; prompts may ask for others
+    return torch.cat([one if one.shape[1:3] == size else _resized(one, size) for one in pictures])
+
+
+def _resized(pictures: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """[N, H, W, 3] at another size (height, width)."""
+    channels_first = pictures.movedim(-1, 1)
+    return interpolate(channels_first, size=tuple(size), mode="bilinear", antialias=True).movedim(1, -1)

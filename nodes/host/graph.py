@@ -36,6 +36,10 @@ class NodeProgress:
             self._text = text
             PromptServer.instance.send_progress_text(text, self._node)
 
+    def toast(self, severity: str, text: str) -> None:
+        """Show a passing message on every open page; ``severity`` is success, info, warn or error."""
+        tell_page("toast", {"node": self._node, "severity": severity, "text": text})
+
 
 def check_interrupted() -> None:
     """Raise ``Interrupted`` (a BaseException) if the user pressed Cancel."""

@@ -72,6 +72,46 @@ class DarkroomForeign:
         return (foreign,)
 
 
+class DarkroomTwice:
+    """A list of the same thing twice."""
+
+    RETURN_TYPES = (ANY,)
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "twice"
+    CATEGORY = "LoRA Darkroom tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Anything."""
+        return {"required": {"anything": (ANY,)}}
+
+    def twice(self, anything: Any) -> tuple[Any]:
+        """As a list."""
+        return ([anything, anything],)
+
+
+class DarkroomListProbe:
+    """What lists of latents and conditioning hold."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "look"
+    OUTPUT_NODE = True
+    INPUT_IS_LIST = True
+    CATEGORY = "LoRA Darkroom tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """`path` names the file."""
+        return {"required": {"path": ("STRING", {"default": ""}), "latents": (ANY,), "conditioning": (ANY,)}}
+
+    def look(self, path: list[str], latents: list[Any], conditioning: list[Any]) -> dict[str, Any]:
+        """Write them down."""
+        found = {f"latents {n}": one["samples"] for n, one in enumerate(latents)}
+        found |= {f"conditioning {n}": one[0][0] for n, one in enumerate(conditioning)}
+        save_file({name: tensor.detach().clone().float().contiguous() for name, tensor in found.items()}, path[0])
+        return {"ui": {"seen": [sorted(found)]}}
+
+
 def look_modules() -> Any:
     """Which modules are imported."""
     return {}, sorted(name for name in sys.modules if "." not in name)
@@ -129,4 +169,9 @@ TASKS = {
     "vae": look_vae,
     "weights": look_weights,
 }
-NODE_CLASS_MAPPINGS = {"DarkroomProbe": DarkroomProbe, "DarkroomForeign": DarkroomForeign}
+NODE_CLASS_MAPPINGS = {
+    "DarkroomProbe": DarkroomProbe,
+    "DarkroomForeign": DarkroomForeign,
+    "DarkroomTwice": DarkroomTwice,
+    "DarkroomListProbe": DarkroomListProbe,
+}

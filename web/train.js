@@ -1,0 +1,16 @@
+// Tells at the end of a training, wherever in the graph one looks, that it has ended.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { toast } from "./common.js";
+
+app.registerExtension({
+  name: "LoRADarkroom.Train",
+  setup() {
+    api.addEventListener("darkroom.toast", ({ detail }) => {
+      // Node ids are execution ids: "7:3" is node 3 in subgraph 7. Titles of what is inside are not looked for.
+      const node = app.graph?.getNodeById?.(Number(detail.node));
+      const errors = detail.severity === "error";
+      toast(detail.severity, node?.title ?? "LoRA Darkroom", detail.text, errors ? 20_000 : 8_000);
+    });
+  },
+});
