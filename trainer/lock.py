@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from .errors import RunFolderError
+
+_PATIENCE, _PAUSE = 0.5, 0.05  # seconds: whoever only looks whether the folder is held (``held``) is gone by then
 
 
 @contextmanager
@@ -25,13 +28,31 @@ def locked(folder: Path) -> Iterator[None]:
             f"output_dir: {folder} cannot be written: {error.strerror}", "give another output_dir"
         ) from None
     with file:
-        try:
-            _take(file)
-        except OSError:
-            raise RunFolderError(
-                f"another process is training in {folder}", "wait for it, stop it, or give another output_dir"
-            ) from None
+        deadline = time.monotonic() + _PATIENCE
+        while not _taken(file):
+            if time.monotonic() > deadline:
+                raise RunFolderError(
+                    f"another process is training in {folder}", "wait for it, stop it, or give another output_dir"
+                )
+            time.sleep(_PAUSE)
         yield
+
+
+def held(folder: Path) -> bool:
+    """Whether a process holds the run folder now."""
+    try:
+        with (folder / "run.lock").open("r+") as file:
+            return not _taken(file)
+    except OSError:  # there is none yet
+        return False
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        _take(file)
+    except OSError:
+        return False
+    return True
 
 
 def _take(file: IO[str]) -> None:

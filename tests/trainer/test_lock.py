@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from trainer.errors import RunFolderError
-from trainer.lock import locked
+from trainer.lock import held, locked
 
 REPO = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys
+import threading
+import time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from trainer.lock import locked
+from trainer.lock import held, locked
 with locked(Path(sys.argv[2])):
     print("held", flush=True)
     sys.stdin.read()
@@ -82,3 +86,33 @@ def test_a_folder_that_cannot_be_made_is_the_user_s_mistake(tmp_path: Path) -> N
     with pytest.raises(RunFolderError, match=r"output_dir: .* cannot be written: ") as error, locked(tmp_path / "file"):
         pytest.fail("a file is no folder")
     assert error.value.cure == "give another output_dir"
+
+
+def test_whether_it_is_held_can_be_asked_without_disturbing_it(folder: Path) -> None:
+    assert not held(folder)
+    with locked(folder):
+        assert held(folder)
+    assert not held(folder)
+    process = holder(folder)
+    try:
+        assert held(folder)
+    finally:
+        process.kill()
+        process.communicate()
+    assert not held(folder)
+
+
+def test_one_who_only_looks_is_waited_for(folder: Path) -> None:
+    looking = threading.Event()
+
+    def look() -> None:
+        with locked(folder):
+            looking.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert looking.wait(5)
+    with locked(folder):
+        pass
+    thread.join()
