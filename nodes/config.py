@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from comfy_api.latest import io
 
-from ..trainer import config as configs
 from ..trainer.config import TrainConfig
+from ..trainer.dataset import fingerprint
+from ..trainer.dataset.remembered import content_hash
+from ..trainer.errors import DarkroomError
+from .host import links, places
 from .payloads import CATEGORY, ConfigFields, ConfigType
+from .settings import EMPTY, IN_SIGHT, NAMES, Reader, resolve, resolved_yaml, widgets
 
 FIELDS = TrainConfig.model_fields
+DEFAULTS = widgets(TrainConfig())
+# The step of a widget's arrows; what is not here is a whole number.
+_STEPS = {
+    "learning_rate": 1e-7, "lora_alpha": 0.5, "lora_dropout": 0.01, "caption_dropout": 0.01, "mask_outside": 0.01,
+    "prior_weight": 0.05, "prior_preservation": 0.05, "lr_power": 0.1, "weight_decay": 0.001, "max_grad_norm": 0.1,
+    "noise_offset": 0.01, "min_snr_gamma": 0.5, "huber_delta": 0.01, "ema_decay": 0.0001, "sample_guidance": 0.1,
+    "sample_strength": 0.05,
+}  # fmt: skip
+# Where the widget's bounds are others than the field's: its own sign for empty, or what a widget can hold.
+_LEAST = {"sample_every": 1, "warmup_steps": -1}
+_MOST = {"seed": 2**53 - 1, "warmup_steps": 1_000_000, "max_grad_norm": 1000.0, "max_steps": 10_000_000}
+_A_LOT = 1_000_000
+_TEXTS = {
+    "sample_every": "Optimizer steps between two rounds of samples; the last one is always drawn.",
+    "sample_prompts": "Prompts of the samples, a line each; {prompt: a cat, seed: 5, guidance: 6} sets more of one. "
+    "Empty: three captions, and one prompt without the trigger word.",
+    "init_lora": "A LoRA to start from, of the same method, rank and alpha: its name in ComfyUI's list, or its path. "
+    "Empty: from nothing.",
+    "reg_data_dir": "A folder of regularisation images, against forgetting the class: ordinary ones of it, shown as "
+    "often as yours, without the trigger word. Empty: none.",
+}
 
 
 class LoRATrainConfig(io.ComfyNode):
@@ -23,148 +50,124 @@ class LoRATrainConfig(io.ComfyNode):
             node_id="Darkroom_LoRATrainConfig",
             display_name="LoRA Train Config",
             category=CATEGORY,
-            description="How to train. The few that matter are in sight; change one at a time.",
+            description="How to train. The few that matter are in sight; change one at a time. YAML of the command "
+            "line can be pasted or named: it wins over the widgets, and wired inputs win over it.",
             search_aliases=[
-                "training settings", "learning rate", "rank", "epochs", "train", "finetune", "hyperparameters",
-                "\u8bad\u7ec3\u914d\u7f6e", "\u8bad\u7ec3\u53c2\u6570", "\u5b66\u4e60\u7387",
+                "training settings", "learning rate", "rank", "epochs", "train", "finetune", "hyperparameters", "yaml",
+                "preset", "\u8bad\u7ec3\u914d\u7f6e", "\u8bad\u7ec3\u53c2\u6570", "\u5b66\u4e60\u7387", "\u9884\u8bbe",
             ],
             inputs=[
-                _int("epochs"),
-                _int("lora_rank"),
-                _float("learning_rate", 0.0000001),
-                _int("batch_size"),
-                _int("resolution", 64),
-                # Not called seed: ComfyUI's page would draw a new one for every run, and train anew each time.
-                _int("training_seed", field="seed", most=2**53 - 1),
-                _int("gradient_accumulation_steps", advanced=True),
-                _int(
-                    "max_steps", advanced=True, default=0, least=0, most=10_000_000,
-                    tooltip="At most so many optimizer steps. 0: no limit.",
-                ),
-                _float(
-                    "lora_alpha", 0.5, advanced=True, default=0.0, least=0.0,
-                    tooltip="The update is scaled by alpha / rank. 0: as the rank.",
-                ),
-                _combo("lora_targets"),
-                _combo("lr_scheduler"),
-                _int("warmup_steps", advanced=True, least=0, most=1_000_000),
-                _float("caption_dropout", 0.01),
-                _float("noise_offset", 0.01),
-                _float("weight_decay", 0.001),
-                _float("max_grad_norm", 0.1, most=1000.0),
-                _combo("mixed_precision"),
-                io.Boolean.Input(
-                    "gradient_checkpointing",
-                    default=FIELDS["gradient_checkpointing"].default,
-                    tooltip=FIELDS["gradient_checkpointing"].description,
-                    advanced=True,
-                ),
-                _int("validation_images", advanced=True),
-                _int("validation_steps", advanced=True, most=1_000_000),
-                _int("save_steps", advanced=True, most=1_000_000),
-                _int(
-                    "sample_every", advanced=True, least=1, most=1_000_000,
-                    tooltip="Optimizer steps between two rounds of samples; the last one is always drawn.",
-                ),
-                _int("sample_inference_steps", advanced=True),
-                _float("sample_guidance", 0.1),
-                _float("sample_strength", 0.05),
-                _int("log_interval", advanced=True, most=1_000_000),
+                *(_input(field, name) for field, name in NAMES.items()),
                 io.String.Input(
-                    "sample_prompts",
+                    "yaml_file",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="The path of a YAML config, or the name of a preset, such as sd15_8gb. What it sets wins "
+                    "over the widgets, but not over wired inputs.",
+                ),
+                io.String.Input(
+                    "yaml",
                     default="",
                     multiline=True,
-                    tooltip="Prompts of the samples, a line each. Empty: three captions, and one prompt without the "
-                    "trigger word.",
+                    optional=True,
                     advanced=True,
+                    tooltip="YAML, a line such as lora_rank: 16 for each field. What it sets wins over the widgets and "
+                    "over yaml_file, but not over wired inputs.",
                 ),
             ],
-            outputs=[ConfigType.Output(display_name="config", tooltip="For Train LoRA.")],
+            outputs=[
+                ConfigType.Output(display_name="config", tooltip="For Train LoRA."),
+                io.String.Output(
+                    display_name="yaml",
+                    tooltip="All settings as YAML, for the command line: python train.py --config FILE.",
+                ),
+            ],
+            hidden=[io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs: Any) -> str:
+        """Changes with the content of whatever files the settings name."""
+        try:
+            found = resolve(inputs, (), READER)
+            values = found.values
+            regular = fingerprint(values["reg_data_dir"]) if values["reg_data_dir"] else ""
+            begin = content_hash(values["init_lora"]) if values["init_lora"] else ""
+        except (DarkroomError, OSError) as error:
+            return str(error)
+        return f"{values} {regular} {begin}"
+
+    @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
-        """Check the fields, all at once."""
-        return io.NodeOutput(fields_of(inputs))
+        """Check the fields, all at once; say what became of the YAML."""
+        found = resolve(inputs, links.wired(cls.hidden.dynprompt), READER)
+        return io.NodeOutput(
+            ConfigFields(found.values), resolved_yaml(found.config), ui={"text": ["\n".join(found.notes)]}
+        )
 
 
-def fields_of(inputs: dict[str, Any]) -> ConfigFields:
-    """The config's fields from the node's inputs.
+def _lora(text: str) -> Path:
+    """A LoRA that was named: one of ComfyUI's list, or a path.
 
     Raises:
-        ConfigError: with every fault.
+        HostError: there is none, or the client may not read it.
     """
-    values = dict(inputs)
-    values["seed"] = values.pop("training_seed")
-    values["lora_alpha"] = values["lora_alpha"] or None
-    values["max_steps"] = values["max_steps"] or None
-    prompts = values["sample_prompts"]
-    values["sample_prompts"] = [line.strip() for line in prompts.splitlines() if line.strip()]
-    configs.parse(values, source="LoRA Train Config")
-    return ConfigFields(values)
+    return places.lora(text) if text in places.loras() else places.readable(text, "init_lora")
 
 
-def _bound(field: str, *names: str) -> Any:
-    for item in FIELDS[field].metadata:
-        for name in names:
-            if hasattr(item, name):
-                return getattr(item, name)
-    return None
+READER = Reader(places.readable, _lora)
 
 
-def _int(
-    name: str,
-    step: int = 1,
-    *,
-    field: str = "",
-    advanced: bool = False,
-    default: int | None = None,
-    least: int | None = None,
-    most: int | None = None,
-    tooltip: str = "",
-) -> io.Int.Input:
-    info = FIELDS[field or name]
-    return io.Int.Input(
-        name,
-        default=info.default if default is None else default,
-        min=_bound(field or name, "ge") if least is None else least,
-        max=_bound(field or name, "le") if most is None else most,
-        step=step,
-        tooltip=tooltip or info.description,
-        advanced=advanced or None,
-    )
+def _input(field: str, name: str) -> io.Input:
+    """The input of a field, by what the field is."""
+    info = FIELDS[field]
+    kind, choices = _kind(info.annotation)
+    about: dict[str, Any] = {
+        "default": DEFAULTS[name],
+        "tooltip": _TEXTS.get(field) or _text(field),
+        "optional": True,
+        "advanced": None if field in IN_SIGHT else True,
+    }
+    if choices:
+        return io.Combo.Input(name, options=choices, **about)
+    if kind is bool:
+        return io.Boolean.Input(name, **about)
+    if kind is str:
+        return io.String.Input(name, multiline=field == "sample_prompts", **about)
+    bounds = {
+        bound: getattr(item, bound)
+        for item in info.metadata
+        for bound in ("ge", "gt", "le", "lt")
+        if hasattr(item, bound)
+    }
+    least = _LEAST.get(field, EMPTY.get(field, bounds.get("ge")))
+    most = _MOST.get(field, bounds.get("le"))
+    if kind is int:
+        step = int(next((item.multiple_of for item in info.metadata if hasattr(item, "multiple_of")), 1))
+        return io.Int.Input(name, min=least, max=_A_LOT if most is None else most, step=step, **about)
+    step = _STEPS[field]
+    least = step if least is None else least
+    most = bounds["lt"] - step if most is None else most
+    return io.Float.Input(name, min=least, max=most, step=step, round=step, **about)
 
 
-def _float(
-    name: str,
-    step: float,
-    *,
-    advanced: bool | None = None,
-    default: float | None = None,
-    least: float | None = None,
-    most: float | None = None,
-    tooltip: str = "",
-) -> io.Float.Input:
-    info = FIELDS[name]
-    low = _bound(name, "ge", "gt") if least is None else least
-    return io.Float.Input(
-        name,
-        default=info.default if default is None else default,
-        min=step if _bound(name, "gt") is not None and least is None else low,
-        max=_bound(name, "le", "lt") if most is None else most,
-        step=step,
-        round=step,
-        tooltip=tooltip or info.description,
-        advanced=(name != "learning_rate") if advanced is None else advanced,
-    )
+def _kind(annotation: Any) -> tuple[type, list[str]]:
+    """What an input of a field's type holds, and what can be chosen. Paths, lists and mappings are texts."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return _kind(get_args(annotation)[0])
+    if origin is Literal:
+        return str, [str(one) for one in get_args(annotation)]
+    return annotation if annotation in (bool, int, float) else str, []
 
 
-def _combo(name: str) -> io.Combo.Input:
-    info = FIELDS[name]
-    return io.Combo.Input(
-        name,
-        options=list(get_args(info.annotation)),
-        default=info.default,
-        tooltip=info.description,
-        advanced=True,
-    )
+def _text(field: str) -> str:
+    """The field's own text, with the input's signs for empty and for auto."""
+    text = str(FIELDS[field].description)
+    empty = EMPTY.get(field)
+    if isinstance(empty, (int, float)):
+        text = text.replace("Empty:", f"{empty:g}:")
+    return text.replace("auto:", "-1:") if field == "warmup_steps" else text

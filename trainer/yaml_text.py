@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from typing import Any
 
@@ -57,6 +59,13 @@ def loads(text: str) -> Any:
 def dumps(data: Any) -> str:
     """Plain data as YAML that ``loads`` to equal data; the order is kept, Chinese stays readable."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def line(data: dict[str, Any] | list[Any]) -> str:
+    """A mapping or a list as YAML on one line, such as ``{mid_block: 16}``, that ``loads`` to equal data."""
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=math.inf)
+    # A text with line breaks is folded by YAML's writer; JSON, which is YAML too, escapes them.
+    return json.dumps(data, ensure_ascii=False) if "\n" in text.strip() else text.strip()
 
 
 def _first_line(error: Exception) -> str:

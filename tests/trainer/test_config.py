@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import config as configs
+from trainer import yaml_text
 from trainer.config import TrainConfig, load, loads, parse, parse_value
 from trainer.errors import ConfigError
 
@@ -545,3 +546,28 @@ def test_a_changed_copy_is_checked() -> None:
     assert config.but(metadata_path=None).metadata_path is None
     with pytest.raises(ConfigError, match="lora_rank: expected at least 1, got 0"):
         config.but(lora_rank=0)
+
+
+def test_given_is_what_a_text_sets() -> None:
+    text = "epochs: 3\nmodel_config:\n  lora_rank: 4\n  lora_alpha:\nuse_fp16: true\nno_such: 1\n"
+    assert configs.given(text) == {"epochs": 3, "lora_rank": 4, "no_such": 1, "mixed_precision": "fp16"}
+    assert configs.given("") == {}
+    with pytest.raises(ConfigError, match="keep one"):
+        configs.given("epochs: 3\ntrain_config:\n  epochs: 4\n")
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"mid_block": 16}, "{mid_block: 16}"),
+        (["mid_block", "up_blocks.1", "a, b"], "[mid_block, up_blocks.1, 'a, b']"),
+        ({"prompt": "\u4e00\u53ea\u732b " * 60}, None),
+        ({"prompt": "two\nlines", "seed": 1}, None),
+        ({"eps": 1e-07, "betas": [0.9, 0.99], "x": True}, None),
+    ],
+)
+def test_yaml_on_one_line(data: Any, text: str | None) -> None:
+    written = yaml_text.line(data)
+    assert "\n" not in written
+    assert yaml_text.loads(written) == data
+    assert text is None or written == text

@@ -8,7 +8,7 @@ A missing key means the guide's value.
 from __future__ import annotations
 
 from .fields import SECTIONS, Precision, SamplePrompt, Targets, TrainConfig
-from .read import REFUSED_METHODS, load, loads, parse, parse_value
+from .read import REFUSED_METHODS, given, load, loads, parse, parse_value, read_text
 
 __all__ = [
     "REFUSED_METHODS",
@@ -17,8 +17,10 @@ __all__ = [
     "SamplePrompt",
     "Targets",
     "TrainConfig",
+    "given",
     "load",
     "loads",
     "parse",
     "parse_value",
+    "read_text",
 ]

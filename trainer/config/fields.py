@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,70 +18,16 @@ from pydantic import (
 
 from .. import yaml_text
 from . import identity
+from .kinds import FilePath, argument, factor, field, named, warmup, yes_no
 
 SECTIONS = ("model_config", "train_config", "data_config")
 
+CaptionSource = Literal["auto", "table", "files", "names", "none"]
 Precision = Literal["no", "fp16", "bf16"]
 Targets = Literal["attention", "linear", "conv"]
 Method = Literal["lora", "rslora", "dora", "lokr", "loha"]
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "lion", "schedulefree"]
 Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
-
-# White space, and the quotes that Windows' "Copy as path" puts around.
-_AROUND_A_PATH = re.compile(r'^[\s"]+|[\s"]+$')
-
-
-def _as_path(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    text = _AROUND_A_PATH.sub("", value)
-    if not text:
-        raise ValueError("expected a path, got an empty text")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError(f"expected a path, got {value!r}, and there is no such user") from None
-
-
-def _named(path: Path) -> Path:
-    # The last part is the LoRA's name: `/` and `..` have none.
-    if path.absolute().name in ("", ".."):
-        raise ValueError(f"expected a folder whose last part can name the LoRA, got {str(path)!r}")
-    return path
-
-
-def yes_no(value: Any) -> Any:
-    """A bare ``no``, which YAML 1.1 reads as False: the user meant the word."""
-    return "no" if value is False else value
-
-
-def _warmup(value: Any) -> Any:
-    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1_000_000):
-        raise ValueError(f"expected a whole number from 0 to 1000000, or auto, got {value!r} (default 100)")
-    return value
-
-
-def _argument(value: Any) -> Any:
-    if isinstance(value, (list, tuple)) and value and all(type(one) in (int, float) for one in value):
-        return list(value)
-    if not isinstance(value, (bool, int, float, str)):
-        raise ValueError(f"expected a number, true, false, a text or a list of numbers, got {value!r}")
-    return value
-
-
-def _factor(value: int) -> int:
-    if value == 0:
-        raise ValueError("expected -1, or 1 to 1024, got 0 (default -1)")
-    return value
-
-
-FilePath = Annotated[Path, BeforeValidator(_as_path)]
-
-
-def _field(default: Any, description: str, *, identity: bool = True, **bounds: Any) -> Any:
-    """A documented field. ``identity=False``: it does not shape the trajectory, so it is not in the run's identity."""
-    return Field(default, description=description, json_schema_extra={"identity": identity}, **bounds)
-
 
 _STRICT = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -117,196 +62,241 @@ class TrainConfig(BaseModel):
 
     model_config = _STRICT
 
-    task_type: Literal["image-generation"] = _field(
+    task_type: Literal["image-generation"] = field(
         "image-generation", "What is trained. This version trains images; text-generation is to come."
     )
-    base_model: FilePath = _field(
+    base_model: FilePath = field(
         Path("models/Stable-diffusion/v1-5-pruned.safetensors"),
         "The model to build on: a .safetensors checkpoint, or a diffusers folder.",
         identity=False,
     )
-    prediction_type: Literal["auto", "epsilon", "v_prediction"] = _field(
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = field(
         "auto", "What the base model predicts. auto: as its file says.", identity=False
     )
-    zero_terminal_snr: bool | None = _field(
+    zero_terminal_snr: bool | None = field(
         None, "Whether the base model's noise reaches pure noise. Empty: as its file says.", identity=False
     )
-    clip_skip: int | None = _field(
+    clip_skip: int | None = field(
         None,
         "Which of the text encoder's layers counts, from the end. Empty: the family's (Stable Diffusion 1.5: 1).",
         ge=1,
         le=12,
     )
-    train_data_dir: FilePath = _field(
+    train_data_dir: FilePath = field(
         Path("data/style_train"), "The folder with the images and their captions.", identity=False
     )
-    metadata_path: FilePath | None = _field(
+    metadata_path: FilePath | None = field(
         None,
         "A CSV file `filename,prompt`. Empty: metadata.csv in train_data_dir, where there is one.",
         identity=False,
     )
-    output_dir: Annotated[FilePath, AfterValidator(_named)] = _field(
+    output_dir: Annotated[FilePath, AfterValidator(named)] = field(
         Path("output/my_style_lora"), "The folder of this run; its last part names the LoRA.", identity=False
     )
-    cache_dir: FilePath | None = _field(
+    cache_dir: FilePath | None = field(
         None, "Where latents and conditioning are cached. Empty: the user's cache folder.", identity=False
     )
 
-    trigger_word: str = _field("", "Put in front of every caption that does not hold it already.")
-    repeats: int = _field(1, "How often each image is seen in an epoch.", ge=1, le=1000)
-    caption_dropout: float = _field(
+    caption_source: CaptionSource = field(
+        "auto",
+        "Where captions come from. auto: the table, then a .txt or .caption file beside the image; table or files: "
+        "these alone; names: the words of the file names; none: the trigger word alone.",
+        identity=False,
+    )
+    trigger_word: str = field("", "Put in front of every caption that does not hold it already.")
+    repeats: int = field(1, "How often each image is seen in an epoch.", ge=1, le=1000)
+    caption_dropout: float = field(
         0.05, "Share of presentations with the empty caption, 0 to 1; keeps guidance working.", ge=0, le=1
     )
-    caption_shuffle: bool = _field(
+    caption_shuffle: bool = field(
         False, "Shows the tags of a caption (its parts between commas) in another order each time. For tags only."
     )
-    keep_tokens: int = _field(0, "How many tags stay in front when shuffled, beside the trigger word.", ge=0, le=100)
-    flip: bool = _field(False, "Shows every image mirrored half of the time. Not for text, faces, left and right.")
-    mask: Annotated[Literal["no", "alpha", "files"], BeforeValidator(yes_no)] = _field(
+    keep_tokens: int = field(0, "How many tags stay in front when shuffled, beside the trigger word.", ge=0, le=100)
+    flip: bool = field(False, "Shows every image mirrored half of the time. Not for text, faces, left and right.")
+    mask: Annotated[Literal["no", "alpha", "files"], BeforeValidator(yes_no)] = field(
         "no", "Where the loss counts: everywhere; where the image is opaque; where its mask file is white."
     )
-    mask_outside: float = _field(0.1, "Weight of the loss outside a mask.", ge=0, le=1)
-    reg_data_dir: FilePath | None = _field(
+    mask_outside: float = field(0.1, "Weight of the loss outside a mask.", ge=0, le=1)
+    reg_data_dir: FilePath | None = field(
         None,
         "A folder of regularisation images: ordinary ones of the class, shown as often as the images of "
         "train_data_dir, without the trigger word.",
         identity=False,
     )
-    prior_weight: float = _field(1.0, "Weight of the loss on a regularisation image.", gt=0, le=10)
-    prior_preservation: float = _field(
+    prior_weight: float = field(1.0, "Weight of the loss on a regularisation image.", gt=0, le=10)
+    prior_preservation: float = field(
         0.0,
         "Weight of a second loss, without any images: on class_prompt the model shall predict what it did before. "
         "Takes two and a half times as long. 0: none.",
         ge=0,
         le=10,
     )
-    class_prompt: str = _field("", "What the images show, without the trigger word, such as: a woman.")
-    resolution: int = _field(
+    class_prompt: str = field("", "What the images show, without the trigger word, such as: a woman.")
+    resolution: int = field(
         512,
-        "Side of a square training image, in pixels; others get the same area.",
+        "Side of a square training image, in pixels; others get the same area, and none is enlarged. 512 for Stable "
+        "Diffusion 1.5, 1024 for SDXL. Lower saves memory and costs quality.",
         ge=64,
         le=4096,
         multiple_of=64,
     )
-    validation_images: int = _field(
+    validation_images: int = field(
         0,
-        "Images held out from training to validate on. 0: validate on a few training images.",
+        "Images held out from training to measure overfitting on; 1 or 2 of few images. 0: validate on a few training "
+        "images.",
         ge=0,
         le=1000,
     )
 
-    lora_rank: int = _field(8, "Rank of the LoRA. 4 to 16 is the range; 8 to begin with.", ge=1, le=1024)
-    lora_alpha: float | None = _field(None, "The update is scaled by alpha / rank. Empty: as the rank.", gt=0, le=4096)
-    lora_targets: Targets = _field(
+    lora_rank: int = field(
+        8,
+        "Rank of the LoRA. 8 to begin with, 4 to 16 is the range: 16 if the result is flat, 4 or 6 if it is stiff or "
+        "memory is short. 32 and more learns a small set by heart.",
+        ge=1,
+        le=1024,
+    )
+    lora_alpha: float | None = field(None, "The update is scaled by alpha / rank. Empty: as the rank.", gt=0, le=4096)
+    lora_targets: Targets = field(
         "linear",
         "What gets a LoRA: the attention projections; all linear layers of the transformer blocks; "
         "or those and the convolutions.",
     )
 
-    lora_method: Method = _field(
+    lora_method: Method = field(
         "lora",
         "The kind of adapter: lora; rslora (alpha / sqrt(rank)); dora (direction and magnitude); lokr, loha (other "
         "products, smaller files).",
     )
-    lora_blocks: tuple[str, ...] = _field(
+    lora_blocks: tuple[str, ...] = field(
         (), "Only layers whose name begins with one of these, such as up_blocks.1. Empty: all blocks.", strict=False
     )
-    lora_ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = _field(
+    lora_ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = field(
         {}, "Another rank for layers in whose name a pattern is found, such as {mid_block: 16}."
     )
-    lora_alphas: dict[str, Annotated[float, Field(gt=0, le=4096)]] = _field(
+    lora_alphas: dict[str, Annotated[float, Field(gt=0, le=4096)]] = field(
         {}, "Another alpha for layers in whose name a pattern is found."
     )
-    lora_dropout: float = _field(0.0, "Share of a LoRA's inputs that is dropped, 0 to 1.", ge=0, lt=1)
-    lokr_factor: Annotated[int, AfterValidator(_factor)] = _field(
+    lora_dropout: float = field(
+        0.0, "Share of a LoRA's inputs that is dropped, 0 to 1: a little (0.1) works against overfitting.", ge=0, lt=1
+    )
+    lokr_factor: Annotated[int, AfterValidator(factor)] = field(
         -1, "Size of LoKr's first factor. -1: as near to a square as can be.", ge=-1, le=1024
     )
-    init_lora: FilePath | None = _field(
+    init_lora: FilePath | None = field(
         None, "A LoRA file to start from, of the same method, rank and alpha. Empty: from nothing.", identity=False
     )
-    train_text_encoder: bool = _field(
+    train_text_encoder: bool = field(
         False, "Trains the text encoder too: captions are then encoded anew at every step. Command line only."
     )
-    text_encoder_learning_rate: float | None = _field(
+    text_encoder_learning_rate: float | None = field(
         None, "Its learning rate. Empty: half of learning_rate.", gt=0, le=10
     )
 
-    batch_size: int = _field(4, "Images in a micro-batch. 2 to 4; memory grows with it.", ge=1, le=1024, identity=False)
-    gradient_accumulation_steps: int = _field(
-        1, "Micro-batches in an optimizer step: effective batch = batch_size x this.", ge=1, le=1024, identity=False
+    batch_size: int = field(
+        4,
+        "Images in a micro-batch. 2 to 4; memory grows with it. 1 on its own is noisy.",
+        ge=1,
+        le=1024,
+        identity=False,
     )
-    optimizer: Optimizer = _field(
+    gradient_accumulation_steps: int = field(
+        1,
+        "Micro-batches in an optimizer step: effective batch = batch_size x this. 2 x 2 trains like 4 x 1, in less "
+        "memory and more time.",
+        ge=1,
+        le=1024,
+        identity=False,
+    )
+    optimizer: Optimizer = field(
         "adamw",
-        "What turns gradients into steps. adamw8bit, prodigy, lion and schedulefree want a package of their own.",
+        "What turns gradients into steps. adamw8bit, prodigy, lion and schedulefree want a package of their own. "
+        "prodigy wants learning_rate 1.0, lion a tenth of the usual one.",
     )
-    optimizer_args: dict[str, Annotated[float | int | bool | str | list[float], PlainValidator(_argument)]] = _field(
+    optimizer_args: dict[str, Annotated[float | int | bool | str | list[float], PlainValidator(argument)]] = field(
         {}, "More settings of the optimizer by its own names, such as {eps: 1e-7, betas: [0.9, 0.99]}."
     )
-    learning_rate: float = _field(2e-4, "Step size. 1e-4 to 3e-4 for images.", gt=0, le=10)
-    lr_scheduler: Schedule = _field("cosine", "How the rate falls after the warm-up.")
-    lr_cycles: int = _field(1, "Cycles of cosine_with_restarts.", ge=1, le=100)
-    lr_power: float = _field(1.0, "Power of polynomial; 1 is linear.", gt=0, le=10)
-    warmup_steps: Annotated[int | Literal["auto"], PlainValidator(_warmup)] = _field(
+    learning_rate: float = field(
+        2e-4,
+        "Step size. 1e-4 to 3e-4 for images: 2e-4 to begin with, 1e-4 for SDXL. Too high oscillates, too low moves "
+        "nothing; a batch twice as large bears 3e-4.",
+        gt=0,
+        le=10,
+    )
+    lr_scheduler: Schedule = field("cosine", "How the rate falls after the warm-up.")
+    lr_cycles: int = field(1, "Cycles of cosine_with_restarts.", ge=1, le=100)
+    lr_power: float = field(1.0, "Power of polynomial; 1 is linear.", gt=0, le=10)
+    warmup_steps: Annotated[int | Literal["auto"], PlainValidator(warmup)] = field(
         100, "Optimizer steps over which the rate rises, at most a tenth of the run. auto: a twentieth, at most 100."
     )
-    epochs: int = _field(10, "How often the data set is gone through.", ge=1, le=100_000, identity=False)
-    max_steps: int | None = _field(None, "At most so many optimizer steps. Empty: no limit.", ge=1, identity=False)
-    weight_decay: float = _field(0.01, "Decoupled weight decay of AdamW.", ge=0, le=1)
-    max_grad_norm: float = _field(1.0, "Gradients are clipped to this norm. 0: not clipped.", ge=0)
-    noise_offset: float = _field(
+    epochs: int = field(
+        10,
+        "How often the data set is gone through. 15 to 20 for 50 to 100 images, about 10 for 200 to 500, at most 5 for "
+        "more, 150 to 200 for ten. Fewer if pictures become stiff or distorted, more if there is hardly any effect.",
+        ge=1,
+        le=100_000,
+        identity=False,
+    )
+    max_steps: int | None = field(None, "At most so many optimizer steps. Empty: no limit.", ge=1, identity=False)
+    weight_decay: float = field(0.01, "Decoupled weight decay of AdamW.", ge=0, le=1)
+    max_grad_norm: float = field(1.0, "Gradients are clipped to this norm. 0: not clipped.", ge=0)
+    noise_offset: float = field(
         0.0,
-        "Adds so much of a constant per channel to the noise: helps very dark or bright styles.",
+        "Adds so much of a constant per channel to the noise: a little (0.1) helps very dark or bright styles.",
         ge=0,
         le=1,
     )
-    min_snr_gamma: float | None = _field(
+    min_snr_gamma: float | None = field(
         None,
         "Weighs down timesteps with little noise (min-SNR). Empty: 5 for v-prediction, else none. 0: none.",
         ge=0,
         le=100,
     )
-    loss_type: Literal["mse", "huber"] = _field(
+    loss_type: Literal["mse", "huber"] = field(
         "mse", "Squared error (mse), or huber, which minds single odd pixels less."
     )
-    huber_delta: float = _field(0.1, "Where huber turns from square to straight.", gt=0, le=100)
-    ema_decay: float = _field(
+    huber_delta: float = field(0.1, "Where huber turns from square to straight.", gt=0, le=100)
+    ema_decay: float = field(
         0.0, "The LoRA is a moving average of what is trained, with this decay (0.99 to 0.9999). 0: none.", ge=0, lt=1
     )
-    seed: int = _field(42, "Seed of every random draw.", ge=0, le=2**63 - 1)
+    seed: int = field(42, "Seed of every random draw.", ge=0, le=2**63 - 1)
 
-    mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(yes_no)] = _field(
+    mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(yes_no)] = field(
         "fp16",
         "Number format of the base model and of the activations. auto: the fastest that the device has, by a trial "
         "of a second. On a CPU fp16 becomes fp32.",
     )
-    gradient_checkpointing: bool = _field(
-        True, "Half the memory of activations, for a third more time.", identity=False
+    gradient_checkpointing: bool = field(
+        True,
+        "Half the memory of activations, for a third more time. Leave it on where memory is short.",
+        identity=False,
     )
-    device: str = _field(
+    device: str = field(
         "auto",
         "auto, cpu, cuda, cuda:1, mps.",
         identity=False,
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?)$",
     )
 
-    log_interval: int = _field(10, "Optimizer steps between two lines of the log.", ge=1, identity=False)
-    save_steps: int = _field(
+    log_interval: int = field(10, "Optimizer steps between two lines of the log.", ge=1, identity=False)
+    save_steps: int = field(
         100,
         "Optimizer steps between two checkpoints. There are at least five, and the last step is always saved.",
         ge=1,
         identity=False,
     )
-    validation_steps: int = _field(100, "Optimizer steps between two validations. 0: none.", ge=0, identity=False)
-    sample_every: int = _field(100, "Optimizer steps between two rounds of samples. 0: none.", ge=0, identity=False)
-    sample_prompts: tuple[SamplePrompt, ...] = _field(
+    validation_steps: int = field(100, "Optimizer steps between two validations. 0: none.", ge=0, identity=False)
+    sample_every: int = field(100, "Optimizer steps between two rounds of samples. 0: none.", ge=0, identity=False)
+    sample_prompts: tuple[SamplePrompt, ...] = field(
         (),
         "Prompts of the samples. Empty: three captions, and one prompt without the trigger word.",
         identity=False,
         strict=False,
     )
-    sample_inference_steps: int = _field(20, "Denoising steps of a sample.", ge=1, le=1000, identity=False)
-    sample_guidance: float = _field(7.0, "Classifier-free guidance of a sample.", ge=1, le=50, identity=False)
-    sample_strength: float = _field(0.8, "Strength of the LoRA in a sample.", ge=0, le=2, identity=False)
+    sample_inference_steps: int = field(20, "Denoising steps of a sample.", ge=1, le=1000, identity=False)
+    sample_guidance: float = field(7.0, "Classifier-free guidance of a sample.", ge=1, le=50, identity=False)
+    sample_strength: float = field(
+        0.8, "Strength of the LoRA in a sample. 0.7 to 0.8 is usual.", ge=0, le=2, identity=False
+    )
 
     @property
     def name(self) -> str:

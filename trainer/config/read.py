@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from .. import yaml_text
 from ..errors import ConfigError
-from .fields import SECTIONS, SamplePrompt, TrainConfig, yes_no
+from .fields import SECTIONS, SamplePrompt, TrainConfig
+from .kinds import yes_no
 
 
 def parse_value(text: str) -> Any:
@@ -37,15 +38,22 @@ def loads(text: str, *, overrides: Mapping[str, Any] | None = None, source: str 
     Raises:
         ConfigError: with every fault.
     """
-    try:
-        data = yaml_text.loads(text)
-    except ConfigError as error:
-        raise ConfigError(error.problems, source) from None
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise ConfigError([f"expected lines like `lora_rank: 8`, got {type(data).__name__} {data!r:.60}"], source)
-    return parse(data, overrides=overrides, source=source)
+    return parse(_mapping(text, source), overrides=overrides, source=source)
+
+
+def given(text: str, *, source: str = "the config") -> dict[str, Any]:
+    """The fields that a YAML text sets, flat, by their names in ``TrainConfig``; the values are not checked yet.
+
+    A name that no field has stays as it is, for ``parse`` to refuse. Empty values are as if the line were not there.
+
+    Raises:
+        ConfigError: it is not YAML, or says two things of one field.
+    """
+    flat, problems = _flatten(_mapping(text, source))
+    problems += _use_fp16(flat)
+    if problems:
+        raise ConfigError(problems, source)
+    return flat
 
 
 def load(path: Path, *, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -54,18 +62,26 @@ def load(path: Path, *, overrides: Mapping[str, Any] | None = None) -> TrainConf
     Raises:
         ConfigError: the file is missing, unreadable, or has faults.
     """
+    return loads(read_text(path), overrides=overrides, source=str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a config file.
+
+    Raises:
+        ConfigError: it is missing or unreadable.
+    """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError([f"the file {what}; copy configs/lora_default.yaml and edit the copy"], str(path))
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
             [f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"], str(path)
         ) from None
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], str(path)) from None
-    return loads(text, overrides=overrides, source=str(path))
 
 
 def parse(
@@ -101,6 +117,18 @@ REFUSED_METHODS = {
 }
 """Methods that PEFT has and that are left out: method -> why."""
 _PRECISION = {"use_fp16", "mixed_precision"}
+
+
+def _mapping(text: str, source: str) -> dict[Any, Any]:
+    try:
+        data = yaml_text.loads(text)
+    except ConfigError as error:
+        raise ConfigError(error.problems, source) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError([f"expected lines like `lora_rank: 8`, got {type(data).__name__} {data!r:.60}"], source)
+    return data
 
 
 def _flatten(data: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
