@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageOps
 
+from . import fonts
 from .events import Event, Step, Validation
+from .fonts import Font
 
 _INK, _PAPER, _GAP = (30, 30, 30), (255, 255, 255), 6
+_RESAMPLING = Image.Resampling.LANCZOS
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
@@ -30,7 +33,7 @@ def labelled_grid(
         side: of a cell, in pixels.
     """
     size = max(12, side // 9)
-    font = ImageFont.load_default(size=size)
+    font, _ = fonts.fitting("\n".join([*row_labels, *column_labels]), size)
     margin, line = round(1.6 * side), round(size * 1.3)
     head = line + 2 * _GAP
     sheet = Image.new(
@@ -46,8 +49,49 @@ def labelled_grid(
         pen.multiline_text((_GAP, y + side / 2), text, _INK, font, anchor="lm", spacing=line - size)
         for column, image in enumerate(images):
             fitted = image.copy()
-            fitted.thumbnail((side, side), Image.Resampling.LANCZOS)
+            fitted.thumbnail((side, side), _RESAMPLING)
             sheet.paste(fitted, (margin + _GAP + column * (side + _GAP), y))
+    return sheet
+
+
+def grid(
+    images: Sequence[Image.Image], labels: Sequence[str], *, columns: int, title: str = "", width: int = 0
+) -> Image.Image:
+    """Images in rows, each under its label. All cells are of one size; a picture of another one is fitted in.
+
+    Args:
+        images: at least one.
+        labels: one an image; an empty one leaves its place free.
+        columns: how many there are in a row.
+        title: above all.
+        width: of a cell, in pixels; 0: as wide as the widest image.
+    """
+    widest, highest = max(i.width for i in images), max(i.height for i in images)
+    width = width or widest
+    height = max(1, round(width * highest / widest))
+    size = min(max(14, width // 14), 48)
+    columns = min(columns, len(images))
+    whole = columns * (width + _GAP) + _GAP
+    # One font for all labels: that of the first with a letter which pillow's own lacks would look odd among the rest.
+    font, shown = fonts.fitting("\0".join(labels), size)
+    texts = [_wrapped(text, font, width) for text in shown.split("\0")]
+    line = round(size * 1.3)
+    head = max(text.count("\n") + 1 for text in texts) * line + _GAP if any(texts) else 0
+    title_font, title = fonts.fitting(title, round(size * 1.3))
+    title = _wrapped(title, title_font, whole - 2 * _GAP)
+    top = (title.count("\n") + 1) * round(line * 1.3) + _GAP if title else 0
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (whole, top + rows * (head + height + _GAP) + _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.multiline_text((_GAP, _GAP), title, _INK, title_font)
+    for index, (image, text) in enumerate(zip(images, texts, strict=True)):
+        x = _GAP + index % columns * (width + _GAP)
+        y = top + _GAP + index // columns * (head + height + _GAP)
+        pen.multiline_text(
+            (x + width / 2, y + head - _GAP / 2), text, _INK, font, anchor="md", align="center", spacing=line - size
+        )
+        fitted = image if image.size == (width, height) else ImageOps.contain(image, (width, height), _RESAMPLING)
+        sheet.paste(fitted, (x + (width - fitted.width) // 2, y + head + (height - fitted.height) // 2))
     return sheet
 
 
@@ -94,12 +138,17 @@ def _smooth(values: Sequence[float], keep: float = 0.85) -> list[float]:
     return result
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _wrapped(text: str, font: Font, width: float) -> str:
+    """A text in lines of no more than a width; a word that is longer, or Chinese, is broken within."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width:
             lines[-1] = longer
-        else:
-            lines.append(word)
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
     return "\n".join(lines)
