@@ -82,6 +82,7 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
         resolution=config.resolution,
         trigger_word=config.trigger_word,
         repeats=config.repeats,
+        captions=config.caption_source,
         mask=config.mask,
     )
     noted += [Warned(f"{problem.path}: {problem.message}") for problem in dataset.problems]

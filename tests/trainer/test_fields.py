@@ -21,6 +21,7 @@ from trainer.studio import Studio
 # Fields that are used where a test of that place sees them.
 ELSEWHERE = {
     "task_type": "test_config.py",
+    "caption_source": "test_the_source_of_captions_reaches_the_scan",
     "log_interval": "test_loop.py",
     "save_steps": "test_loop.py",
     "sample_every": "test_loop.py, test_prepare.py",
@@ -153,6 +154,20 @@ def test_fields_reach_their_places(square: TrainConfig, monkeypatch: pytest.Monk
     config = square.but(**{name: value for name, (value, _) in CHECKS.items() if value is not None})
     seen = stopped(config, monkeypatch)
     assert {name for name, (_, reached) in CHECKS.items() if not reached(seen, config)} == set()
+
+
+def test_the_source_of_captions_reaches_the_scan(square: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = cast(Path, square.metadata_path)
+    table.rename(square.train_data_dir / "metadata.csv")
+    seen = {
+        source: stopped(
+            square.but(metadata_path=None, caption_source=source, output_dir=f"{square.output_dir} {source}"),
+            monkeypatch,
+        )
+        for source in ("table", "none")
+    }
+    assert ["of the table" in item.captions[0] for item in seen["table"].job.items] == [True] * 5
+    assert [item.captions for item in seen["none"].job.items] == [("",)] * 5
 
 
 def test_without_them_it_is_otherwise(square: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

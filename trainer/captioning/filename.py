@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .words import words_of
+from ..dataset.words import words_of
 
 
 class _FileName:

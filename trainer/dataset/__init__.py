@@ -7,8 +7,20 @@ in ``files``; where captions come from, and which one wins, in ``captions``; how
 
 from __future__ import annotations
 
+from .captions import SOURCES
 from .items import KINDS, Dataset, ImageItem, Problem
 from .pixels import load_mask, load_pixels
 from .scan import MASKS, fingerprint, scan
 
-__all__ = ["KINDS", "MASKS", "Dataset", "ImageItem", "Problem", "fingerprint", "load_mask", "load_pixels", "scan"]
+__all__ = [
+    "KINDS",
+    "MASKS",
+    "SOURCES",
+    "Dataset",
+    "ImageItem",
+    "Problem",
+    "fingerprint",
+    "load_mask",
+    "load_pixels",
+    "scan",
+]

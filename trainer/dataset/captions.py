@@ -8,6 +8,8 @@ An image's captions are the first of these that are not empty:
 3. ``<stem>.txt``;
 4. ``<stem>.caption``.
 
+That is the source ``auto``; the others of ``SOURCES`` take a part of it, or something else.
+
 A named table that is none of the dataset's own stands for all of them. So a table wins over single files, and it means
 the same whether it is named or found: what "Auto Caption" wrote, or was edited by hand as the guide says, is what
 trains. Where a source that loses says something else, that is reported (``caption-conflict``), never settled in
@@ -26,12 +28,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import Folder, Listing
+from ..errors import DatasetError
+from .files import TABLE_NAMES, Folder, Listing, stem
 from .items import Problem
 from .metadata import Csv, JsonLines, Row, read_metadata
 from .names import AmbiguousName, Found, Names
 from .text import UTF8, decode
+from .words import words_of
 
+#: Where captions come from.
+SOURCES = {
+    "auto": "the table (metadata.csv or metadata.jsonl); for images that it lacks, a .txt or .caption file beside them",
+    "table": "the table alone",
+    "files": "a .txt or .caption file beside each image alone",
+    "names": "the words of the file names: red_house-01.png is 'red house'",
+    "none": "nowhere: the trigger word alone",
+}
 #: A caption file above this size is not a caption.
 MAX_SIDECAR_BYTES = 1 << 20
 
@@ -69,16 +81,29 @@ class Captions:
         listing: the folders.
         metadata_path: a table that wins over those of the dataset.
         tables: whether the dataset's own tables are read.
+        source: a key of ``SOURCES``.
 
     Attributes:
         problems: what is wrong with the sources that were read so far.
 
     Raises:
-        DatasetError: a table cannot be read.
+        DatasetError: a table cannot be read; a table alone is to be used, and there is none, or it names no image; or
+            a table is named that is not to be used.
     """
 
-    def __init__(self, listing: Listing, metadata_path: Path | None = None, *, tables: bool = True) -> None:
+    def __init__(
+        self, listing: Listing, metadata_path: Path | None = None, *, tables: bool = True, source: str = "auto"
+    ) -> None:
+        if source not in SOURCES:
+            raise DatasetError(f"caption source: expected one of {', '.join(SOURCES)}, got {source!r}")
         self.problems: list[Problem] = []
+        self._source = source
+        if source not in ("auto", "table"):
+            tables = False
+            if metadata_path is not None:
+                raise DatasetError(
+                    f"caption source: it is {source}, but a table is named: {metadata_path}", "Leave one of them out."
+                )
         own = {folder.path / name: folder for folder in listing.folders for name in folder.tables}
         if metadata_path is not None and metadata_path not in own:
             tables = False
@@ -89,9 +114,14 @@ class Captions:
         for path, folder in own.items() if tables else ():
             table = self._named if self._named and path == metadata_path else self._load(path, names)
             self._tables.setdefault(folder.subset, []).append(table)
+        if source == "table":
+            self._check_tables(listing.root)
 
     def of(self, folder: Folder, image: str) -> Caption | None:
         """The captions of an image; none, where no source has one. Reports sources that differ, and broken ones."""
+        if self._source == "names":
+            words = words_of(stem(image))
+            return Caption((words,), folder.path / image) if words else None
         sources = list(self._sources(folder, image))
         for other in sources[1:]:
             if not set(other.texts) <= set(sources[0].texts):
@@ -113,9 +143,24 @@ class Captions:
         for table in tables:
             if texts := table.captions.get(folder.subset, {}).get(image):
                 yield Caption(texts, table.path)
-        for name in folder.sidecars(image):
+        for name in folder.sidecars(image) if self._source in ("auto", "files") else ():
             if text := self._read(folder.path / name):
                 yield Caption((text,), folder.path / name)
+
+    def _check_tables(self, root: Path) -> None:
+        tables = [table for those in self._tables.values() for table in those] + [self._named] * (
+            self._named is not None
+        )
+        if not tables:
+            raise DatasetError(
+                f"caption source: it is table, but {root} has no {' or '.join(TABLE_NAMES)}",
+                "Put one there, or choose another source.",
+            )
+        if not any(table.captions for table in tables):
+            raise DatasetError(
+                f"caption source: it is table, but no row of {tables[0].path} names an image of {root}",
+                "Its columns are filename,prompt; check the names in it.",
+            )
 
     def _load(self, path: Path, names: Names) -> _Table:
         metadata = read_metadata(path)

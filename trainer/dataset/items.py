@@ -106,11 +106,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of images, scanned. ``items`` and ``problems`` have a deterministic order."""
+    """A folder of images, scanned. ``items`` and ``problems`` have a deterministic order.
+
+    ``captions`` says where those come from (``captions.SOURCES``).
+    """
 
     root: Path
     items: tuple[ImageItem, ...]
     problems: tuple[Problem, ...]
+    captions: str = "auto"
 
 
 def _name(subset: str, path: Path) -> str:

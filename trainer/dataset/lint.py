@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..errors import DatasetError
 from ..files import write_bytes
+from .captions import SOURCES
 from .crops import by_bucket, contact_sheet, lost
 from .items import KINDS, Dataset, ImageItem, Problem
 from .near import near_duplicates
@@ -149,7 +150,10 @@ def lint(
         on_progress: called with (images done, images in all).
     """
     items = dataset.items
-    without = {problem.path for problem in dataset.problems if problem.kind == "no-caption"}
+    if dataset.captions == "none":
+        without = {item.path for item in items}
+    else:
+        without = {problem.path for problem in dataset.problems if problem.kind == "no-caption"}
     area = [item.size[0] * item.size[1] for item in items]
     counts = Counter(item.subset for item in items)
     repeats = {item.subset: item.repeats for item in items}
@@ -262,6 +266,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resolution", type=int, default=512, metavar="N", help="(default %(default)s)")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="(default %(default)s)")
     parser.add_argument("--trigger-word", default="", metavar="WORD", help="put in front of captions that lack it")
+    parser.add_argument(
+        "--captions", choices=tuple(SOURCES), default="auto", help="where captions come from (default %(default)s)"
+    )
     parser.add_argument("--mask", choices=MASKS, default="no", help="where masks come from (default %(default)s)")
     parser.add_argument("--flip", action="store_true", help="the run will flip pictures")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw buckets and crops into this PNG file")
@@ -281,6 +288,7 @@ def run(args: argparse.Namespace) -> int:
             resolution=args.resolution,
             trigger_word=args.trigger_word,
             repeats=args.repeats,
+            captions=args.captions,
             mask=args.mask,
             on_progress=reading,
         )

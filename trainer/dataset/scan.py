@@ -38,6 +38,7 @@ def scan(
     resolution: int = 512,
     trigger_word: str = "",
     repeats: int = 1,
+    captions: str = "auto",
     mask: str = "no",
     fallback: str = "",
     on_progress: Callable[[int, int], None] | None = None,
@@ -54,6 +55,8 @@ def scan(
         resolution: side of a square bucket in pixels; a multiple of 64.
         trigger_word: put in front of every caption that does not hold it already.
         repeats: how often each image is seen in an epoch; multiplied by that of its folder (``10_name``).
+        captions: where they come from, a key of ``SOURCES``; an image for which that has none is named, but not with
+            ``none``.
         mask: one of ``MASKS``: ``alpha`` trains what is opaque, ``files`` what is white in ``<stem>.mask.png``,
             ``<stem>_mask.png`` or ``masks/<stem>.png``. An image without one is trained as a whole.
         fallback: the caption of images that have none.
@@ -68,7 +71,7 @@ def scan(
     if mask not in MASKS:
         raise DatasetError(f"mask: expected one of {', '.join(MASKS)}, got {mask!r}")
     listing = list_folder(folder)
-    captions = Captions(listing, _table(listing.root, metadata_path))
+    known = Captions(listing, _table(listing.root, metadata_path), source=captions)
     alone = (with_trigger(fallback, trigger_word),)
     total = len(listing)
     items: list[ImageItem] = []
@@ -87,9 +90,9 @@ def scan(
                 copies[content] += 1
                 message = f"has the same bytes as {items[index].name}; both are trained"
                 problems.append(Problem(path, "duplicate", message, place.subset))
-            caption = captions.of(place, name)
-            if caption is None:
-                message = _no_caption(place.sidecars(name), alone[0], trigger_word)
+            caption = known.of(place, name)
+            if caption is None and captions != "none":
+                message = _no_caption(captions, place.sidecars(name), alone[0], trigger_word)
                 message = said.setdefault(message, message)
                 problems.append(Problem(path, "no-caption", message, place.subset))
             if fact.fault:
@@ -115,8 +118,8 @@ def scan(
         raise _nothing_usable(listing, problems)
     if faults:
         raise _bad_masks(listing.root, faults)
-    before = [listing.placed(p) for p in (*listing.problems, *_unused_masks(listing, mask), *captions.problems)]
-    return Dataset(listing.root, tuple(items), (*dict.fromkeys(before), *problems))
+    before = [listing.placed(p) for p in (*listing.problems, *_unused_masks(listing, mask), *known.problems)]
+    return Dataset(listing.root, tuple(items), (*dict.fromkeys(before), *problems), captions)
 
 
 def fingerprint(folder: str | Path, metadata_path: str | Path | None = None, *, mask: str = "no") -> str:
@@ -166,11 +169,19 @@ def _with_triggers(texts: tuple[str, ...], trigger_word: str) -> tuple[str, ...]
     return tuple(dict.fromkeys(with_trigger(text, trigger_word) for text in texts))
 
 
-def _no_caption(sidecars: tuple[str, ...], trained_with: str, trigger_word: str) -> str:
-    if sidecars:
+_EXPECTED = {
+    "auto": "expected a .txt file of its name or a row in metadata.csv",
+    "table": "expected a row in the table",
+    "files": "expected a .txt file of its name",
+    "names": "its name has no words",
+}
+
+
+def _no_caption(source: str, sidecars: tuple[str, ...], trained_with: str, trigger_word: str) -> str:
+    if sidecars and source in ("auto", "files"):
         why = f"no caption: {' and '.join(sidecars)} gave none"
     else:
-        why = "no caption: expected a .txt file of its name or a row in metadata.csv"
+        why = f"no caption: {_EXPECTED[source]}"
     what = "the trigger word " if trained_with == with_trigger("", trigger_word) else ""
     with_what = f"{what}{trained_with!r}" if trained_with else "the empty caption"
     return f"{why}; trained with {with_what}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.captioning import all_captioners, cli, get, names
-from trainer.captioning.words import words_of
+from trainer.dataset.words import words_of
 from trainer.errors import CaptionError
 
 FOLDER = Path("/pictures/10_red_house")

@@ -516,3 +516,75 @@ def test_any_captions_come_back_from_a_table(
 def test_the_trigger_word_is_in_every_alternative(prompts: list[str], trigger: str) -> None:
     for text in {with_trigger(tidy(prompt), trigger) for prompt in prompts}:
         assert not tidy(trigger) or contains_word(text, tidy(trigger))
+
+
+@pytest.fixture
+def everything(draw: Callable[..., Path], folder: Path) -> Path:
+    """Three images: one with a row, a .txt and a .caption file, one with a .txt file, one with a name alone."""
+    for seed, name in enumerate(("red_house-01.png", "blue \u6f2b\u753b_7.png", "IMG_2041.png")):
+        draw(name, seed=seed)
+    write(folder / "metadata.csv", "filename,prompt\nred_house-01.png,of the table\n")
+    write(folder / "red_house-01.txt", "of the text")
+    write(folder / "red_house-01.caption", "of the caption")
+    write(folder / "blue \u6f2b\u753b_7.txt", "blue text")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "red", "blue", "kinds"),
+    [
+        ("auto", "of the table", "blue text", ["caption-conflict", "caption-conflict", "no-caption"]),
+        ("table", "of the table", "", ["no-caption", "no-caption"]),
+        ("files", "of the text", "blue text", ["caption-conflict", "no-caption"]),
+        ("names", "red house", "blue \u6f2b\u753b", ["no-caption"]),
+        ("none", "", "", []),
+    ],
+)
+def test_a_source_is_chosen(everything: Path, source: str, red: str, blue: str, kinds: list[str]) -> None:
+    dataset = scan(everything, resolution=64, captions=source)
+    assert captions(dataset) == {"red_house-01.png": red, "blue \u6f2b\u753b_7.png": blue, "IMG_2041.png": ""}
+    assert sorted(kind for _, kind, _ in said(dataset)) == kinds
+    assert dataset.captions == source
+    with_word = scan(everything, resolution=64, captions=source, trigger_word="sks")
+    assert captions(with_word)["red_house-01.png"] == (f"sks, {red}" if red else "sks")
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("table", "expected a row in the table"),
+        ("files", "expected a .txt file of its name"),
+        ("names", "its name has no words"),
+    ],
+)
+def test_what_a_source_lacks_is_named(everything: Path, source: str, why: str) -> None:
+    message = f"no caption: {why}; trained with the trigger word 'sks'"
+    assert ("IMG_2041.png", "no-caption", message) in said(
+        scan(everything, resolution=64, captions=source, trigger_word="sks")
+    )
+
+
+def test_a_table_alone_must_be_there_and_name_images(two: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        scan(two, resolution=64, captions="table")
+    assert caught.value.message == f"caption source: it is table, but {two} has no metadata.csv or metadata.jsonl"
+    assert caught.value.cure == "Put one there, or choose another source."
+    table = write(two / "metadata.jsonl", '{"file_name": "c.png", "text": "a cup"}\n')
+    with pytest.raises(DatasetError) as caught:
+        scan(two, resolution=64, captions="table")
+    assert caught.value.message == f"caption source: it is table, but no row of {table} names an image of {two}"
+    named = write(two.parent / "t\u00e4ble.csv", "filename,prompt\na.png,a cup\n")
+    assert captions(scan(two, resolution=64, captions="table", metadata_path=named))["a.png"] == "a cup"
+
+
+@pytest.mark.parametrize("source", ["files", "names", "none"])
+def test_a_named_table_that_is_not_to_be_used_is_an_error(two: Path, source: str) -> None:
+    table = write(two / "metadata.csv", "filename,prompt\na.png,a cup\n")
+    with pytest.raises(DatasetError) as caught:
+        scan(two, resolution=64, captions=source, metadata_path=table)
+    assert caught.value.message == f"caption source: it is {source}, but a table is named: {table}"
+
+
+def test_an_unknown_source(two: Path) -> None:
+    with pytest.raises(DatasetError, match="expected one of auto, table, files, names, none, got 'txt'"):
+        scan(two, resolution=64, captions="txt")

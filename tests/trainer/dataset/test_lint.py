@@ -365,3 +365,9 @@ def test_mistakes(draw: Callable[..., Path], folder: Path, tmp_path: Path) -> No
         f"--picture {blocked / 'a.png'}: cannot be written: "
     )
     assert path.read_bytes() == before
+
+
+def test_a_data_set_that_shall_have_no_captions_is_not_told_that_it_has_none(nested: Path) -> None:
+    report = lint(scan(nested, resolution=64, captions="none", trigger_word="sks"), resolution=64)
+    assert report.captioned == 0
+    assert not {"no-caption", "same-caption"} & {finding.kind for finding in report.findings}
