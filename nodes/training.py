@@ -44,7 +44,6 @@ from .sources import Source
 
 log = logging.getLogger("lora-darkroom")
 LITTLE_MEMORY = 2 * 2**30
-LAST_ONLY = 10_000_000  # steps between two rounds of samples: only the last one is drawn
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,6 @@ def _settings(source: Source, config: ConfigFields) -> TrainConfig:
         "output_dir": places.runs().as_posix(),
         "device": memory.device(),
     }
-    if config.values.get("sample_every") == 0:
-        decided["sample_every"] = LAST_ONLY
     return parse({**config.values, **decided}, source="LoRA Train Config").resolved()
 
 
