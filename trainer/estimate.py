@@ -1,0 +1,222 @@
+"""What a run will be, before it begins: its steps exactly, its time and memory by what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+import torch
+
+from . import figures, prepare, runfolder
+from .config import TrainConfig
+from .dataset import Dataset
+from .dataset.sampler import windows, windows_per_epoch
+from .figures import Figure
+from .job import Base, Job
+from .peek import Peek
+
+VALIDATIONS = 4  # images, and timesteps of each: as in tasks.diffusion
+SAME_SIZE = 0.02
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will be.
+
+    Args:
+        images: trained on.
+        held_out: for validation.
+        regularisation: trained on as well.
+        steps: optimizer steps, exactly.
+        presentations: how often images are shown, in all.
+        seconds: of the training with its validation and samples; None: not known for this kind of device.
+        encoding: seconds of encoding pictures and captions before it, once; 0 where that is quick, or not known.
+        memory: peak bytes.
+        how: where the figures are from, in words.
+        measured: whether they are of this machine, or at least of a machine.
+    """
+
+    images: int
+    held_out: int
+    regularisation: int
+    steps: int
+    presentations: int
+    seconds: float | None
+    encoding: float
+    memory: float
+    how: str
+    measured: bool
+
+
+class _NoEncoder:
+    """Stands where encoders do; only asked what it is."""
+
+    latents_fingerprint = conditioning_fingerprint = ""
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+
+def plan(config: TrainConfig, dataset: Dataset, regularisation: Dataset | None, family: str) -> Job:
+    """The job that a run with these would have, but for its base's and encoders' content.
+
+    Raises:
+        UserError: as ``prepare.plan``.
+    """
+    base = Base(config.base_model, family, "")
+    return prepare.plan(config, dataset, base, _NoEncoder(), Path(), regularisation=regularisation)
+
+
+def estimate(job: Job, base: Peek, device: str, runs: Path) -> Estimate:
+    """What a job will take.
+
+    Args:
+        job: from ``plan``.
+        base: family and size of the base model.
+        device: what it will be trained on, such as ``cpu`` or ``cuda:0``.
+        runs: the folder of the user's own runs.
+    """
+    kind, config, items = device.partition(":")[0], job.config, job.train_items
+    steps, size = runfolder.total_steps(job), _bytes(config, kind)
+    pixels = figures.largest(items)
+    figure = _nearest(figures.own(runs, kind), job, base, size) or _tabled(kind, base)
+    work = figures.work(config, items, base.family, base.parameters)
+    memory = figures.memory(config, pixels, base.family, base.parameters, size or (figure.bytes if figure else 2))
+    seconds, how = None, "reckoned, not measured on such a device"
+    if figure is not None:
+        memory = max(memory, figure.memory + memory - figure.reckoned) if figure.memory else memory
+        rate = figure.seconds / figure.work  # seconds a TFLOP
+        seconds = rate * (steps * work + _beside(job, base, steps))
+        how = _how(figure, job, base, kind)
+    elif kind == "cuda":
+        seconds, how = (steps * work + _beside(job, base, steps)) / figures.CARD, figures.CARD_SOURCE
+    return Estimate(
+        images=sum(not item.regular for item in items),
+        held_out=len(job.items) - len(items),
+        regularisation=sum(item.regular for item in items),
+        steps=steps,
+        presentations=_presentations(job, steps),
+        seconds=seconds,
+        encoding=_encoding(job, base) if kind == "cpu" else 0.0,
+        memory=memory,
+        how=how,
+        measured=figure is not None,
+    )
+
+
+def lines(found: Estimate, device: str) -> list[str]:
+    """An estimate in words: what it will be; how that is known."""
+    parts = [_count(found.images, "picture")]
+    if found.regularisation:
+        parts.append(f"{found.regularisation:,} for regularisation")
+    if found.held_out:
+        parts.append(f"{found.held_out:,} held out")
+    parts.append(f"{_count(found.steps, 'step')} (pictures shown {found.presentations:,} times)")
+    where = "the CPU" if device == "cpu" else device
+    if found.seconds is not None:
+        parts.append(f"about {duration(found.seconds)} on {where}")
+    parts.append(f"about {found.memory / 1e9:.1f} GB")
+    told = [", ".join(parts), found.how]
+    if found.encoding >= 60:
+        told.insert(1, f"before that, once: encoding pictures and captions, about {duration(found.encoding)}")
+    return told
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: ``40 s``, ``2 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 600) * 10, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _bytes(config: TrainConfig, kind: str) -> int:
+    """Bytes of a frozen weight in the number format that will be trained in; 0: a trial will decide."""
+    wanted = config.mixed_precision
+    if wanted == "no" or (kind == "cpu" and wanted == "fp16"):
+        return 4
+    return 0 if wanted == "auto" and kind == "cpu" else 2
+
+
+def _nearest(own: list[Figure], job: Job, base: Peek, size: int) -> Figure | None:
+    """The own run that is most like a job: of the same model, in the same number format."""
+    pixels, config = figures.largest(job.train_items), job.config
+
+    def distance(figure: Figure) -> float:
+        apart = abs(log(figure.pixels / pixels)) + abs(log(figure.batch / config.batch_size))
+        return apart + (figure.checkpointing != config.gradient_checkpointing)
+
+    alike = [
+        figure
+        for figure in own
+        if figure.family == base.family
+        and abs(figure.parameters / base.parameters - 1) < SAME_SIZE
+        and (not size or figure.bytes == size)
+    ]
+    return min(alike, key=distance, default=None)  # the newest of those that are equally near
+
+
+def _tabled(kind: str, base: Peek) -> Figure | None:
+    """The row of the table for a model: the one of its family whose size is nearest."""
+    rows = [row for row in figures.TABLE if row.family == base.family and row.device == kind]
+    return min(rows, key=lambda row: abs(log(row.parameters / base.parameters)), default=None)
+
+
+def _how(figure: Figure, job: Job, base: Peek, kind: str) -> str:
+    config = job.config
+    alike = figure.pixels == figures.largest(job.train_items) and figure.batch == config.batch_size
+    alike = alike and figure.checkpointing == config.gradient_checkpointing
+    if figure.run:
+        where = "this CPU" if kind == "cpu" else "this card"
+        return f"{'as' if alike else 'reckoned from what'} your run {figure.run[:4]}... did on {where}"
+    if abs(figure.parameters / base.parameters - 1) > SAME_SIZE:
+        return f"reckoned from a model of another size, {figure.source}"
+    return figure.source if alike else f"reckoned from what was {figure.source}"
+
+
+def _presentations(job: Job, steps: int) -> int:
+    """How often images are shown in so many steps."""
+    config, items = job.config, job.train_items
+    epochs, rest = divmod(steps, windows_per_epoch(items, config.window))
+    begun = windows(items, seed=config.seed, epoch=epochs, size=config.window)[:rest] if rest else []
+    return epochs * sum(item.repeats for item in items) + sum(map(len, begun))
+
+
+def _beside(job: Job, base: Peek, steps: int) -> float:
+    """TFLOP of what is done beside the steps: validation, and samples with their guidance."""
+    config, items = job.config, job.train_items
+    width, height = items[0].bucket
+    total = 0.0
+    if config.validation_steps:
+        rounds = 1 + -(-steps // config.validation_steps)
+        shown = len(job.items) - len(items) or min(VALIDATIONS, len(items))
+        total += rounds * shown * VALIDATIONS * figures.forward(base.family, base.parameters, width * height)
+    if config.sample_every:
+        rounds = -(-steps // config.sample_every)
+        for prompt in job.prompts:
+            pixels = (prompt.width or width) * (prompt.height or height)
+            twice = 2 if (prompt.guidance or config.sample_guidance) > 1 else 1
+            forward = figures.forward(base.family, base.parameters, pixels)
+            total += rounds * twice * (prompt.steps or config.sample_inference_steps) * forward
+    return total
+
+
+def _encoding(job: Job, base: Peek) -> float:
+    """Seconds of encoding on a CPU; of the full-size models, whose encoders were measured."""
+    if base.parameters < figures.BASES[base.family] / 2:
+        return 0.0
+    pixels = sum(item.bucket[0] * item.bucket[1] * (2 if item.flipped else 1) for item in job.items)
+    return pixels * figures.ENCODING["image"] + len(job.texts()) * figures.ENCODING["caption"]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

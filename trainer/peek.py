@@ -1,0 +1,61 @@
+"""What a base model's file is, from its header alone and in milliseconds: for an estimate, before anything is loaded.
+
+``families.detect`` is the one that decides; this only has to agree with it on files that can be trained.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .errors import BaseModelError
+
+_MAX_HEADER = 100_000_000
+_PREFIXES = ("model.diffusion_model.", "")
+_EMBEDDING = ("label_emb.0.0.weight", "add_embedding.linear_1.weight")
+_SELF_DESCRIBED = "darkroom.sd15"
+
+
+class Peek(NamedTuple):
+    """Args: family: a name of ``families``. parameters: weights of its denoiser."""
+
+    family: str
+    parameters: int
+
+
+def peek(path: Path) -> Peek:
+    """The family and size of a base model's safetensors file.
+
+    Raises:
+        BaseModelError: it cannot be read, or is neither Stable Diffusion 1.5 nor SDXL.
+    """
+    header = _header(path)
+    described = _SELF_DESCRIBED in header.pop("__metadata__", {})
+    for prefix in _PREFIXES:
+        shapes = {name[len(prefix) :]: t["shape"] for name, t in header.items() if name.startswith(prefix)}
+        context = next((shape[-1] for name, shape in shapes.items() if name.endswith(".attn2.to_k.weight")), 0)
+        if not context:
+            continue
+        embedding = next((shapes[name][-1] for name in _EMBEDDING if name in shapes), 0)
+        parameters = sum(prod(shape) for name, shape in shapes.items() if name.endswith((".weight", ".bias")))
+        if embedding == 2816 and context == 2048:
+            return Peek("sdxl", parameters)
+        if not embedding and (described or context == 768):
+            return Peek("sd15", parameters)
+        break
+    raise BaseModelError(f"{path.name} is neither a Stable Diffusion 1.5 nor an SDXL model", "choose one of them")
+
+
+def _header(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER:
+                raise ValueError("no header")
+            header = json.loads(file.read(length))
+            return {name: value for name, value in header.items() if isinstance(value, dict)}
+    except (OSError, ValueError, AttributeError, struct.error) as error:
+        raise BaseModelError(f"{path.name} is not a safetensors file that can be read", "choose another one") from error
