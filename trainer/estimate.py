@@ -88,7 +88,8 @@ def estimate(job: Job, base: Peek, device: str, runs: Path) -> Estimate:
     memory = figures.memory(config, pixels, base.family, base.parameters, size or (figure.bytes if figure else 2))
     seconds, how = None, "reckoned, not measured on such a device"
     if figure is not None:
-        memory = max(memory, figure.memory + memory - figure.reckoned) if figure.memory else memory
+        if figure.memory:
+            memory = max(base.parameters * figure.bytes, figure.memory + memory - figure.reckoned)
         rate = figure.seconds / figure.work  # seconds a TFLOP
         seconds = rate * (steps * work + _beside(job, base, steps))
         how = _how(figure, job, base, kind)

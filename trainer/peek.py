@@ -16,7 +16,7 @@ from .errors import BaseModelError
 _MAX_HEADER = 100_000_000
 _PREFIXES = ("model.diffusion_model.", "")
 _EMBEDDING = ("label_emb.0.0.weight", "add_embedding.linear_1.weight")
-_SELF_DESCRIBED = "darkroom.sd15"
+_FAMILIES = ("sd15", "sdxl")
 
 
 class Peek(NamedTuple):
@@ -33,7 +33,8 @@ def peek(path: Path) -> Peek:
         BaseModelError: it cannot be read, or is neither Stable Diffusion 1.5 nor SDXL.
     """
     header = _header(path)
-    described = _SELF_DESCRIBED in header.pop("__metadata__", {})
+    described = header.pop("__metadata__", {})
+    said = next((family for family in _FAMILIES if f"darkroom.{family}" in described), "")
     for prefix in _PREFIXES:
         shapes = {name[len(prefix) :]: t["shape"] for name, t in header.items() if name.startswith(prefix)}
         context = next((shape[-1] for name, shape in shapes.items() if name.endswith(".attn2.to_k.weight")), 0)
@@ -41,10 +42,9 @@ def peek(path: Path) -> Peek:
             continue
         embedding = next((shapes[name][-1] for name in _EMBEDDING if name in shapes), 0)
         parameters = sum(prod(shape) for name, shape in shapes.items() if name.endswith((".weight", ".bias")))
-        if embedding == 2816 and context == 2048:
-            return Peek("sdxl", parameters)
-        if not embedding and (described or context == 768):
-            return Peek("sd15", parameters)
+        by_shape = {(768, 0): "sd15", (2048, 2816): "sdxl"}.get((context, embedding), "")
+        if said or by_shape:
+            return Peek(said or by_shape, parameters)
         break
     raise BaseModelError(f"{path.name} is neither a Stable Diffusion 1.5 nor an SDXL model", "choose one of them")
 
