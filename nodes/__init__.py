@@ -10,7 +10,8 @@ from .caption import AutoCaption
 from .config import LoRATrainConfig
 from .dataset import LoadDataset
 from .demo import LoadDemoBase
-from .lora import ApplyLoRA, SaveLoRA
+from .lora import ApplyLoRA, LoadTrainedLoRA, SaveLoRA
+from .sweep import LabelledGrid, StrengthSweep
 from .train import TrainLoRA
 
 
@@ -30,4 +31,7 @@ class DarkroomExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""
-        return [LoadDataset, AutoCaption, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase]
+        return [
+            LoadDataset, AutoCaption, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase, LoadTrainedLoRA,
+            StrengthSweep, LabelledGrid,
+        ]  # fmt: skip

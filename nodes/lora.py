@@ -1,4 +1,4 @@
-"""Save LoRA and Apply LoRA."""
+"""Save LoRA, Apply LoRA and Load Trained LoRA."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..trainer.errors import HostError
 from .host import lora as loras
 from .host import places, saving
-from .host.graph import NodeProgress
+from .host.graph import say
 from .payloads import CATEGORY
+from .runs import LAST, LATEST
+from .trained import fingerprint, load
 
 WIRED = "(the wired LoRA)"
+RUN_TOOLTIP = (
+    "Which run: latest, its id or the beginning of it, or the name of the data set's folder. Choose run... fills it in."
+)
 
 
 class SaveLoRA(io.ComfyNode):
@@ -30,7 +36,9 @@ class SaveLoRA(io.ComfyNode):
             search_aliases=["export lora", "write lora", "save", "\u4fdd\u5b58LoRA", "\u4fdd\u5b58"],
             is_output_node=True,
             inputs=[
-                io.LoraModel.Input("lora", tooltip="The LoRA, from Train LoRA."),
+                io.LoraModel.Input(
+                    "lora", optional=True, tooltip="The LoRA, from Train LoRA. Without one, nothing is written."
+                ),
                 io.String.Input(
                     "filename",
                     default="my_style_lora",
@@ -45,12 +53,11 @@ class SaveLoRA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, lora: dict[str, torch.Tensor], filename: str, samples: torch.Tensor | None = None
+        cls, filename: str, lora: dict[str, torch.Tensor] | None = None, samples: torch.Tensor | None = None
     ) -> io.NodeOutput:
         """Write the file and its preview, and let the page know."""
-        name = saving.save(lora, filename, samples)
-        NodeProgress().say(f"Saved as {name}")
-        return io.NodeOutput(name, ui={"text": [f"Saved as {name}"]})
+        name = "" if lora is None else saving.save(lora, filename, samples)
+        return io.NodeOutput(name, ui=say(f"Saved as {name}" if name else "Nothing to save: no LoRA is wired"))
 
 
 class ApplyLoRA(io.ComfyNode):
@@ -98,11 +105,19 @@ class ApplyLoRA(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, lora_name: str) -> bool:
+        """Any name passes: that of a shared workflow matters only where it is used, and is then named by our error."""
+        return True
+
+    @classmethod
     def fingerprint_inputs(cls, lora_name: str = WIRED, **_: Any) -> Any:
         """Changes when the file does."""
         if lora_name == WIRED:
             return WIRED
-        stat = places.lora(lora_name).stat()
+        try:
+            stat = places.lora(lora_name).stat()
+        except (HostError, OSError) as error:
+            return str(error)
         return f"{lora_name} {stat.st_size} {stat.st_mtime_ns}"
 
     @classmethod
@@ -115,7 +130,57 @@ class ApplyLoRA(io.ComfyNode):
         lora: dict[str, torch.Tensor] | None = None,
         clip: Any = None,
     ) -> io.NodeOutput:
-        """Check the LoRA, and patch it on."""
+        """Check the LoRA, and patch it on; without one, hand on what came in."""
+        if lora is None and lora_name == WIRED:
+            return io.NodeOutput(model, clip, ui=say("No LoRA: none is wired, and no file is chosen"))
+        name = "the wired LoRA" if lora is not None else lora_name
         if lora is None:
-            lora = saving.chosen(lora_name, WIRED)
-        return io.NodeOutput(*loras.apply(model, clip, lora, strength_model, strength_clip))
+            lora = loras.read(places.lora(lora_name))
+        patched = loras.apply(model, clip, lora, strength_model, strength_clip)
+        return io.NodeOutput(*patched, ui=say(f"{name} at {strength_model:g}"))
+
+
+class LoadTrainedLoRA(io.ComfyNode):
+    """A LoRA of a run, finished or not, as LORA_MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and texts."""
+        return io.Schema(
+            node_id="Darkroom_LoadTrainedLoRA",
+            display_name="Load Trained LoRA",
+            category=CATEGORY,
+            description="A LoRA that was trained here, without training: of the latest run or of any other one, the "
+            "last or an earlier step. Going back is choosing an earlier step.",
+            search_aliases=[
+                "load lora", "checkpoint", "rollback", "history", "runs", "resume",
+                "\u52a0\u8f7dLoRA", "\u8bad\u7ec3\u8bb0\u5f55", "\u56de\u6eda",
+            ],
+            inputs=[
+                io.String.Input("run", default=LATEST, tooltip=RUN_TOOLTIP),
+                io.String.Input(
+                    "checkpoint",
+                    default=LAST,
+                    tooltip="Which step: last, or the number of a checkpoint, such as step 200. last is the finished "
+                    "LoRA, or the newest checkpoint of a run that has not finished.",
+                ),
+            ],
+            outputs=[
+                io.LoraModel.Output(display_name="lora", tooltip="The LoRA, for Apply LoRA and Save LoRA."),
+                io.String.Output(display_name="run", tooltip="The run's id."),
+                io.Int.Output(display_name="steps", tooltip="Optimizer steps that this LoRA was trained for."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, run: str = LATEST, checkpoint: str = LAST, **_: Any) -> Any:
+        """Changes when another run becomes the latest, or the LoRA does."""
+        return fingerprint(run, checkpoint)
+
+    @classmethod
+    def execute(cls, run: str, checkpoint: str) -> io.NodeOutput:
+        """Find the run, and read the LoRA."""
+        loaded = load(run, checkpoint)
+        steps, lora = next(iter(loaded.loras.items()))
+        text = "\n".join([f"{loaded.name}, step {steps}", *(f"- {note}" for note in loaded.notes)])
+        return io.NodeOutput(lora, loaded.id, steps, ui=say(text))

@@ -6,12 +6,20 @@ that lowering epochs again returns it; a shorter length that never finished is t
 
 from __future__ import annotations
 
+import difflib
+import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..trainer import checkpoint, runfolder
+from ..trainer import checkpoint, runfolder, runstate
+from ..trainer.errors import HostError
 from ..trainer.files import write_bytes
+from ..trainer.runstate import RunState
+
+LATEST, LAST, ALL = "latest", "last", "all"
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -50,3 +58,84 @@ def keep_finished(folder: Path) -> None:
     kept.mkdir(parents=True)
     shutil.copy2(folder / str(result["path"]), kept / str(result["path"]))
     write_bytes(kept / "result.json", (folder / "result.json").read_bytes())
+
+
+def choose(root: Path, text: str) -> RunState:
+    """The run that a user named: ``latest``, an id or its beginning, the data set's name, or name and id.
+
+    ``latest`` and a name mean the newest run that there is a LoRA of.
+
+    Raises:
+        HostError: there is none, several begin so, or nothing of it is saved yet.
+    """
+    wanted, every = text.strip(), runstate.every(root)
+    with_lora = [run for run in every if run.loadable]
+    if not with_lora:
+        raise HostError("there is no trained run yet", "train one with Train LoRA: its checkpoints can be loaded here")
+    if wanted.lower() in ("", LATEST):
+        return with_lora[0]
+    exact = [run for run in every if run.id == wanted.split()[-1]]
+    named = [run for run in with_lora if run.name.casefold() == wanted.casefold()]
+    begun = [run for run in every if run.id.startswith(wanted.lower())]
+    if not (found := exact or named[:1] or begun):
+        names = {label(run): run for run in every} | {run.id: run for run in every} | {run.name: run for run in every}
+        near = difflib.get_close_matches(wanted, names, MOST_NAMED, 0.4) or names
+        shown = dict.fromkeys(label(names[name]) for name in near)
+        raise HostError(f"run: there is no run {wanted}", f"choose one, such as {_some(shown)}, or type {LATEST}")
+    if len(found) > 1:
+        raise HostError(f"run: {len(found)} runs begin with {wanted}", f"type more of one: {_some(map(label, found))}")
+    if not found[0].loadable:
+        raise HostError(
+            f"run: nothing of {label(found[0])} is saved yet (it is at step {found[0].step})",
+            f"wait for its first checkpoint, or type {LATEST}",
+        )
+    return found[0]
+
+
+def label(run: RunState) -> str:
+    """What a run is called: its data set's name, and its id."""
+    return f"{run.name} {run.id}"
+
+
+def saved(folder: Path) -> dict[int, Path]:
+    """The LoRA files of a run by their steps, in order: its checkpoints, and what it finished with."""
+    steps = {step: checkpoint.folder_of(folder, step) / "lora.safetensors" for step in checkpoint.complete(folder)}
+    return dict(sorted({**steps, **runstate.lengths(folder)}.items()))
+
+
+def choose_steps(there: dict[int, Path], text: str) -> list[int]:
+    """The steps that a user named, in that order: ``last, step 200, 100``, or ``all`` from the first to the last.
+
+    Args:
+        there: ``saved`` of the run; not empty.
+        text: separated by commas or lines; empty is ``last``.
+
+    Raises:
+        HostError: one is not there, or is none.
+    """
+    wanted = [word.strip().lower() for word in re.split(r"[,;\n]", text) if word.strip()] or [LAST]
+    if ALL in wanted:
+        return list(there)
+    return list(dict.fromkeys(_one_step(there, word) for word in wanted))
+
+
+def _one_step(there: dict[int, Path], word: str) -> int:
+    if word == LAST:
+        return max(there)
+    match = re.fullmatch(r"(?:steps?)?[\s-]*(\d+)", word)
+    if match is None or int(match[1]) not in there:
+        what = f"there is no step {match[1]} in this run" if match else f"{word} is no step"
+        raise HostError(f"checkpoint: {what}", f"there are {', '.join(map(str, there))}, and {LAST}")
+    return int(match[1])
+
+
+def folder_of(root: Path, file: Path | None, run: str) -> Path | None:
+    """The folder of the run that a LoRA file is of; None if it is of none that is here."""
+    if file is not None and file.is_relative_to(root):
+        return root / file.relative_to(root).parts[0]
+    return root / run if re.fullmatch(r"[0-9a-f]{12}(-\d+)?", run) and (root / run).is_dir() else None
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:MOST_NAMED]) + (f" and {len(shown) - MOST_NAMED} more" * (len(shown) > MOST_NAMED))

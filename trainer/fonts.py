@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from PIL import ImageFont
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Parts of the names of fonts that have Chinese, in the order of preference; then such with many other letters.
 _WANTED = (
@@ -23,8 +24,8 @@ _MISSING = "\U0010ffff"  # no font has it: it is drawn as whatever a font draws 
 def fitting(text: str, size: int) -> tuple[Font, str]:
     """A font that has every character of a text, and the text.
 
-    Where no font of the machine has one, the character stands as its code, such as ``\\u4e2d``: ugly, but two texts that
-    differ stay different.
+    Where no font of the machine has one, the character stands as its code, such as ``\\u4e2d``: ugly, but two texts
+    that differ stay different.
 
     Args:
         text: may have several lines.
@@ -42,8 +43,13 @@ def fitting(text: str, size: int) -> tuple[Font, str]:
 
 def _lacking(font: Font, text: str) -> set[str]:
     """The characters of a text that a font does not have."""
-    nothing = {bytes(font.getmask(_MISSING)), b""}
-    return {c for c in set(text) if ord(c) > 126 and not c.isspace() and bytes(font.getmask(c)) in nothing}
+    nothing = {_drawn(font, _MISSING), b""}
+    return {c for c in set(text) if ord(c) > 126 and not c.isspace() and _drawn(font, c) in nothing}
+
+
+def _drawn(font: Font, character: str) -> bytes:
+    mask: Any = font.getmask(character)
+    return bytes(mask)
 
 
 @functools.lru_cache(32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
@@ -19,6 +20,11 @@ _RESAMPLING = Image.Resampling.LANCZOS
 def to_image(pixels: torch.Tensor) -> Image.Image:
     """A picture [3, H, W] in 0..1 as a PIL image; what lies outside is clipped."""
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+
+
+def to_pixels(image: Image.Image) -> torch.Tensor:
+    """A PIL image as a picture [3, H, W] in 0..1."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def labelled_grid(

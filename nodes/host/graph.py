@@ -41,6 +41,12 @@ class NodeProgress:
         tell_page("toast", {"node": self._node, "severity": severity, "text": text})
 
 
+def say(text: str) -> dict[str, Any]:
+    """Show a text on the node that is executing now; returns it as the node's ui, for whoever asks by HTTP."""
+    NodeProgress().say(text)
+    return {"text": [text]}
+
+
 def check_interrupted() -> None:
     """Raise ``Interrupted`` (a BaseException) if the user pressed Cancel."""
     comfy.model_management.throw_exception_if_processing_interrupted()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,24 @@ def apply(
         HostError: a key of the LoRA matches nothing, or a weight of it has the wrong shape.
     """
     check_fits(model, clip, lora)
+    return _patched(model, clip, lora, strength_model, strength_clip)
+
+
+def apply_at(
+    model: Any, clip: Any, lora: Mapping[str, torch.Tensor], strengths: Sequence[float]
+) -> list[tuple[Any, Any]]:
+    """MODEL and CLIP (may be None) with the LoRA at each strength. All share the base's weights, and the LoRA's.
+
+    Raises:
+        HostError: a key of the LoRA matches nothing, or a weight of it has the wrong shape.
+    """
+    check_fits(model, clip, lora)
+    return [_patched(model, clip, lora, strength, strength) for strength in strengths]
+
+
+def _patched(
+    model: Any, clip: Any, lora: Mapping[str, torch.Tensor], strength_model: float, strength_clip: float
+) -> tuple[Any, Any]:
     patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, dict(lora), strength_model, strength_clip)
     return (patched if strength_model else model), (patched_clip if strength_clip else clip)
 
@@ -83,7 +101,7 @@ def check_fits(model: Any, clip: Any, lora: Mapping[str, torch.Tensor]) -> None:
     if unknown:
         texts = [name for name in unknown if name.startswith(("lora_te", "text_encoder"))]
         if clip is None and len(texts) == len(unknown):
-            raise HostError("the LoRA also changes the text encoder, but no CLIP is wired", "wire CLIP into Apply LoRA")
+            raise HostError("the LoRA also changes the text encoder, but no CLIP is wired", "wire CLIP into this node")
         raise HostError(
             f"{len(unknown)} of the LoRA's {len(converted)} tensors match nothing in this model: {_some(unknown)}",
             "it was trained for another kind of base model: choose a LoRA for this one",

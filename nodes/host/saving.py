@@ -52,18 +52,6 @@ def save(lora: Mapping[str, torch.Tensor], filename: str, samples: torch.Tensor 
     return name
 
 
-def chosen(lora_name: str, nothing: str) -> LoraModel:
-    """The LoRA file that a user chose in a list.
-
-    Raises:
-        HostError: none was chosen, or it is gone.
-        ExportError: it cannot be read.
-    """
-    if lora_name == nothing:
-        raise HostError("Apply LoRA has no LoRA", "wire one from Train LoRA, or choose a file as lora_name")
-    return read(places.lora(lora_name))
-
-
 def _clean(filename: str) -> PurePosixPath:
     text = filename.strip().replace("\\", "/").removesuffix(".safetensors").strip("/ ")
     path = PurePosixPath(text)

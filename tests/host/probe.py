@@ -112,6 +112,45 @@ class DarkroomListProbe:
         return {"ui": {"seen": [sorted(found)]}}
 
 
+class DarkroomPlain:
+    """A LORA_MODEL as another pack makes it: a plain dict."""
+
+    RETURN_TYPES = ("LORA_MODEL",)
+    FUNCTION = "plain"
+    CATEGORY = "LoRA Darkroom tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """A LORA_MODEL."""
+        return {"required": {"anything": ("LORA_MODEL",)}}
+
+    def plain(self, anything: Any) -> tuple[Any]:
+        """The same without what it says of itself."""
+        return (dict(anything),)
+
+
+class DarkroomShared:
+    """What the MODELs of a list have in memory: how many base models, and tensors of patches."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "look"
+    OUTPUT_NODE = True
+    INPUT_IS_LIST = True
+    CATEGORY = "LoRA Darkroom tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """A list of MODELs."""
+        return {"required": {"model": ("MODEL",)}}
+
+    def look(self, model: list[Any]) -> dict[str, Any]:
+        """Count."""
+        patches = [patch[1] for one in model for found in one.patches.values() for patch in found]
+        tensors = {w.data_ptr() for patch in patches for w in patch.weights if isinstance(w, torch.Tensor)}
+        bases = {id(one.model) for one in model}
+        return {"ui": {"seen": [{"models": len(model), "bases": len(bases), "tensors": len(tensors)}]}}
+
+
 def look_modules() -> Any:
     """Which modules are imported."""
     return {}, sorted(name for name in sys.modules if "." not in name)
@@ -174,4 +213,6 @@ NODE_CLASS_MAPPINGS = {
     "DarkroomForeign": DarkroomForeign,
     "DarkroomTwice": DarkroomTwice,
     "DarkroomListProbe": DarkroomListProbe,
+    "DarkroomPlain": DarkroomPlain,
+    "DarkroomShared": DarkroomShared,
 }

@@ -1,0 +1,113 @@
+"""LoRAs of finished and unfinished runs, for the nodes that load them by a run's name, and for the routes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..trainer import runstate
+from ..trainer.errors import ExportError, HostError
+from . import runs
+from .host import places
+from .host.lora import LoraModel, read
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """LoRAs of one run.
+
+    Args:
+        name: what the run is called, for people.
+        id: its folder's name.
+        loras: by their steps, in the order that was asked for; at least one.
+        notes: what the user should know.
+    """
+
+    name: str
+    id: str
+    loras: dict[int, LoraModel]
+    notes: list[str]
+
+
+def load(run: str, checkpoint: str) -> Loaded:
+    """The LoRAs that a user named: see ``runs.choose`` and ``runs.choose_steps``.
+
+    Raises:
+        HostError: there is no such run, or no such step.
+        ExportError: a file that was asked for by its step cannot be read.
+    """
+    found = runs.choose(places.runs(), run)
+    loaded = load_of(places.runs() / found.id, checkpoint)
+    if found.state != "finished" and max(loaded.loras) not in found.finished:
+        loaded.notes.append(f"the run is {found.state} at step {found.step} of {found.total}")
+    return loaded
+
+
+def load_of(folder: Path, checkpoint: str) -> Loaded:
+    """The LoRAs of a run's folder; what cannot be read is left out and named, unless it was asked for by its step.
+
+    Raises:
+        HostError: there is no such step, or nothing can be read.
+        ExportError: a file that was asked for by its step cannot be read.
+    """
+    state, there, notes = runstate.state(folder), runs.saved(folder), []
+    if not there:
+        raise HostError(f"nothing of the run {runs.label(state)} is saved yet", "wait for its first checkpoint")
+    steps = runs.choose_steps(there, checkpoint)
+    by_step = {int(number) for number in re.findall(r"\d+", checkpoint)}
+    loras: dict[int, LoraModel] = {}
+    older = [step for step in reversed(there) if step < max(there)] if steps == [max(there)] else []
+    while steps:
+        step = steps.pop(0)
+        try:
+            loras[step] = read(there[step], run=folder.name)
+        except ExportError as error:
+            if len(there) == 1 or step in by_step:
+                raise
+            notes.append(f"step {step} cannot be read and is left out: {error.message}")
+            if not loras and not steps and older:  # asked for the last one: the last that is whole
+                steps.append(older.pop(0))
+    if not loras:
+        raise HostError(f"no checkpoint of the run {runs.label(state)} can be read", "train it anew")
+    return Loaded(runs.label(state), folder.name, loras, notes)
+
+
+def fingerprint(run: str, checkpoint: str) -> str:
+    """Changes when what ``load`` would give does; of what cannot be loaded, when the reason does."""
+    try:
+        found = runs.choose(places.runs(), run)
+        there = runs.saved(places.runs() / found.id)
+        files = [there[step] for step in runs.choose_steps(there, checkpoint)]
+        stats = [file.stat() for file in files]
+    except (HostError, OSError) as error:
+        return str(error)
+    return " ".join(
+        [found.id, *(f"{f.parent.name}/{s.st_size}/{s.st_mtime_ns}" for f, s in zip(files, stats, strict=True))]
+    )
+
+
+def every_run(asked: dict[str, Any]) -> dict[str, Any]:
+    """GET /runs: all runs, the newest first."""
+    return {"runs": [_told(state) for state in runstate.every(places.runs())]}
+
+
+def one_run(asked: dict[str, Any]) -> dict[str, Any]:
+    """GET /runs/{run}: one run, by its id, its beginning or its name, and more of it.
+
+    Raises:
+        HostError: there is no such run.
+    """
+    root = places.runs()
+    wanted = str(asked["run"])
+    # Names are compared with those that are there, and never made into a path: nothing outside can be reached.
+    here = {state.id: state for state in runstate.every(root)}
+    state = here.get(wanted) or runs.choose(root, wanted)
+    return {**_told(state), **runstate.details(root / state.id)}
+
+
+def _told(state: runstate.RunState) -> dict[str, Any]:
+    """A run's state, what it is called, and every step that can be loaded."""
+    steps = sorted({*state.checkpoints, *state.finished})
+    return {**runstate.plain(state), "label": runs.label(state), "steps": steps}
