@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +50,11 @@ def load(run: str = "latest", checkpoint: str = "last") -> Graph:
 def shown(outputs: dict[str, Any], name: str) -> str:
     (text,) = outputs[name]["text"]
     return text
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two pictures are the same but for rounding: ComfyUI cuts off what it saves."""
+    return one.shape == other.shape and float((one - other).abs().max()) < 2.5 / 255
 
 
 def test_one_run_by_many_names(comfy: ComfyServer, run: str):
@@ -105,10 +109,10 @@ def test_strengths_give_a_picture_each_and_0_is_the_base(comfy: ComfyServer, run
     grid = comfy.pixels(made)
     assert grid.shape[1] == 4 * 128 + 5 * 6
     for column, one in enumerate(swept):
-        assert torch.equal(grid[-128 - 6 : -6, 6 + column * 134 : 6 + column * 134 + 128], one)
+        assert close(grid[-128 - 6 : -6, 6 + column * 134 : 6 + column * 134 + 128], one)
 
 
-def test_checkpoints_times_strengths(comfy: ComfyServer, run: str, tmp_path: Path):
+def test_checkpoints_times_strengths(comfy: ComfyServer, run: str):
     outputs = comfy.run({**sweep("0, 0.8, 1.2", "all", run=run), "show": node("PreviewAny", source=["sweep", 2])})
     steps = comfy.get(f"/darkroom/runs/{run}")["steps"]
     assert {4, 8, 12} <= set(steps)
@@ -123,7 +127,6 @@ def test_checkpoints_times_strengths(comfy: ComfyServer, run: str, tmp_path: Pat
     grid = comfy.image(outputs["grid"]["images"][0])
     assert grid.width == 3 * 128 + 4 * 6
     assert grid.height > len(steps) * 134
-    grid.save(tmp_path / "grid.png")
 
 
 def test_the_checkpoints_of_a_wired_loras_run(comfy: ComfyServer, run: str):
@@ -190,8 +193,8 @@ def test_a_batch_lies_below_its_models(comfy: ComfyServer, run: str):
     drawn = [comfy.pixels(image) for image in outputs["picture"]["images"]]
     grid = comfy.pixels(outputs["grid"]["images"][0])
     assert grid.shape[1] == 2 * 128 + 3 * 6
-    assert torch.equal(grid[-134:-6, 6:134], drawn[2]), "the base's third picture is the last row's first"
-    assert torch.equal(grid[-134:-6, 140:268], drawn[5])
+    assert close(grid[-134:-6, 6:134], drawn[2]), "the base's third picture is the last row's first"
+    assert close(grid[-134:-6, 140:268], drawn[5])
 
 
 def test_cores_grid_takes_the_sweeps_pictures(comfy: ComfyServer, run: str):
