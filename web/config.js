@@ -1,0 +1,62 @@
+// LoRA Train Config: a preset fills the widgets; what became of the YAML is told after a run.
+import { app } from "../../scripts/app.js";
+import { ask, panel, toast, widget } from "./common.js";
+import { wired } from "./graph.js";
+
+let presets = null;
+
+function fill(node, name) {
+  const links = new Set(wired(node));
+  for (const [input, value] of Object.entries(presets[name])) {
+    const one = widget(node, input);
+    if (!one || links.has(input)) continue;
+    one.value = value;
+    one.callback?.(value, app.canvas, node);
+  }
+  const file = widget(node, "yaml_file");
+  if (file?.value && !links.has("yaml_file")) file.value = "";
+  if (String(widget(node, "yaml")?.value ?? "").trim()) {
+    toast("warn", node.title, "The pasted YAML of this node still wins over the preset's values.");
+  }
+  node.setDirtyCanvas?.(true, true);
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+}
+
+function chooser(node) {
+  const select = document.createElement("select");
+  select.title = "Fills the settings of this node. Your prompts, folders and seed stay as they are.";
+  const offer = (text, value) => select.add(new Option(text, value));
+  offer("Preset...", "");
+  const load = async () => {
+    if (select.options.length > 1) return;
+    presets ??= (await ask("/presets")).presets;
+    if (select.options.length === 1) Object.keys(presets).forEach((name) => offer(name, name));
+  };
+  select.addEventListener("change", () => {
+    if (select.value) fill(node, select.value);
+    select.value = "";
+  });
+  load().catch((error) => { select.title = error.message; });
+  return select;
+}
+
+app.registerExtension({
+  name: "LoRADarkroom.Config",
+  nodeCreated(node) {
+    if (node.comfyClass !== "Darkroom_LoRATrainConfig") return;
+    const inside = panel(node, "presets");
+    const row = document.createElement("div");
+    row.className = "row";
+    row.append(chooser(node));
+    const notes = document.createElement("div");
+    notes.className = "dim lines";
+    notes.hidden = true;
+    inside.append(row, notes);
+    const before = node.onExecuted;
+    node.onExecuted = function (output) {
+      before?.apply(this, arguments);
+      notes.textContent = (output?.text ?? []).join("\n");
+      notes.hidden = !notes.textContent;
+    };
+  },
+});
