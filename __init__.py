@@ -13,9 +13,15 @@ async def comfy_entrypoint() -> Any:
     """Called by ComfyUI when it loads the pack; returns the extension that names the nodes."""
     try:
         from .nodes import DarkroomExtension
+        from .nodes.host import compat
 
+        compat.accept_later_keywords()
         return DarkroomExtension()
-    except Exception:
+    except Exception as error:
+        from .trainer import dependencies
+
+        if why := dependencies.explained(error):
+            raise RuntimeError(f"LoRA Darkroom is not loaded: {why}") from error  # ComfyUI prints this line
         # ComfyUI prints the message of what an entrypoint raises, but not where it came from.
         logging.exception("LoRA Darkroom could not be loaded")
         raise

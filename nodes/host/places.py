@@ -9,7 +9,7 @@ import folder_paths
 
 from ...trainer.dataset.files import IMAGE_SUFFIXES
 from ...trainer.errors import HostError
-from . import clients
+from . import clients, compat
 
 PRIVATE = "lora_darkroom"
 DEEPEST, MOST_FOLDERS = 4, 500
@@ -19,7 +19,7 @@ KINDS = ("datasets", ADDED)  # "datasets" is core's own; an old ComfyUI has none
 
 def private() -> Path:
     """The pack's folder in the system user directory, which no route of ComfyUI reads or writes."""
-    return Path(folder_paths.get_system_user_directory(PRIVATE))
+    return Path(compat.system_user_directory(PRIVATE))
 
 
 def runs() -> Path:
