@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..trainer.config import TrainConfig
 from ..trainer.dataset import fingerprint
 from ..trainer.dataset.remembered import content_hash
-from ..trainer.errors import DarkroomError
+from ..trainer.errors import DarkroomError, HostError
 from .host import links, places
 from .payloads import CATEGORY, ConfigFields, ConfigType
 from .settings import EMPTY, IN_SIGHT, NAMES, Reader, resolve, resolved_yaml, widgets
@@ -113,10 +113,16 @@ def _lora(text: str) -> Path:
     Raises:
         HostError: there is none, or the client may not read it.
     """
-    return places.lora(text) if text in places.loras() else places.readable(text, "init_lora")
+    if text in places.loras():
+        return places.lora(text)
+    file = places.readable(text, "init_lora")
+    if not file.is_file():
+        what = "is a folder, expected a file" if file.is_dir() else "is not there, nor is it a LoRA of ComfyUI's list"
+        raise HostError(f"init_lora: {file} {what}", "type the name of a LoRA as its loaders show it, or its path")
+    return file
 
 
-READER = Reader(places.readable, _lora)
+READER = Reader(places.readable, places.dataset_folder, _lora)
 
 
 def _input(field: str, name: str) -> io.Input:

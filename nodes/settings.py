@@ -66,11 +66,13 @@ class Reader(NamedTuple):
     """How typed texts become files that the client may read.
 
     Args:
-        path: a typed path, and what it is for -> the path; raises HostError.
+        path: a typed path, and the input's name -> the path, which need not be there; raises HostError.
+        folder: a typed path, and the input's name -> the folder; raises HostError.
         lora: the name of a LoRA, or a path -> the file; raises HostError.
     """
 
     path: Callable[[str, str], Path]
+    folder: Callable[[str, str], Path]
     lora: Callable[[str], Path]
 
 
@@ -110,13 +112,10 @@ def resolve(inputs: Mapping[str, Any], wired: Collection[str], read: Reader) -> 
     if values["sample_every"] == 0:
         values["sample_every"] = _ONLY_AT_THE_END
         notes.append("sample_every: 0: the samples of the last step are drawn all the same, for Train LoRA's output")
-    for name in PATHS:
-        if values[name]:
-            values[name] = (
-                read.lora(values[name]) if name == "init_lora" else read.path(values[name], name)
-            ).as_posix()
-        else:
-            values.pop(name)
+    if values["reg_data_dir"]:
+        values["reg_data_dir"] = read.folder(str(values["reg_data_dir"]), "reg_data_dir").as_posix()
+    if values["init_lora"]:
+        values["init_lora"] = read.lora(str(values["init_lora"])).as_posix()
     config = configs.parse(values, source=f"{SOURCE}, with its YAML," if layers else SOURCE)
     plain = config.to_plain()
     counting = {name: plain[name] for name in NAMES}

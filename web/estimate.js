@@ -38,14 +38,16 @@ function base(node) {
 
 // What the route is asked for a node; null where something is not wired, or not known before Run.
 function question(node) {
+  const unwired = !node.inputs?.some((one) => one.name === "config" && one.link != null);
   const config = search(node, { name: "config" }, "DARKROOM_CONFIG",
     (at) => (at.type === "Darkroom_LoRATrainConfig" ? at : null));
   const data = search(node, { name: "dataset" }, "DARKROOM_DATASET",
     (at) => (at.type === "Darkroom_LoadDataset" ? values(at) : null));
   const model = base(node);
-  if (!config || !data || !model) return null;
+  if (!(config || unwired) || !data || !model) return null;
   const { folder, path, repeats } = data;
-  return { dataset: { folder, path, repeats }, config: values(config), wired: wired(config), base: model };
+  const settings = config ? { config: values(config), wired: wired(config) } : { config: {} };
+  return { dataset: { folder, path, repeats }, ...settings, base: model };
 }
 
 function line(text, kind) {

@@ -23,7 +23,11 @@ def settings(load_node_file: Callable[[str], ModuleType]) -> Any:
 @pytest.fixture
 def resolve(settings: Any, tmp_path: Path) -> Callable[..., Any]:
     """`resolve({input: value}, wired=...)`; paths are relative to a folder, LoRAs are in another."""
-    read = settings.Reader(lambda text, what: tmp_path / text, lambda text: tmp_path / "loras" / text)
+
+    def typed(text: str, what: str) -> Path:
+        return tmp_path / text
+
+    read = settings.Reader(typed, typed, lambda text: tmp_path / "loras" / text)
     return lambda inputs, wired=(): settings.resolve(inputs, wired, read)
 
 
