@@ -169,7 +169,8 @@ def _export(model: Any, file: Path | None, content: str, say: Callable[[str], No
         tensors[f"model.{key}"] = whole.to(weight.dtype)
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     say(f"the MODEL's patched weights are exported once, for the trainer ({size / 2**20:,.0f} MB)")
-    write_tensors(target, tensors, _header(file))
+    # The demo base's own class knows its file, also where a ComfyUI before 0.15.1 does not tell a MODEL's.
+    write_tensors(target, tensors, _header(file or getattr(model.model.model_config, "darkroom_file", None)))
     return target
 
 

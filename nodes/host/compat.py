@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-from comfy_api.latest import io
+from comfy_api.latest import ComfyAPISync, io
 
 # Keywords that say how a node is shown or found, never what it does, and the ComfyUI that brought them.
 OF_SCHEMAS = {"search_aliases": "0.11", "has_intermediate_output": "0.19"}
@@ -31,6 +31,20 @@ def accept_later_keywords(io: Any = io) -> int:
     inputs = [inner for name in dir(io) if isinstance(inner := getattr(getattr(io, name), "Input", None), type)]
     owners = {_owner(io.Schema): OF_SCHEMAS, **{_owner(cls): OF_INPUTS for cls in inputs}}
     return sum(_teach(owner, keywords) for owner, keywords in owners.items())
+
+
+def progress_setter() -> Callable[[float, float, str, Any], None]:
+    """A function (value, total, node id, PIL picture or None) that moves a node's bar."""
+    api = ComfyAPISync()
+    return api.execution.set_progress if hasattr(api, "execution") else _set_progress  # there from ComfyUI 0.3.72 on
+
+
+def _set_progress(value: float, total: float, node: str, picture: Any) -> None:
+    from comfy.cli_args import args
+    from comfy_execution.progress import get_progress_state
+
+    image = None if picture is None else ("JPEG", picture, args.preview_size)
+    get_progress_state().update_progress(node, value, total, image)
 
 
 def system_user_directory(name: str) -> str:

@@ -6,9 +6,10 @@ import logging
 from typing import Any
 
 import comfy.model_management
-from comfy_api.latest import ComfyAPISync
 from PIL import Image
 from server import PromptServer
+
+from . import compat
 
 log = logging.getLogger("lora-darkroom")
 Interrupted = comfy.model_management.InterruptProcessingException
@@ -22,13 +23,13 @@ class NodeProgress:
 
         context = get_executing_context()
         self._node = context.node_id if context is not None else None
-        self._api = ComfyAPISync()
+        self._set = compat.progress_setter()
         self._text = ""
 
     def set(self, value: float, total: float, preview: Image.Image | None = None) -> None:
         """Move the node's bar, and show a picture on it."""
         if self._node is not None:
-            self._api.execution.set_progress(value, max(total, 1), self._node, preview)
+            self._set(value, max(total, 1), self._node, preview)
 
     def say(self, text: str) -> None:
         """Show a line of text on the node."""

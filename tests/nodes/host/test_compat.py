@@ -50,7 +50,7 @@ def compat(
 ) -> Any:
     io = SimpleNamespace(Schema=OldSchema)
     monkeypatch.setitem(sys.modules, "comfy_api", ModuleType("comfy_api"))
-    monkeypatch.setitem(sys.modules, "comfy_api.latest", SimpleNamespace(io=io))
+    monkeypatch.setitem(sys.modules, "comfy_api.latest", SimpleNamespace(io=io, ComfyAPISync=object))
     monkeypatch.setitem(sys.modules, "folder_paths", folders)
     sys.modules.pop("darkroom_under_test.nodes.host.compat", None)
     return load_node_file("host.compat")
