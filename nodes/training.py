@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from ..trainer import events, prepare, runfolder
+from ..trainer import dependencies, events, prepare, runfolder
 from ..trainer.cache import Cache
 from ..trainer.config import TrainConfig, parse
 from ..trainer.dataset import Dataset, scan
@@ -43,6 +43,7 @@ from .payloads import ConfigFields
 from .sources import Source
 
 log = logging.getLogger("lora-darkroom")
+WAIT = "wait for it, or stop it where it was queued; then queue again: what it has done is used"
 LITTLE_MEMORY = 2 * 2**30
 
 
@@ -111,10 +112,14 @@ def train(
     found = runs.find(places.runs(), job.run_id, total)
     if trained := found.result is None:
         job = replace(job, config=job.config.but(output_dir=found.folder.as_posix()))
-        source.store(job, cache, encoder)
-        _prepare(job, dataset, regularisation, encoder, cache, found.folder, progress)
-        _free_the_card(note)
-        _work(found.folder, total, model, vae, progress, note)
+        dependencies.check()
+        # From here on this ComfyUI alone: between the job's writing and the worker's lock another one on the same user
+        # folder could write a job of another length, which this worker would then train.
+        with locked(found.folder, "host.lock", WAIT):
+            source.store(job, cache, encoder)
+            _prepare(job, dataset, regularisation, encoder, cache, found.folder, progress)
+            _free_the_card(note)
+            _work(found.folder, total, model, vae, progress, note)
         found = runs.find(places.runs(), job.run_id, total)
     if found.result is None:
         raise WorkerError(f"the run in {found.folder} says that it finished, but its LoRA is gone", "queue again")
@@ -178,7 +183,7 @@ def _prepare(
             progress.set(event.done, event.total)
 
     prepare.fill(job, dataset, encoder, cache, regularisation=regularisation, emit=emit, stop=stop)
-    with locked(folder):  # a worker of another ComfyUI on the same user folder reads this very job
+    with locked(folder, cure=WAIT):  # a worker whose ComfyUI has ended may still be saving
         runfolder.check_folder(folder, job)
         runs.keep_finished(folder)
         job.save(folder)

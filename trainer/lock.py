@@ -14,15 +14,22 @@ _PATIENCE, _PAUSE = 0.5, 0.05  # seconds: whoever only looks whether the folder 
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(
+    folder: Path, name: str = "run.lock", cure: str = "wait for it, stop it, or give another output_dir"
+) -> Iterator[None]:
     """Holds the run folder, which is made when missing.
+
+    Args:
+        folder: the run folder.
+        name: of the lock's file; ``run.lock`` is for whoever writes the run.
+        cure: what the user can do while another process holds it.
 
     Raises:
         RunFolderError: another process holds it, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "run.lock").open("a")
+        file = (folder / name).open("a")
     except OSError as error:
         raise RunFolderError(
             f"output_dir: {folder} cannot be written: {error.strerror}", "give another output_dir"
@@ -31,9 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
         deadline = time.monotonic() + _PATIENCE
         while not _taken(file):
             if time.monotonic() > deadline:
-                raise RunFolderError(
-                    f"another process is training in {folder}", "wait for it, stop it, or give another output_dir"
-                )
+                raise RunFolderError(f"another process is training in {folder}", cure)
             time.sleep(_PAUSE)
         yield
 
