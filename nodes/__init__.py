@@ -11,6 +11,7 @@ from .config import LoRATrainConfig
 from .dataset import LoadDataset
 from .demo import LoadDemoBase
 from .lora import ApplyLoRA, LoadTrainedLoRA, SaveLoRA
+from .pictures import DatasetImages
 from .sweep import LabelledGrid, StrengthSweep
 from .train import TrainLoRA
 
@@ -33,5 +34,5 @@ class DarkroomExtension(ComfyExtension):
         """All nodes of the pack."""
         return [
             LoadDataset, AutoCaption, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase, LoadTrainedLoRA,
-            StrengthSweep, LabelledGrid,
+            StrengthSweep, LabelledGrid, DatasetImages,
         ]  # fmt: skip

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ..trainer import captioning
 from ..trainer.dataset import scan
-from .dataset import describe
-from .host.graph import NodeProgress
+from ..trainer.errors import HostError
+from . import stored
+from .host import places
+from .host.graph import say
+from .overview import counted
 from .payloads import CATEGORY, DatasetRef, DatasetType
+
+# What reads the captions that are written in a format.
+READ_BY = {"csv": ("auto", "table"), "txt": ("auto", "files")}
 
 
 class AutoCaption(io.ComfyNode):
@@ -53,15 +62,30 @@ class AutoCaption(io.ComfyNode):
                     tooltip="Stands first in every caption that is written. Empty: the data set's own trigger word.",
                 ),
             ],
-            outputs=[DatasetType.Output(display_name="dataset", tooltip="The same data set, with its new captions.")],
+            outputs=[DatasetType.Output(display_name="dataset", tooltip="The data set with its new captions.")],
         )  # fmt: skip
 
     @classmethod
     def execute(cls, dataset: DatasetRef, method: str, mode: str, format: str, trigger_word: str) -> io.NodeOutput:
         """Write the captions, and say what was done."""
+        if dataset.captions not in READ_BY[format]:
+            raise HostError(
+                f"Load Dataset: captions is {dataset.captions}, so that what is written as {format} would not be used",
+                f"choose {' or '.join(READ_BY[format])} there, or another format here",
+            )
         word = trigger_word.strip() or dataset.trigger_word
-        report = captioning.label(dataset.folder, method=method, mode=mode, format=format, trigger_word=word)
-        scanned = scan(dataset.folder, trigger_word=dataset.trigger_word, repeats=dataset.repeats)
-        text = f"{report}\n{describe(scanned)}"
-        NodeProgress().say(text)
-        return io.NodeOutput(dataset, ui={"text": [text]})
+        reports: list[str] = []
+
+        def write(folder: Path) -> None:
+            report = captioning.label(folder, method=method, mode=mode, format=format, trigger_word=word)
+            reports.append(str(report))
+
+        if dataset.folder.parent == places.datasets():  # wired pictures: their folder is named by what is in it
+            dataset = replace(dataset, folder=stored.changed(dataset.folder, write))
+        else:
+            write(dataset.folder)
+        scanned = scan(
+            dataset.folder, trigger_word=dataset.trigger_word, repeats=dataset.repeats, captions=dataset.captions
+        )
+        lines = [*reports, counted(scanned), scanned.root.as_posix(), *(f"- {one}" for one in scanned.problems[:12])]
+        return io.NodeOutput(dataset, ui=say("\n".join(lines)))

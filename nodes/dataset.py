@@ -1,24 +1,27 @@
-"""Load Dataset: a folder of captioned images."""
+"""Load Dataset: a folder of captioned images, or pictures that the graph gives."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from comfy_api.latest import io
 
-from ..trainer.dataset import Dataset, fingerprint, scan
+from ..trainer.dataset import SOURCES, fingerprint
+from ..trainer.errors import HostError
+from . import overview, stored
 from .host import demo_pictures, places
 from .host.graph import NodeProgress
-from .payloads import CATEGORY, DatasetRef, DatasetType
+from .payloads import CATEGORY, KEPT, DatasetRef, DatasetType
 
 DEMO = "(demo: 12 drawn pictures)"
-MOST_PROBLEMS = 12
+_T = TypeVar("_T")
 
 
 class LoadDataset(io.ComfyNode):
-    """A folder below ComfyUI's input, or a typed path, as DARKROOM_DATASET."""
+    """A folder below ComfyUI's input, a typed path, or wired pictures, as DARKROOM_DATASET."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,24 +32,26 @@ class LoadDataset(io.ComfyNode):
             category=CATEGORY,
             description="A folder of images to train on, with their captions: a .txt or .caption file beside each "
             "image, or one metadata.csv (filename,prompt) or metadata.jsonl. Subfolders are read too; one named "
-            "10_name is seen ten times. The folder is never changed.",
+            "10_name is seen ten times. The folder is never changed. Drop pictures or a folder on the node, and they "
+            "become a folder below ComfyUI's input; or wire pictures that the graph makes.",
             search_aliases=[
-                "training images", "image folder", "train", "finetune", "captions",
+                "training images", "image folder", "train", "finetune", "captions", "images to dataset",
                 "\u6570\u636e\u96c6", "\u8bad\u7ec3\u96c6", "\u8bad\u7ec3",
             ],
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=[DEMO, *places.input_folders()],
+                    options=[DEMO, *places.input_folders(), *places.other_folders()],
                     default=DEMO,
-                    tooltip="A folder with images below ComfyUI's input folder. The demo pictures are drawn by "
-                    "LoRA Darkroom, in a style that its demo base does not know.",
+                    tooltip="A folder with images below ComfyUI's input folder, or one of its datasets folders. The "
+                    "demo pictures are drawn by LoRA Darkroom, in a style that its demo base does not know.",
                 ),
                 io.String.Input(
                     "path",
                     default="",
                     tooltip="The path of a folder anywhere else, such as D:\\pictures\\my style. "
-                    "Wins over the folder above.",
+                    "Wins over the folder above. From another machine only folders below ComfyUI's input, its "
+                    "datasets folders, and those of lora_darkroom_datasets in extra_model_paths.yaml.",
                 ),
                 io.String.Input(
                     "trigger_word",
@@ -61,49 +66,109 @@ class LoadDataset(io.ComfyNode):
                     max=1000,
                     tooltip="How often each image is seen in one epoch.",
                 ),
+                io.Combo.Input(
+                    "captions",
+                    options=list(SOURCES),
+                    default="auto",
+                    optional=True,
+                    tooltip="Where captions come from. " + "; ".join(f"{k}: {v}" for k, v in SOURCES.items()) + ".",
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="Pictures that the graph makes or loads, a batch or a list of any sizes. They win over "
+                    "the folder and the path.",
+                ),
+                io.String.Input(
+                    "texts",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The captions of the wired pictures: one text for each, or one for all.",
+                ),
             ],
-            outputs=[DatasetType.Output(display_name="dataset", tooltip="For Train LoRA and Auto Caption.")],
+            outputs=[
+                DatasetType.Output(
+                    display_name="dataset", tooltip="For Train LoRA, Auto Caption and Dataset Images."
+                )
+            ],
+            is_input_list=True,
+            **KEPT,
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, folder: str) -> bool:
-        """Any folder's name: a shared workflow may name one that is not here, and a typed path wins over it."""
-        return isinstance(folder, str)
+    def validate_inputs(cls, folder: list[str], path: list[str]) -> bool | str:
+        """Whether the client may read there; any folder's name passes, as a typed path or pictures win over it."""
+        typed = next(iter(path), None)
+        try:
+            for what, value in (("path", typed), ("folder", None if typed else next(iter(folder), None))):
+                if value and value.strip() and value != DEMO:
+                    places.named(value, what)
+        except HostError as error:
+            return str(error)
+        return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, path: str, trigger_word: str, repeats: int) -> Any:
+    def fingerprint_inputs(
+        cls,
+        folder: list[str],
+        path: list[str],
+        images: list[Any] | None = None,
+        **_: Any,
+    ) -> Any:
         """Changes when an image or a caption does, so that edited captions train anew."""
-        return f"{fingerprint(chosen(folder, path))} {repeats} {trigger_word}"
+        return "wired" if images is not None else fingerprint(chosen(_one("folder", folder), _one("path", path)))
 
     @classmethod
-    def execute(cls, folder: str, path: str, trigger_word: str, repeats: int) -> io.NodeOutput:
-        """Scan the folder, and say what is in it and what is wrong with it."""
-        found, word = chosen(folder, path), trigger_word.strip()
+    def execute(
+        cls,
+        folder: list[str],
+        path: list[str],
+        trigger_word: list[str],
+        repeats: list[int],
+        captions: Sequence[str] = ("auto",),
+        images: list[torch.Tensor] | None = None,
+        texts: list[str] | None = None,
+    ) -> io.NodeOutput:
+        """Look into the folder, and say what is in it and what is wrong with it."""
         progress = NodeProgress()
-        dataset = scan(found, trigger_word=word, repeats=repeats, on_progress=progress.set)
-        text = describe(dataset)
-        progress.say(text)
-        return io.NodeOutput(DatasetRef(found.absolute(), word, repeats), ui={"text": [text]})
+        if images is not None:
+            found = stored.store(places.datasets(), images, texts, progress.set)
+        elif texts is not None:
+            raise HostError("texts: they are wired, but no images are", "wire the pictures that they belong to, too")
+        else:
+            found = chosen(_one("folder", folder), _one("path", path)).absolute()
+        ref = DatasetRef(
+            found, _one("trigger_word", trigger_word).strip(), _one("repeats", repeats), _one("captions", captions)
+        )
+        return io.NodeOutput(ref, ui=overview.overview(ref, progress.set))
 
 
 def chosen(folder: str, path: str) -> Path:
     """The folder that the inputs name; the demo's pictures are drawn when they are first asked for.
 
     Raises:
-        HostError: it does not exist.
+        HostError: it does not exist, or the client may not read it.
     """
-    if folder == DEMO and not path.strip():
-        return demo_pictures.folder()
-    return places.dataset_folder(path if path.strip() else folder)
+    if path.strip():
+        return places.dataset_folder(path, "path")
+    return demo_pictures.folder() if folder == DEMO else places.dataset_folder(folder)
 
 
-def describe(dataset: Dataset) -> str:
-    """What is in a dataset and what is wrong with it, as lines for people."""
-    buckets = Counter(item.bucket for item in dataset.items)
-    sizes = ", ".join(f"{count} at {width}x{height}" for (width, height), count in buckets.most_common(4))
-    captioned = sum(1 for item in dataset.items if item.captions != ("",))
-    lines = [f"{len(dataset.items)} images ({sizes}), {captioned} with captions", dataset.root.as_posix()]
-    lines += [f"- {problem}" for problem in dataset.problems[:MOST_PROBLEMS]]
-    if len(dataset.problems) > MOST_PROBLEMS:
-        lines.append(f"- and {len(dataset.problems) - MOST_PROBLEMS} more")
-    return "\n".join(lines)
+def seen(asked: dict[str, Any]) -> dict[str, Any]:
+    """For the page: what the node would say of ``folder``, ``path``, ``trigger_word``, ``repeats``, ``captions``.
+
+    Raises:
+        HostError: the folder cannot be read by this client.
+        DatasetError: it cannot be trained on.
+    """
+    found = chosen(str(asked.get("folder") or ""), str(asked.get("path") or ""))
+    repeats = asked.get("repeats", 1)
+    word = str(asked.get("trigger_word") or "").strip()
+    return overview.overview(DatasetRef(found.absolute(), word, repeats, str(asked.get("captions") or "auto")))
+
+
+def _one(what: str, values: Sequence[_T]) -> _T:
+    """The one value of an input: all inputs are lists here, because pictures come as one."""
+    if len(values) != 1:
+        raise HostError(f"{what}: {len(values)} values are wired, expected one", "wire one, or one Load Dataset each")
+    return values[0]

@@ -9,6 +9,10 @@ from typing import Any
 from comfy_api.latest import io
 
 CATEGORY = "LoRA Darkroom"
+# ComfyUI since March 2026: what a node shows is shown again when it comes out of the cache.
+KEPT: dict[str, Any] = (
+    {"has_intermediate_output": True} if "has_intermediate_output" in io.Schema.__dataclass_fields__ else {}
+)
 DatasetType = io.Custom("DARKROOM_DATASET")
 ConfigType = io.Custom("DARKROOM_CONFIG")
 
@@ -21,11 +25,13 @@ class DatasetRef:
         folder: absolute.
         trigger_word: put in front of captions that lack it.
         repeats: presentations of an image in an epoch.
+        captions: where they come from, a key of ``trainer.dataset.SOURCES``.
     """
 
     folder: Path
     trigger_word: str = ""
     repeats: int = 1
+    captions: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class Folder:
             "train_data_dir": self._ref.folder.as_posix(),
             "trigger_word": self._ref.trigger_word,
             "repeats": self._ref.repeats,
+            "caption_source": self._ref.captions,
         }
 
     def dataset(self, config: TrainConfig) -> Dataset:
@@ -64,6 +65,7 @@ class Folder:
             resolution=config.resolution,
             trigger_word=self._ref.trigger_word,
             repeats=self._ref.repeats,
+            captions=self._ref.captions,
             mask=config.mask,
         )
 

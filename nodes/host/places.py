@@ -14,6 +14,7 @@ from . import clients, compat
 PRIVATE = "lora_darkroom"
 DEEPEST, MOST_FOLDERS = 4, 500
 ADDED = "lora_darkroom_datasets"  # a category of extra_model_paths.yaml
+OTHER = "[datasets] "
 KINDS = ("datasets", ADDED)  # "datasets" is core's own; an old ComfyUI has none
 
 
@@ -32,14 +33,40 @@ def cache() -> Path:
     return private() / "cache"
 
 
+def datasets() -> Path:
+    """Where pictures that a graph gave lie, one folder for each set of them."""
+    return private() / "datasets"
+
+
+def temp() -> Path:
+    """ComfyUI's folder for what is shown and then forgotten; made when missing."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def bases() -> Path:
     """Where the patched weights of a MODEL are exported to."""
     return private() / "bases"
 
 
+def input_root() -> Path:
+    """ComfyUI's input folder."""
+    return Path(folder_paths.get_input_directory())
+
+
 def input_folders() -> list[str]:
     """Folders below ComfyUI's input with images in them or below them, relative, with forward slashes."""
-    root = Path(folder_paths.get_input_directory())
+    return _folders_with_images(input_root())
+
+
+def other_folders() -> list[str]:
+    """Folders with images below ComfyUI's ``datasets`` and those that were added; a mark, then the relative path."""
+    below = (_folders_with_images(Path(root)) for root in roots()[1:])
+    return [f"{OTHER}{name}" for name in dict.fromkeys(name for names in below for name in names)]
+
+
+def _folders_with_images(root: Path) -> list[str]:
     found: dict[str, None] = {}
     for folder, below, files in os.walk(root):
         relative = Path(folder).relative_to(root)
@@ -95,13 +122,21 @@ def roots() -> list[str]:
     return [folder_paths.get_input_directory(), *(root for found in known for root in found)]
 
 
+def named(text: str, what: str) -> Path:
+    """As ``readable``, for what a user typed or chose from ``input_folders`` and ``other_folders``."""
+    if text.startswith(OTHER):
+        below = [os.path.join(root, text[len(OTHER) :]) for root in roots()[1:]]
+        text = next(filter(os.path.isdir, below), next(iter(below), text))
+    return readable(text, what)
+
+
 def dataset_folder(text: str, what: str = "folder") -> Path:
-    """The folder that a user named (see ``readable``).
+    """The folder that a user named (see ``named``).
 
     Raises:
         HostError: there is no such folder, or the client may not read it.
     """
-    path = readable(text, what)
+    path = named(text, what)
     if not path.is_dir():
         fault = "is a file, expected a folder" if path.is_file() else "does not exist"
         raise HostError(

@@ -201,7 +201,13 @@ def look_weights(model: Any, keys: list[str], clip: Any = None) -> Any:
     return tensors, sorted(model.patches)
 
 
+def look_plain(anything: Any) -> Any:
+    """What is wired, as it is."""
+    return {}, anything
+
+
 TASKS = {
+    "plain": look_plain,
     "modules": look_modules,
     "unet": look_unet,
     "text": look_text,

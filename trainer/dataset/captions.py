@@ -148,9 +148,8 @@ class Captions:
                 yield Caption((text,), folder.path / name)
 
     def _check_tables(self, root: Path) -> None:
-        tables = [table for those in self._tables.values() for table in those] + [self._named] * (
-            self._named is not None
-        )
+        tables = [table for those in self._tables.values() for table in those]
+        tables += [self._named] if self._named else []
         if not tables:
             raise DatasetError(
                 f"caption source: it is table, but {root} has no {' or '.join(TABLE_NAMES)}",

@@ -137,6 +137,7 @@ def lint(
     *,
     resolution: int = 512,
     flip: bool = False,
+    alike: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Looks at a scanned data set.
@@ -147,6 +148,7 @@ def lint(
         dataset: as ``scan`` gave it.
         resolution: what it was scanned with.
         flip: whether it will be trained with flips.
+        alike: whether pictures that look alike are looked for; nothing is decoded otherwise.
         on_progress: called with (images done, images in all).
     """
     items = dataset.items
@@ -163,7 +165,7 @@ def lint(
         *_sizes(items, resolution),
         *_same_caption([item for item in items if item.path not in without]),
         *(_left_right(items) if flip else ()),
-        *_alike(items, on_progress),
+        *(_alike(items, on_progress) if alike else ()),
     ]
     return Report(
         root=dataset.root,

@@ -1,0 +1,69 @@
+"""What a data set looks like: in words, and as a contact sheet. For the node, and for the page before Run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from ..trainer.dataset import Dataset, fingerprint, scan
+from ..trainer.dataset.crops import contact_sheet
+from ..trainer.dataset.lint import lint
+from ..trainer.files import write_bytes
+from .host import demo_pictures, places
+from .payloads import DatasetRef
+
+MOST_FINDINGS, MOST_COMPARED = 8, 1000
+_PASSING = {"few-images", "small"}  # said of the demo's pictures they would only alarm
+_told: dict[str, str] = {}
+
+
+def overview(ref: DatasetRef, on_progress: Callable[[int, int], None] | None = None) -> dict[str, list[Any]]:
+    """A data set as a node shows it; what did not change is neither read nor drawn again.
+
+    Returns:
+        ``text``: lines for people; ``sheet``: the picture, as ComfyUI's ``/view`` takes it.
+
+    Raises:
+        DatasetError: it cannot be trained on.
+    """
+    described = (fingerprint(ref.folder), str(ref.folder), ref.trigger_word, str(ref.repeats), ref.captions)
+    key = hashlib.sha256("\0".join(described).encode(errors="surrogatepass")).hexdigest()[:32]
+    file = places.temp() / f"darkroom_dataset_{key}.jpg"
+    if key not in _told or not file.is_file():
+        dataset = scan(
+            ref.folder,
+            trigger_word=ref.trigger_word,
+            repeats=ref.repeats,
+            captions=ref.captions,
+            on_progress=on_progress,
+        )
+        data = io.BytesIO()
+        contact_sheet(dataset, rows=5, captions=True).save(data, "JPEG", quality=88)
+        write_bytes(file, data.getvalue())
+        _told[key] = words(dataset)
+    return {"text": [_told[key]], "sheet": [{"filename": file.name, "subfolder": "", "type": "temp"}]}
+
+
+def words(dataset: Dataset) -> str:
+    """What is in a data set, and what might be better about it, as lines for people."""
+    report = lint(dataset, alike=len(dataset.items) <= MOST_COMPARED)
+    findings = report.findings
+    if dataset.root.name == demo_pictures.NAME:
+        findings = tuple(finding for finding in findings if finding.kind not in _PASSING)
+    lines = [counted(dataset), dataset.root.as_posix()]
+    lines += [str(finding) for finding in findings[:MOST_FINDINGS]]
+    if len(findings) > MOST_FINDINGS:
+        lines.append(f"- and {len(findings) - MOST_FINDINGS} kinds more")
+    return "\n".join(lines)
+
+
+def counted(dataset: Dataset) -> str:
+    """How many images at which sizes, how many of them with captions: one line."""
+    buckets = Counter(item.bucket for item in dataset.items)
+    sizes = ", ".join(f"{count} at {width}x{height}" for (width, height), count in buckets.most_common(4))
+    captioned = sum(1 for item in dataset.items if item.captions != ("",))
+    images = "1 image" if len(dataset.items) == 1 else f"{len(dataset.items)} images"
+    return f"{images} ({sizes}), {captioned} with captions"

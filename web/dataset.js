@@ -1,0 +1,236 @@
+// Load Dataset: files dropped or chosen become a folder, and what is in it is shown before Run.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { ask, button, panel, toast, widget } from "./common.js";
+import { wired } from "./graph.js";
+
+const TAKEN = /\.(png|jpe?g|webp|bmp|tiff?|gif|avif|txt|caption|csv|jsonl)$/i;
+const AT_ONCE = 3; // uploads
+const LOOK_EVERY = 700; // ms; what was the same for two looks is asked for
+const SHOWN = 5; // failures by name
+const states = new Map(); // node -> {lines, sheet, busy, asked, seen}
+
+function line(text, kind = "") {
+  const one = document.createElement("div");
+  one.className = kind;
+  one.textContent = text;
+  return one;
+}
+
+// What a folder, or a handful of files, holds: [{file, below}], "below" being the folders above the file, with "/".
+async function dropped(items) {
+  const found = [];
+  const walk = async (entry, below) => {
+    if (entry.isFile) {
+      found.push({ file: await new Promise((done, fail) => entry.file(done, fail)), below });
+      return;
+    }
+    const reader = entry.createReader();
+    for (;;) { // a reader gives a hundred at a time
+      const some = await new Promise((done, fail) => reader.readEntries(done, fail));
+      if (!some.length) return;
+      for (const one of some) {
+        if (!one.name.startsWith(".")) await walk(one, one.isDirectory ? [...below, one.name] : below);
+      }
+    }
+  };
+  // Entries must be taken at once: they are gone when the event is over.
+  const given = [...items].filter((item) => item.kind === "file");
+  const entries = given.map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return { files: given.map((item) => ({ file: item.getAsFile(), below: [] })), name: "" };
+  const one = entries.length === 1 && entries[0].isDirectory ? entries[0] : null;
+  for (const entry of entries) await walk(entry, entry.isDirectory && !one ? [entry.name] : []);
+  return { files: found, name: one?.name ?? "" };
+}
+
+async function upload({ file, below }, folder) {
+  const most = api.getServerFeature?.("max_upload_size");
+  if (most && file.size > most) {
+    throw new Error(`larger than ${Math.round(most / 2 ** 20)} MB, which is what this server takes (--max-upload-size)`);
+  }
+  const body = new FormData();
+  body.append("image", file, file.name);
+  body.append("subfolder", [folder, ...below].join("/"));
+  body.append("type", "input");
+  const answer = await api.fetchApi("/upload/image", { method: "POST", body });
+  if (answer.status === 413) throw new Error("larger than what this server takes (--max-upload-size)");
+  if (!answer.ok) throw new Error(`the server refused it: ${answer.status} ${answer.statusText}`);
+  const { name } = await answer.json();
+  if (name !== file.name) throw new Error(`stored as ${name}: there was one of its name`);
+}
+
+// Puts files into one new folder below the input, and chooses it. None of them ever comes into a folder that is there.
+async function take(node, { files, name }) {
+  const state = states.get(node);
+  if (state.busy) throw new Error("files are being uploaded already");
+  const wanted = files.filter(({ file }) => TAKEN.test(file.name));
+  const left = files.filter(({ file }) => !TAKEN.test(file.name)).map(({ file }) => `${file.name}: no picture, no caption`);
+  if (!wanted.some(({ file }) => /\.(png|jpe?g|webp|bmp|tiff?|gif|avif)$/i.test(file.name))) {
+    throw new Error("there is no picture among the files (png, jpg, webp, bmp, tiff, gif, avif)");
+  }
+  state.busy = true;
+  state.status.className = "dim";
+  try {
+    const { folder } = await ask("/dataset/new", { name });
+    const waiting = [...wanted], failed = [];
+    let done = 0;
+    const work = async () => {
+      for (let next; (next = waiting.shift());) {
+        try {
+          await upload(next, folder);
+        } catch (error) {
+          failed.push(`${next.file.name}: ${error.message}`);
+        }
+        state.status.textContent = `Uploading to ${folder}: ${++done} of ${wanted.length}`;
+      }
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    const all = [...failed, ...left];
+    const more = all.length > SHOWN ? [`and ${all.length - SHOWN} more`] : [];
+    const said = [`${wanted.length - failed.length} files are now in ${folder}`, ...all.slice(0, SHOWN), ...more];
+    state.status.textContent = said.join("\n");
+    state.status.className = failed.length ? "warn lines" : "dim lines";
+    if (failed.length) toast("warn", "Load Dataset", said.join("\n"), 20_000);
+    if (failed.length === wanted.length) {
+      await ask("/dataset/discard", { folder });
+      return;
+    }
+    await app.refreshComboInNodes();
+    choose(node, folder);
+  } catch (error) {
+    state.status.textContent = "";
+    throw error;
+  } finally {
+    state.busy = false;
+  }
+}
+
+function choose(node, folder) {
+  const combo = widget(node, "folder"), path = widget(node, "path");
+  const options = combo.options?.values;
+  if (Array.isArray(options) && !options.includes(folder)) options.push(folder);
+  combo.value = folder;
+  combo.callback?.(folder);
+  if (path) path.value = ""; // it would win over the folder
+  node.setDirtyCanvas?.(true, true);
+}
+
+function pick(node) {
+  const input = document.createElement("input");
+  input.type = "file";
+  input.multiple = true;
+  input.accept = "image/*,.txt,.caption,.csv,.jsonl";
+  input.className = "darkroom-files";
+  input.style.display = "none";
+  const files = new Promise((done) => {
+    input.addEventListener("change", () => done([...input.files].map((file) => ({ file, below: [] }))));
+    input.addEventListener("cancel", () => done([]));
+  });
+  document.body.append(input);
+  input.click();
+  return files.then((found) => found.length && take(node, { files: found, name: "" })).finally(() => input.remove());
+}
+
+// The values that the node's picture depends on; null where they are known only when the graph runs.
+function question(node) {
+  const links = wired(node);
+  if (links.some((name) => ["images", "folder", "path", "trigger_word", "captions"].includes(name))) return null;
+  const names = ["folder", "path", "trigger_word", "repeats", "captions"];
+  return JSON.stringify(Object.fromEntries(names.map((name) => [name, widget(node, name)?.value])));
+}
+
+function show(state, { text, sheet }) {
+  state.lines.replaceChildren(line(text[0]));
+  const [{ filename, subfolder, type }] = sheet;
+  const query = new URLSearchParams({ filename, subfolder, type });
+  state.sheet.hidden = false;
+  if (!state.sheet.src.includes(query)) state.sheet.src = api.apiURL(`/view?${query}`);
+}
+
+async function look(node, state) {
+  const asked = question(node);
+  if (asked === state.asked || state.busy) return;
+  if (asked !== state.seen) { // a key was pressed a moment ago
+    state.seen = asked;
+    return;
+  }
+  state.asked = asked;
+  if (asked === null) {
+    const kept = sessionStorage.getItem(remembered(node));
+    if (kept) show(state, JSON.parse(kept));
+    else {
+      state.lines.replaceChildren(line("What is wired is shown when the graph has run.", "dim"));
+      state.sheet.hidden = true;
+    }
+    return;
+  }
+  try {
+    const found = await ask("/dataset", JSON.parse(asked));
+    if (state.asked === asked) show(state, found);
+  } catch (error) {
+    if (state.asked !== asked) return;
+    state.lines.replaceChildren(line(error.message, "error"));
+    state.sheet.hidden = true;
+  }
+}
+
+const remembered = (node) => `darkroom dataset ${node.graph?.id ?? ""} ${node.id}`;
+
+function build(node) {
+  const inside = panel(node, "darkroom_dataset");
+  const row = document.createElement("div");
+  row.className = "row";
+  const open = () => ask("/dataset/open", { folder: widget(node, "folder").value, path: widget(node, "path").value });
+  row.append(button("Choose files...", () => pick(node)), button("Open folder", open));
+  const lines = line("", "lines"), sheet = document.createElement("img"), status = line("", "dim");
+  sheet.hidden = true;
+  sheet.alt = "contact sheet";
+  sheet.title = "Click for the whole size";
+  sheet.style.cursor = "zoom-in";
+  sheet.addEventListener("click", () => window.open(sheet.src, "_blank", "noopener"));
+  inside.append(row, line("Or drop pictures, or a folder, on this node.", "dim"), status, lines, sheet);
+  states.set(node, { lines, sheet, status, busy: false, asked: undefined, seen: undefined });
+}
+
+app.registerExtension({
+  name: "LoRADarkroom.Dataset",
+  setup() {
+    setInterval(() => {
+      if (document.hidden) return;
+      for (const [node, state] of states) if (node.graph) look(node, state);
+    }, LOOK_EVERY);
+    // After a run the folder may hold other files: asked again, and answered from what is remembered.
+    api.addEventListener("execution_success", () => states.forEach((state) => { state.asked = undefined; }));
+  },
+  beforeRegisterNodeDef(type, definition) {
+    if (definition.name !== "Darkroom_LoadDataset") return;
+    const { onExecuted, onRemoved, onDragOver, onDragDrop } = type.prototype;
+    type.prototype.onExecuted = function (output) {
+      onExecuted?.apply(this, arguments);
+      const state = states.get(this);
+      if (!output?.sheet || !state) return;
+      show(state, output);
+      if (question(this) === null) sessionStorage.setItem(remembered(this), JSON.stringify(output));
+    };
+    type.prototype.onRemoved = function () {
+      states.delete(this);
+      onRemoved?.apply(this, arguments);
+    };
+    type.prototype.onDragOver = function (event) {
+      const items = [...(event.dataTransfer?.items ?? [])];
+      return items.some((one) => one.kind === "file") || (onDragOver?.apply(this, arguments) ?? false);
+    };
+    type.prototype.onDragDrop = function (event) {
+      if (![...(event.dataTransfer?.items ?? [])].some((one) => one.kind === "file")) {
+        return onDragDrop?.apply(this, arguments) ?? false;
+      }
+      dropped(event.dataTransfer.items)
+        .then((found) => take(this, found))
+        .catch((error) => toast("error", "Load Dataset", error.message));
+      return true;
+    };
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === "Darkroom_LoadDataset") build(node);
+  },
+});
