@@ -6,6 +6,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
+from .blocks import LoRABlocks, MergeLoRAs, ResizeLoRA
 from .caption import AutoCaption
 from .config import LoRATrainConfig
 from .dataset import LoadDataset
@@ -34,5 +35,5 @@ class DarkroomExtension(ComfyExtension):
         """All nodes of the pack."""
         return [
             LoadDataset, AutoCaption, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase, LoadTrainedLoRA,
-            StrengthSweep, LabelledGrid, DatasetImages,
+            StrengthSweep, LabelledGrid, LoRABlocks, ResizeLoRA, MergeLoRAs, DatasetImages,
         ]  # fmt: skip

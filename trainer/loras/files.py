@@ -34,8 +34,8 @@ def read(path: Path) -> tuple[Layers, dict[str, str]]:
     return lorafile.parse(tensors, str(path)), header
 
 
-def only_lora(layers: Layers, path: Path, command: str) -> None:
-    """Makes sure that a file is one of plain LoRA layers.
+def only_lora(layers: Layers, path: Path | str, command: str) -> None:
+    """Makes sure that a file (or what ``path`` calls it) is one of plain LoRA layers.
 
     Raises:
         LoraFileError: it is not.
@@ -72,18 +72,28 @@ def write(path: Path, layers: Layers, header: Mapping[str, str]) -> None:
     Raises:
         ExportError: it changes nothing, is not finite, or cannot be written.
     """
+    export.write(
+        path, tensors(layers), {**told(layers, header), "ss_output_name": path.stem, "modelspec.title": path.stem}
+    )
+
+
+def tensors(layers: Layers) -> dict[str, torch.Tensor]:
+    """The tensors of layers, by kohya's names."""
+    return {name: t.contiguous() for layer in layers.values() for name, t in layer.written().items()}
+
+
+def told(layers: Layers, header: Mapping[str, str]) -> dict[str, str]:
+    """A header for changed layers: what it says of the bytes goes, rank and alpha of plain LoRAs are theirs."""
     kept = {name: value for name, value in header.items() if not name.startswith(_OF_THE_BYTES)}
+    if any(layer.method != "lora" for layer in layers.values()):
+        return kept
     ranks = {layer.rank or 0 for layer in layers.values()}
     alphas = {layer.scale * (layer.rank or 0) for layer in layers.values()}
-    kept |= {
+    return kept | {
         "ss_network_module": "networks.lora",
         "ss_network_dim": f"{ranks.pop():g}" if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
-        "ss_output_name": path.stem,
-        "modelspec.title": path.stem,
     }
-    tensors = {name: t.contiguous() for layer in layers.values() for name, t in layer.written().items()}
-    export.write(path, tensors, kept)
 
 
 def total(layers: Sequence[tuple[float, FileLayer]]) -> FileLayer:
@@ -96,16 +106,24 @@ def total(layers: Sequence[tuple[float, FileLayer]]) -> FileLayer:
     return FileLayer(layers[0][1].key, {"down": down, "up": up}, float(down.shape[0]))
 
 
-def truncated(layer: FileLayer, rank: int) -> tuple[FileLayer, float]:
+def truncated(layer: FileLayer, rank: int | None, energy: float = 1.0) -> tuple[FileLayer, float]:
     """The LoRA of a lower rank that is nearest (Eckart and Young), and the norm of what is lost.
 
     By the SVD of the change, which takes r x r matrices alone.
+
+    Args:
+        layer: a plain LoRA.
+        rank: the highest; None for no limit.
+        energy: the share of the squared norm that is enough: the rank is the lowest that keeps it.
     """
     down = layer.plain_down().double()
     q_up, r_up = torch.linalg.qr(layer.parts["up"].double().flatten(1))
     q_down, r_down = torch.linalg.qr(down.flatten(1).T)
     u, s, v = torch.linalg.svd(r_up @ r_down.T)
-    rank = min(rank, len(s))
+    rank = len(s) if rank is None else min(rank, len(s))
+    if energy < 1.0:
+        kept = s.square().cumsum(0)
+        rank = min(rank, int((kept < energy * kept[-1]).sum()) + 1)
     root = s[:rank].sqrt()
     new_up, new_down = q_up @ u[:, :rank] * root, root[:, None] * (v[:rank] @ q_down.T)
     parts = {

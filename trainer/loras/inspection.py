@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -31,13 +30,20 @@ _KINDS = {
     "convolutions": r"conv|sampler",
     "time": r"time_emb",
 }
-_ORDER = ("te", "te1", "te2", "down", "mid", "up")
+_ORDER = ("te", "te1", "te2", "down", "input", "mid", "up", "output")
 
 
 def block(key: str) -> str:
-    """The part of the model that a layer is in: ``down 0``, ``mid``, ``te1``, ..., or ``other``."""
+    """The part of the model that a layer is in: ``down 0``, ``mid``, ``te1``, ..., or ``other``.
+
+    Layers that a file names as the original code does, and core's own trainer so, are in ``input 4`` and the like.
+    """
     if match := re.match(r"lora_(te\d?)_", key):
         return match[1]
+    if match := re.match(r"(?:lora_unet_|diffusion_model\.)(input|output)_blocks[._](\d+)", key):
+        return f"{match[1]} {match[2]}"
+    if re.match(r"(?:lora_unet_|diffusion_model\.)middle_block", key):
+        return "mid"
     if match := re.match(r"lora_unet_(down|up)_blocks_(\d+)_", key):
         return f"{match[1]} {match[2]}"
     return "mid" if key.startswith("lora_unet_mid_block_") else "other"
@@ -48,6 +54,14 @@ def kind(key: str) -> str:
     return next((name for name, pattern in _KINDS.items() if re.search(pattern, key)), "other")
 
 
+def blocks_of(layers: Layers) -> dict[str, list[str]]:
+    """The keys of the layers by block, blocks in the model's order."""
+    found: dict[str, list[str]] = {}
+    for key in layers:
+        found.setdefault(block(key), []).append(key)
+    return {name: found[name] for name in sorted(found, key=_place)}
+
+
 def norms(layers: Layers) -> dict[tuple[str, str], float]:
     """The norm of the change by (block, kind), blocks in the model's order."""
     found: dict[tuple[str, str], list[float]] = {}
@@ -56,9 +70,14 @@ def norms(layers: Layers) -> dict[tuple[str, str], float]:
     return {place: root_sum(found[place]) for place in sorted(found, key=lambda p: (_place(p[0]), _kind_place(p[1])))}
 
 
-def _place(name: str) -> tuple[int, str]:
-    part = name.partition(" ")[0]
-    return (_ORDER.index(part) if part in _ORDER else len(_ORDER)), name
+def _place(name: str) -> tuple[int, int, str]:
+    part, _, number = name.partition(" ")
+    return (_ORDER.index(part) if part in _ORDER else len(_ORDER)), int(number or 0), name
+
+
+def kinds_of(found: Mapping[tuple[str, str], float]) -> list[str]:
+    """The kinds of layers among norms, in their order."""
+    return sorted({name for _, name in found}, key=_kind_place)
 
 
 def _kind_place(name: str) -> int:
@@ -75,7 +94,7 @@ def report(path: Path, layers: Layers, header: Mapping[str, str]) -> str:
         f"  method        {', '.join(f'{name} ({count} layers)' for name, count in methods.items())}",
         f"  rank          {_counted({key: layer.rank for key, layer in layers.items()})}",
         f"  alpha         {_counted({key: _alpha(layer) for key, layer in layers.items()})}",
-        f"  norm          {whole:.4g}{_dora_note(layers)}",
+        f"  norm          {whole:.4g}{dora_note(layers)}",
     ]
     lines += [f"  {title:<13} {header[name]}" for name, title in _TOLD.items() if header.get(name)]
     lines += ["", "norm of the change by block"]
@@ -87,56 +106,6 @@ def report(path: Path, layers: Layers, header: Mapping[str, str]) -> str:
     if rest:
         lines += ["", "metadata", *(f"  {name}: {_short(text)}" for name, text in rest.items())]
     return "\n".join(lines)
-
-
-def picture(path: Path, layers: Layers) -> None:
-    """Draws the norm of the change by block (bars) and by block and kind of layer (a table of shades).
-
-    Args:
-        path: a PNG file to write.
-        layers: of the file. Its name is not drawn: matplotlib's own font has no Chinese.
-    """
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
-
-    found = norms(layers)
-    blocks = list(dict.fromkeys(place for place, _ in found))
-    kinds = sorted({name for _, name in found}, key=_kind_place)
-    table = [[found.get((place, name)) for place in blocks] for name in kinds]
-    top = max(found.values()) or 1.0
-    figure = Figure(
-        figsize=(max(6.0, 2.2 + 0.75 * len(blocks)), 3.2 + 0.42 * len(kinds)), layout="constrained", dpi=110
-    )
-    bars, shades = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 0.42 * len(kinds)])
-    sums = [root_sum([found.get((place, name), 0.0) for name in kinds]) for place in blocks]
-    bars.bar(range(len(blocks)), sums, color="#2b5c9e", width=0.7)
-    bars.set(title=_title(layers), ylabel="norm of the change")
-    bars.grid(axis="y", alpha=0.25)
-    bars.set_axisbelow(True)
-    bars.tick_params(axis="x", length=0)
-    colours = LinearSegmentedColormap.from_list("norms", ["#eef2f7", "#2b5c9e"]).with_extremes(bad="white")
-    values = [[math.nan if value is None else value for value in row] for row in table]
-    shades.imshow(values, cmap=colours, vmin=0, vmax=top, aspect="auto")
-    for y, row in enumerate(table):
-        for x, value in enumerate(row):
-            if value is not None:
-                ink = "white" if value > 0.55 * top else "#1e1e1e"
-                shades.text(x, y, f"{value:.2g}", ha="center", va="center", fontsize=8, color=ink)
-    shades.set_xticks(range(len(blocks)), blocks)
-    shades.set_yticks(range(len(kinds)), kinds)
-    shades.tick_params(length=0)
-    for side in ("top", "right"):
-        bars.spines[side].set_visible(False)
-    for spine in shades.spines.values():
-        spine.set_visible(False)
-    figure.savefig(path)
-
-
-def _title(layers: Layers) -> str:
-    methods = " and ".join(dict.fromkeys(TITLES[layer.method] for layer in layers.values()))
-    ranks = sorted({layer.rank for layer in layers.values() if layer.rank is not None})
-    rank = f" of rank {'-'.join(dict.fromkeys(map(str, (ranks[0], ranks[-1]))))}" if ranks else ""
-    return f"{methods}{rank}: {len(layers)} layers{_dora_note(layers)}"
 
 
 def _alpha(layer: FileLayer) -> float | None:
@@ -153,7 +122,8 @@ def _counted(values: Mapping[str, float | None]) -> str:
     return ", ".join(f"{shown[value]} ({counts[value]} layers)" for value in order)
 
 
-def _dora_note(layers: Layers) -> str:
+def dora_note(layers: Layers) -> str:
+    """What a norm is of where it is not the whole change's."""
     return " (DoRA: of its low-rank part)" if any(layer.method == "dora" for layer in layers.values()) else ""
 
 
@@ -180,6 +150,8 @@ def run(args: argparse.Namespace) -> int:
         check_free(args.picture, args.overwrite)
     print(report(args.file, layers, header))
     if args.picture is not None:
-        picture(args.picture, layers)
+        from .drawing import picture  # it draws what is told here
+
+        picture(layers).save(args.picture)
         print(f"\nthe norms as a picture: {args.picture}")
     return 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LoraFileError
 from ..lorafile import FileLayer
 from .files import (
+    Layers,
     add_output,
     check_free,
     check_law,
@@ -61,36 +62,50 @@ def merge(
     """
     if len(sources) < 2:
         raise LoraFileError("merge takes at least two files", "give them as A.safetensors:0.8 B.safetensors:0.5")
-    if rank is not None and rank < 1:
-        raise LoraFileError(f"--rank {rank}: a rank is 1 or more")
     check_free(output, overwrite)
+    read_ones = [(path, *read(path), strength) for path, strength in sources]
+    merged, done = add([(path, layers, strength) for path, layers, _, strength in read_ones], rank=rank)
+    write(output, merged, note([(path.name, header, strength) for path, _, header, strength in read_ones]))
+    return done
+
+
+def add(parts: Sequence[tuple[Path | str, Layers, float]], *, rank: int | None = None) -> tuple[Layers, Merged]:
+    """The LoRA whose change of every weight is the sum of the others', each at its strength.
+
+    Args:
+        parts: what errors call a LoRA, its layers, its strength.
+        rank: cut the sum to this rank, by SVD.
+
+    Raises:
+        LoraFileError: one is of another method, or they are of different base models.
+        ExportError: the sum is not what it must be.
+    """
+    if rank is not None and rank < 1:
+        raise LoraFileError(f"rank: {rank}; a rank is 1 or more")
     summands: dict[str, list[tuple[float, FileLayer]]] = {}
-    headers = []
-    for path, strength in sources:
-        layers, header = read(path)
-        only_lora(layers, path, "merge")
-        headers.append(header)
+    for source, layers, strength in parts:
+        only_lora(layers, source, "merge")
         for key, layer in layers.items():
-            _check_same_base(key, layer, summands.get(key, []), path, sources[0][0])
+            _check_same_base(key, layer, summands.get(key, []), source, parts[0][0])
             summands.setdefault(key, []).append((strength, layer))
-    merged: dict[str, FileLayer] = {}
+    merged: Layers = {}
     norms, errors = [], []
-    for key, parts in summands.items():
-        exact = total(parts)
+    for key, several in summands.items():
+        exact = total(several)
         lost, one = 0.0, FileLayer(key, {name: part.float() for name, part in exact.parts.items()}, exact.alpha)
         if rank is not None and (exact.rank or 0) > rank:
             one, lost = truncated(exact, rank)
-        size = root_sum([strength * layer.norm() for strength, layer in parts])
+        size = root_sum([strength * layer.norm() for strength, layer in several])
         check_law(distance(one, exact), lost, size, key)
         merged[key] = one
         norms.append(exact.norm())
         errors.append(lost)
-    write(output, merged, _header(sources, headers))
-    return Merged(len(merged), max(layer.rank or 0 for layer in merged.values()), root_sum(norms), root_sum(errors))
+    greatest = max(layer.rank or 0 for layer in merged.values())
+    return merged, Merged(len(merged), greatest, root_sum(norms), root_sum(errors))
 
 
 def _check_same_base(
-    key: str, layer: FileLayer, others: Sequence[tuple[float, FileLayer]], path: Path, first: Path
+    key: str, layer: FileLayer, others: Sequence[tuple[float, FileLayer]], path: Path | str, first: Path | str
 ) -> None:
     for _, other in others:
         if other.flat_shape() != layer.flat_shape():
@@ -100,14 +115,18 @@ def _check_same_base(
             )
 
 
-def _header(sources: Sequence[tuple[Path, float]], headers: Sequence[dict[str, str]]) -> dict[str, str]:
-    """What all files say alike, their trigger words, and what was merged."""
-    first = headers[0]
+def note(parts: Sequence[tuple[str, Mapping[str, str], float]]) -> dict[str, str]:
+    """The header of what was merged: what all say alike, their trigger words, and what was merged.
+
+    Args:
+        parts: name, header and strength of each.
+    """
+    first, headers = parts[0][1], [header for _, header, _ in parts]
     result = {name: text for name, text in first.items() if all(other.get(name) == text for other in headers)}
     triggers = dict.fromkeys(filter(None, (header.get("modelspec.trigger_phrase") for header in headers)))
     if triggers:
         result["modelspec.trigger_phrase"] = ", ".join(triggers)
-    made_of = [{"file": path.name, "strength": strength} for path, strength in sources]
+    made_of = [{"file": name, "strength": strength} for name, _, strength in parts]
     return {**result, "darkroom.merged": json.dumps(made_of, ensure_ascii=False)}
 
 
@@ -147,5 +166,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.output}: {done.layers} layers, rank {done.rank}, norm {done.norm:.4g}")
     for path, strength in args.files:
         print(f"  {strength:g} x {path}")
-    print(f"  error  {done.error:.3g} ({percent(done.error / done.norm)} of the norm)" if done.error else "  exact")
+    print(report(done))
     return 0
+
+
+def report(done: Merged) -> str:
+    """How near a merged LoRA is to the sum, for people."""
+    return f"  error  {done.error:.3g} ({percent(done.error / done.norm)} of the norm)" if done.error else "  exact"

@@ -14,7 +14,7 @@ from tests.trainer.adapters.small import CASES, adapted, export_key
 from tests.trainer.loras.made import SHAPES, changes, norm, tensors, written
 from trainer import adapters, export
 from trainer.errors import LoraFileError
-from trainer.loras import files, inspection
+from trainer.loras import drawing, files, inspection
 
 
 def inspect(*arguments: object) -> int:
@@ -79,7 +79,7 @@ def test_the_picture_shows_where_a_lora_acts(tmp_path: Path) -> None:
         lora = {n: t * (1.0 if strong in n or "up.weight" not in n else 0.05) for n, t in lora.items()}
         export.write(tmp_path / f"{strong}.safetensors", lora, {})
         layers, _ = files.read(tmp_path / f"{strong}.safetensors")
-        inspection.picture(tmp_path / f"{strong}.png", layers)
+        drawing.picture(layers).save(tmp_path / f"{strong}.png")
         with Image.open(tmp_path / f"{strong}.png") as image:
             pixels = torch.from_numpy(np.array(image.convert("RGB")))
         blue = (pixels == torch.tensor([0x2B, 0x5C, 0x9E])).all(-1).sum(0)

@@ -124,7 +124,7 @@ def test_what_cannot_be_merged(folder: Path) -> None:
         with pytest.raises(LoraFileError) as error:
             merge.merge(parts, out)
         assert error.value.message == message
-    with pytest.raises(LoraFileError, match="--rank 0: a rank is 1 or more"):
+    with pytest.raises(LoraFileError, match="rank: 0; a rank is 1 or more"):
         merge.merge([(a, 1.0), (a, 1.0)], out, rank=0)
     with pytest.raises(LoraFileError, match="exists"):
         merge.merge([(a, 1.0), (a, 1.0)], a)

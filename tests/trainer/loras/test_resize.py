@@ -73,8 +73,8 @@ def test_what_is_below_the_rank_stays_and_a_lower_true_rank_loses_nothing(folder
 @pytest.mark.parametrize(
     ("rank", "message", "cure"),
     [
-        (8, "{} is of rank 8 already", "give a lower --rank"),
-        (0, "--rank 0: a rank is 1 or more", ""),
+        (8, "{} is of rank 8 already", "give a lower rank"),
+        (0, "rank: 0; a rank is 1 or more", ""),
     ],
 )
 def test_a_rank_that_is_none(folder: Path, rank: int, message: str, cure: str) -> None:
@@ -125,8 +125,8 @@ def test_a_result_that_breaks_the_law_is_not_written(folder: Path, monkeypatch: 
     source = written(folder / "a.safetensors", 0)
     true = files.truncated
 
-    def wrong(layer: Any, rank: int) -> Any:
-        found, lost = true(layer, rank)
+    def wrong(layer: Any, rank: int, energy: float) -> Any:
+        found, lost = true(layer, rank, energy)
         found.parts["up"][0] *= 1.01
         return found, lost
 
@@ -142,5 +142,24 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     resize.add_arguments(parser)
     assert resize.run(parser.parse_args([str(source), "--rank", "4", "-o", str(output)])) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == f"{output}: 5 of 5 layers at rank 4"
+    assert told[0] == f"{output}: 5 of 5 layers at a lower rank"
     assert [line.split()[0] for line in told[1:]] == ["size", "norm", "error", "most"]
+
+
+def test_by_energy_every_layer_gets_the_lowest_rank_that_keeps_it(folder: Path) -> None:
+    source = written(folder / "a.safetensors", 0)
+    done = resize.resize(source, None, folder / "b.safetensors", energy=0.85)
+    before, lora = changes(source), export.read(folder / "b.safetensors")[0]
+    ranks = {}
+    for key, change in before.items():
+        shares = torch.linalg.svdvals(change.flatten(1)).square().cumsum(0)
+        ranks[key] = int((shares < 0.85 * shares[-1]).sum()) + 1
+        assert len(lora[f"{key}.lora_down.weight"]) == ranks[key] < 8
+    assert len(set(ranks.values())) > 1, "the layers should differ"
+    assert 0.2 < done.error / done.norm < 0.15**0.5
+    both = resize.resize(source, 3, folder / "c.safetensors", energy=0.85)
+    assert {len(t) for n, t in export.read(folder / "c.safetensors")[0].items() if "lora_down" in n} <= {1, 2, 3}
+    assert both.error >= done.error
+    for energy in (0.0, 1.5):
+        with pytest.raises(LoraFileError, match="expected more than 0 and at most 1"):
+            resize.resize(source, None, folder / "d.safetensors", energy=energy)
