@@ -17,7 +17,8 @@ from .trained import fingerprint, load
 
 WIRED = "(the wired LoRA)"
 RUN_TOOLTIP = (
-    "Which run: latest, its id or the beginning of it, or the name of the data set's folder. Choose run... fills it in."
+    "Which run: latest, its id or the beginning of it, or the name of the data set's folder; the button below lists "
+    "them. Or the name of a LoRA file, such as styles/neon.safetensors."
 )
 
 
@@ -182,5 +183,7 @@ class LoadTrainedLoRA(io.ComfyNode):
         """Find the run, and read the LoRA."""
         loaded = load(run, checkpoint)
         steps, lora = next(iter(loaded.loras.items()))
-        text = "\n".join([f"{loaded.name}, step {steps}", *(f"- {note}" for note in loaded.notes)])
+        text = "\n".join(
+            [f"{loaded.name}, step {steps}" if steps else loaded.name, *(f"- {note}" for note in loaded.notes)]
+        )
         return io.NodeOutput(lora, loaded.id, steps, ui=say(text))

@@ -32,17 +32,31 @@ class Loaded:
 
 
 def load(run: str, checkpoint: str) -> Loaded:
-    """The LoRAs that a user named: see ``runs.choose`` and ``runs.choose_steps``.
+    """The LoRAs that a user named: see ``runs.choose`` and ``runs.choose_steps``; or a file of ComfyUI's LoRA lists.
 
     Raises:
-        HostError: there is no such run, or no such step.
-        ExportError: a file that was asked for by its step cannot be read.
+        HostError: there is no such run, no such step, or no such file.
+        ExportError: a file that was asked for by its step, or by its name, cannot be read.
     """
+    if _is_file(run):
+        return _load_file(run.strip(), checkpoint)
     found = runs.choose(places.runs(), run)
     loaded = load_of(places.runs() / found.id, checkpoint)
     if found.state != "finished" and max(loaded.loras) not in found.finished:
         loaded.notes.append(f"the run is {found.state} at step {found.step} of {found.total}")
     return loaded
+
+
+def _is_file(run: str) -> bool:
+    return run.strip().lower().endswith(".safetensors")
+
+
+def _load_file(name: str, checkpoint: str) -> Loaded:
+    if checkpoint.strip().lower() not in ("", runs.LAST, runs.ALL):
+        raise HostError(f"checkpoint: {name} is a file, which has no steps to choose from", f"type {runs.LAST}")
+    lora = read(places.lora(name))
+    steps = lora.metadata.get("ss_steps", "")
+    return Loaded(name, lora.metadata.get("darkroom.run", ""), {int(steps) if steps.isdecimal() else 0: lora}, [])
 
 
 def load_of(folder: Path, checkpoint: str) -> Loaded:
@@ -77,6 +91,9 @@ def load_of(folder: Path, checkpoint: str) -> Loaded:
 def fingerprint(run: str, checkpoint: str) -> str:
     """Changes when what ``load`` would give does; of what cannot be loaded, when the reason does."""
     try:
+        if _is_file(run):
+            stat = places.lora(run.strip()).stat()
+            return f"{run} {stat.st_size} {stat.st_mtime_ns}"
         found = runs.choose(places.runs(), run)
         there = runs.saved(places.runs() / found.id)
         files = [there[step] for step in runs.choose_steps(there, checkpoint)]
