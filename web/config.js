@@ -1,4 +1,4 @@
-// LoRA Train Config: a preset fills the widgets; what became of the YAML is told after a run.
+// LoRA Train Config: a preset fills the widgets; the many are out of sight; what became of the YAML is told after a run.
 import { app } from "../../scripts/app.js";
 import { ask, panel, toast, widget } from "./common.js";
 import { wired } from "./graph.js";
@@ -20,6 +20,34 @@ function fill(node, name) {
   }
   node.setDirtyCanvas?.(true, true);
   app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+}
+
+// The classic renderer shows advanced widgets always; Nodes 2.0 has a button of its own for them.
+function arrange(node, all) {
+  const links = new Set(wired(node));
+  for (const one of node.widgets ?? []) {
+    if (one.options?.advanced) one.hidden = !all && !links.has(one.name);
+  }
+  node.setSize([node.size[0], node.computeSize()[1]]);
+  node.setDirtyCanvas?.(true, true);
+}
+
+function more(node) {
+  const one = document.createElement("button");
+  one.type = "button";
+  let all = app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets") ?? false;
+  const show = () => {
+    one.textContent = all ? "Fewer settings" : "All settings";
+    one.hidden = window.LiteGraph?.vueNodesMode === true;
+    arrange(node, all || one.hidden);
+  };
+  one.addEventListener("click", () => {
+    all = !all;
+    show();
+  });
+  app.ui?.settings?.addEventListener?.("Comfy.VueNodes.Enabled.change", () => setTimeout(show, 100));
+  show();
+  return one;
 }
 
 function chooser(node) {
@@ -47,7 +75,7 @@ app.registerExtension({
     const inside = panel(node, "presets");
     const row = document.createElement("div");
     row.className = "row";
-    row.append(chooser(node));
+    row.append(chooser(node), more(node));
     const notes = document.createElement("div");
     notes.className = "dim lines";
     notes.hidden = true;
