@@ -44,7 +44,6 @@ from .sources import Source
 
 log = logging.getLogger("lora-darkroom")
 WAIT = "wait for it, or stop it where it was queued; then queue again: what it has done is used"
-LITTLE_MEMORY = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def train(
         with locked(found.folder, "host.lock", WAIT):
             source.store(job, cache, encoder)
             _prepare(job, dataset, regularisation, encoder, cache, found.folder, progress)
-            _free_the_card(note)
+            memory.make_room(note)
             _work(found.folder, total, model, vae, progress, note)
         found = runs.find(places.runs(), job.run_id, total)
     if found.result is None:
@@ -187,15 +186,6 @@ def _prepare(
         runfolder.check_folder(folder, job)
         runs.keep_finished(folder)
         job.save(folder)
-
-
-def _free_the_card(note: Callable[[str], None]) -> None:
-    free = memory.free()
-    log.info("%s has %.1f GB free for the training", memory.device(), free / 2**30)
-    if memory.keeps_models_on_the_card():
-        note("ComfyUI was started with --highvram or --gpu-only: its models stay on the card beside the training")
-    elif free < LITTLE_MEMORY:
-        note(f"only {free / 2**30:.1f} GB are free on {memory.device()}: the training may not fit")
 
 
 def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress, note: Callable[[str], None]) -> None:

@@ -199,7 +199,7 @@ def _execute(
         except StoppedWhilePreparing:
             return emit.last(RunStopped(0, "before the first step"))
         except BaseException as error:
-            return emit.last(_failure(error, folder, job.config.window))
+            return emit.last(_failure(error, folder, job))
 
 
 def _train(
@@ -372,10 +372,11 @@ def _close(sink: Journal | Log | TensorBoard) -> None:
         sink.close()
 
 
-def _failure(error: BaseException, folder: Path, window: int) -> Event:
-    """The terminal event of an exception, with how to go on; ``window`` is the run's effective batch."""
+def _failure(error: BaseException, folder: Path, job: Job) -> Event:
+    """The terminal event of an exception, with how to go on."""
     step = checkpoint.latest(folder)
-    again = f'python -m trainer train --resume "{folder}"'
+    hosted = job.origin == "host"
+    again = "queue again" if hosted else f'python -m trainer train --resume "{folder}"'
     resume = f"then go on from step {step}: {again}" if step else ""
     if isinstance(error, KeyboardInterrupt):
         return RunStopped(step or 0, "at once; steps after the last checkpoint are lost")
@@ -385,7 +386,10 @@ def _failure(error: BaseException, folder: Path, window: int) -> Event:
     memory = ("out of memory", "allocate memory")  # the second is what torch says on a CPU
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error).lower() for text in memory):
         # Half the batch, twice as often, is the same run, and so is checkpointing: what is saved goes on.
-        smaller = f" --set batch_size=1 --set gradient_accumulation_steps={window} --set gradient_checkpointing=true"
+        less = ("batch_size=1", f"gradient_accumulation_steps={job.config.window}", "gradient_checkpointing=true")
+        smaller = (
+            f" with {', '.join(less)} in LoRA Train Config" if hosted else "".join(f" --set {one}" for one in less)
+        )
         cure = f"go on from step {step} in less memory: {again}{smaller}" if step else MEMORY_CURE
         return RunFailed(f"out of memory: {error}", cure, False, details)
     if isinstance(error, OSError) and error.strerror:

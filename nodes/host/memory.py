@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import gc
+import logging
+from collections.abc import Callable
 
 import comfy.model_management as management
 import torch
 
+log = logging.getLogger("lora-darkroom")
+LITTLE = 2 * 2**30
 
-def free() -> int:
-    """Unload every model of ComfyUI's; returns the bytes that are free on its device afterwards."""
-    management.unload_all_models()
-    gc.collect()
-    management.soft_empty_cache()
-    return int(management.get_free_memory(management.get_torch_device()))
+
+def make_room(note: Callable[[str], None]) -> None:
+    """Unload every model of ComfyUI's; ``note`` takes what the user should know of the memory that is there now."""
+    free = _free()
+    log.info("%s has %.1f GB free for the training", device(), free / 2**30)
+    if keeps_models_on_the_card():
+        note("ComfyUI was started with --highvram or --gpu-only: its models stay on the card beside the training")
+    elif free < LITTLE:
+        note(f"only {free / 2**30:.1f} GB are free on {device()}: the training may not fit")
 
 
 def device() -> str:
@@ -28,3 +35,11 @@ def device() -> str:
 def keeps_models_on_the_card() -> bool:
     """Whether unloading frees nothing, because ComfyUI was told to keep its models on the card."""
     return device() != "cpu" and management.unet_offload_device() == management.get_torch_device()
+
+
+def _free() -> int:
+    """Bytes that are free on ComfyUI's device, once its models are unloaded."""
+    management.unload_all_models()
+    gc.collect()
+    management.soft_empty_cache()
+    return int(management.get_free_memory(management.get_torch_device()))

@@ -3,86 +3,32 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.host.accidents import new_run, reach, starts, told, unbroken, wait_for, workers
 from tests.host.graphs import Graph, apply_lora, demo_loader, picture, training
 from tests.host.measure import run_id, runs
-from tests.host.server import ComfyServer, comfy_python, failure, host_environment
-from trainer import checkpoint, events
-from trainer.events import Event, RunFinished, RunStarted, RunStopped, Step
+from tests.host.server import ComfyServer, PromptFailed, failure
+from trainer import checkpoint
+from trainer.events import RunFinished, RunStopped
 
 pytestmark = pytest.mark.host
 STEPS, SAVE_EVERY = 36, 5
-PATIENCE = 180.0
 
 
 def graph(seed: int) -> Graph:
     """36 steps, saved every 5, told every one."""
     return {**demo_loader(), **training(training_seed=seed, epochs=STEPS // 3, save_steps=SAVE_EVERY)}
-
-
-def wait_for(what: Callable[[], Any], why: str) -> Any:
-    """The first true answer."""
-    deadline = time.monotonic() + PATIENCE
-    while not (answer := what()):
-        assert time.monotonic() < deadline, f"waited in vain for {why}"
-        time.sleep(0.1)
-    return answer
-
-
-def new_run(comfy: ComfyServer, before: set[Path]) -> Path:
-    """The folder of the run that has just begun."""
-    return wait_for(lambda: set(runs(comfy).glob("*")) - before, "a run").pop()
-
-
-def told(run: Path) -> list[Event]:
-    return events.read(run / "events.jsonl")[0]
-
-
-def reach(run: Path, step: int) -> None:
-    """Wait until a run has done some steps."""
-    wait_for(lambda: any(isinstance(e, Step) and e.step >= step for e in told(run)), f"step {step}")
-
-
-def workers(run: Path) -> list[int]:
-    """Process ids of workers on a run folder, zombies excluded."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if os.fsencode(run) in command:
-            found.append(int(process.name))
-    return found
-
-
-def unbroken(run: Path, comfy: ComfyServer, folder: Path) -> dict[str, torch.Tensor]:
-    """The LoRA of the same job, trained by one process without a break."""
-    fresh = folder / run.name
-    fresh.mkdir()
-    for name in ("job.yaml", "dataset.jsonl"):
-        shutil.copy(run / name, fresh)
-    command = [comfy_python(comfy.comfy), str(comfy.pack / "train.py"), "--job", str(fresh)]
-    # The pipe stays open: its end would be a wish to stop.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=host_environment(comfy.comfy)) as process:
-        wait_for(lambda: process.poll() is not None, "the unbroken run")
-    assert process.returncode == 0
-    return load_file(fresh / f"{run.name}.safetensors")
-
-
-def starts(run: Path) -> list[int]:
-    return [event.step for event in told(run) if isinstance(event, RunStarted)]
 
 
 def test_cancel_and_a_killed_worker_lose_nothing(comfy: ComfyServer, tmp_path: Path):
@@ -159,3 +105,138 @@ def test_a_killed_server_and_the_one_after_it(start_comfy: Callable[..., ComfySe
     assert run_id(server.run(graph(103))) == run.name
     assert time.monotonic() - began < 15
     assert starts(run) == [0, stopped.step]
+
+
+RESTART = """
+import os, sys
+from server import PromptServer
+
+@PromptServer.instance.routes.post("/restart_as_manager_does")
+async def restart(request):
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+NODE_CLASS_MAPPINGS = {}
+"""
+
+
+def test_two_servers_on_one_user_folder(start_comfy: Callable[..., ComfyServer], tmp_path: Path):
+    one = start_comfy()
+    (one.base / "custom_nodes" / "restart.py").write_text(RESTART, encoding="utf-8")
+    two = start_comfy()
+    runs(one).mkdir(parents=True, exist_ok=True)
+
+    prompts = [server.queue(graph(105)) for server in (one, two)]  # at the same time
+    run = new_run(one, set())
+    behind = one.queue({**demo_loader(), **training(training_seed=106)})
+    ends = [failure(server.wait(prompt)) for server, prompt in zip((one, two), prompts, strict=True)]
+    (refused,) = [end for end in ends if end is not None]
+    assert refused["node_type"] == "Darkroom_TrainLoRA"
+    assert "another process is training in" in refused["exception_message"]
+    assert "queue again" in refused["exception_message"]
+    assert starts(run) == [0]
+
+    other = run_id(one.wait(behind)["outputs"])  # what was queued behind is trained afterwards
+    assert other != run.name
+    for server in (one, two):  # A after B, and where it was refused: it is there already
+        assert run_id(server.run(graph(105))) == run.name
+    assert starts(run) == [0]
+    ours, whole = load_file(run / f"{run.name}.safetensors"), unbroken(run, one, tmp_path)
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+    # A restart as ComfyUI-Manager does it: the process id survives, the pipe to the worker does not.
+    before = set(runs(two).glob("*"))
+    two.queue(graph(107))
+    run = new_run(two, before)
+    reach(run, 2)
+    with pytest.raises(OSError, match=r"closed|reset"):
+        two.request("/restart_as_manager_does", {})
+    wait_for(lambda: not workers(run), "the end of the worker")
+    stopped = told(run)[-1]
+    assert isinstance(stopped, RunStopped)
+    assert checkpoint.latest(run) == stopped.step
+    wait_for(lambda: answers(two), "the restarted server")
+    assert run_id(two.run(graph(107))) == run.name
+    assert starts(run) == [0, stopped.step]
+
+
+def answers(server: ComfyServer) -> bool:
+    try:
+        server.get("/system_stats")
+    except OSError:
+        return False
+    return True
+
+
+def test_a_file_that_the_disk_does_not_take(comfy: ComfyServer, tmp_path: Path):
+    runs(comfy).mkdir(parents=True, exist_ok=True)
+    before = set(runs(comfy).glob("*"))
+    prompt = comfy.queue(graph(108))
+    run = new_run(comfy, before)
+    reach(run, SAVE_EVERY + 1)
+    (worker,) = workers(run)
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (50_000, 50_000))  # its journal fits, a checkpoint does not
+    failed = failure(comfy.wait(prompt))
+    assert failed is not None
+    assert "safetensors: File too large" in failed["exception_message"]
+    assert "queue again" in failed["exception_message"]
+    saved = checkpoint.latest(run) or 0
+    assert saved >= SAVE_EVERY
+    assert run_id(comfy.run(graph(108))) == run.name
+    assert starts(run) == [0, saved]
+    ours, whole = load_file(run / f"{run.name}.safetensors"), unbroken(run, comfy, tmp_path)
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
+@pytest.fixture
+def small_disk(comfy: ComfyServer) -> Iterator[Callable[[Path], None]]:
+    """Put a disk of 3 MB under a folder; only root can."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path, options: str = "size=3m") -> None:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False
+        )
+        if done.returncode != 0:
+            pytest.skip(f"no small disk can be mounted here: {done.stderr.decode().strip()}")
+        mounted.append(folder)
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_and_a_read_only_disk(comfy: ComfyServer, small_disk: Callable[[Path], None]):
+    folder = runs(comfy)
+    folder.mkdir(parents=True, exist_ok=True)
+    small_disk(folder)
+    with pytest.raises(PromptFailed) as caught:
+        comfy.run(graph(109))
+    message = caught.value.details["exception_message"]
+    assert "No space left on device" in message or "is full" in message
+    (run,) = folder.glob("*")
+    saved = checkpoint.latest(run)
+    assert saved
+    assert load_file(checkpoint.folder_of(run, saved) / "lora.safetensors")
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    with pytest.raises(PromptFailed, match="cannot be written: Read-only file system"):
+        comfy.run(graph(109))
+    subprocess.run(["mount", "-o", "remount,rw,size=64m", folder], check=True)
+    assert run_id(comfy.run(graph(109))) == run.name
+    assert starts(run)[-1] == saved
+
+
+def test_pictures_that_go_while_it_trains_are_not_missed(comfy: ComfyServer):
+    folder = comfy.base / "input" / "fleeting \u00fc"
+    comfy.run({"data": training()["data"], "show": {"class_type": "PreviewAny", "inputs": {"source": ["data", 0]}}})
+    shutil.copytree(comfy.base / "input" / "darkroom_demo", folder)
+    runs(comfy).mkdir(parents=True, exist_ok=True)
+    before = set(runs(comfy).glob("*"))
+    fleeting = {**demo_loader(), **training(training_seed=111, epochs=8, folder=folder.name)}
+    prompt = comfy.queue(fleeting)
+    run = new_run(comfy, before)
+    reach(run, 1)
+    shutil.rmtree(folder)
+    assert failure(comfy.wait(prompt)) is None
+    assert isinstance(told(run)[-1], RunFinished)
+    with pytest.raises(PromptFailed, match="does not exist"):
+        comfy.run({**fleeting, **training(training_seed=112, folder=folder.name)})
