@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -31,8 +32,8 @@ _MOST = {"seed": 2**53 - 1, "warmup_steps": 1_000_000, "max_grad_norm": 1000.0, 
 _A_LOT = 1_000_000
 _TEXTS = {
     "sample_every": "Optimizer steps between two rounds of samples; the last one is always drawn.",
-    "sample_prompts": "Prompts of the samples, a line each; {prompt: a cat, seed: 5, guidance: 6} sets more of one. "
-    "Empty: three captions, and one prompt without the trigger word.",
+    "sample_prompts": "Prompts of the samples, a line each; one in curly brackets sets more than its text (see the "
+    "help). Empty: three captions, and one prompt without the trigger word.",
     "init_lora": "A LoRA to start from, of the same method, rank and alpha: its name in ComfyUI's list, or its path. "
     "Empty: from nothing.",
     "reg_data_dir": "A folder of regularisation images, against forgetting the class: ordinary ones of it, shown as "
@@ -172,7 +173,8 @@ def _kind(annotation: Any) -> tuple[type, list[str]]:
 
 def _text(field: str) -> str:
     """The field's own text, with the input's signs for empty and for auto."""
-    text = str(FIELDS[field].description)
+    # Brackets need not be typed, and the page would take curly ones for a name to fill in.
+    text = re.sub("[{}]", "", str(FIELDS[field].description))
     empty = EMPTY.get(field)
     if isinstance(empty, (int, float)):
         text = text.replace("Empty:", f"{empty:g}:")
