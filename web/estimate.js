@@ -42,10 +42,12 @@ function question(node) {
   const config = search(node, { name: "config" }, "DARKROOM_CONFIG",
     (at) => (at.type === "Darkroom_LoRATrainConfig" ? at : null));
   const data = search(node, { name: "dataset" }, "DARKROOM_DATASET",
-    (at) => (at.type === "Darkroom_LoadDataset" ? values(at) : null));
+    (at) => (at.type === "Darkroom_LoadDataset" ? at : null));
   const model = base(node);
-  if (!(config || unwired) || !data || !model) return null;
-  const { folder, path, repeats } = data;
+  // Pictures that the graph has yet to make cannot be counted.
+  const later = data?.inputs?.some((one) => one.name === "images" && one.link != null);
+  if (!(config || unwired) || !data || later || !model) return null;
+  const { folder, path, repeats } = values(data);
   const settings = config ? { config: values(config), wired: wired(config) } : { config: {} };
   return { dataset: { folder, path, repeats }, ...settings, base: model };
 }
