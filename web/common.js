@@ -61,14 +61,15 @@ export function panel(node, name) {
   });
   holder.serialize = false;
   let last = 0;
+  let own = null; // the node's height as set here; null while it is higher, as saved in a file or made by the user
   new ResizeObserver(() => {
     const now = height();
     if (now === last || !inner.offsetWidth) return;
-    // What the user made larger stays larger; what only held the former content shrinks with it.
-    const [width, tall] = node.size;
-    const spare = Math.max(0, tall - node.computeSize()[1] - (last - now));
     last = now;
-    node.setSize([width, node.computeSize()[1] + (spare < 24 ? 0 : spare)]);
+    const [width, tall] = node.size, least = node.computeSize()[1];
+    const byOthers = own === null || Math.abs(tall - own) > 24;
+    own = byOthers && tall > least ? null : least;
+    node.setSize([width, own ?? tall]);
     node.setDirtyCanvas?.(true, true);
   }).observe(inner);
   return inner;

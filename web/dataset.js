@@ -46,7 +46,7 @@ async function dropped(items) {
 async function upload({ file, below }, folder) {
   const most = api.getServerFeature?.("max_upload_size");
   if (most && file.size > most) {
-    throw new Error(`larger than ${Math.round(most / 2 ** 20)} MB, which is what this server takes (--max-upload-size)`);
+    throw new Error(`larger than ${Number((most / 2 ** 20).toPrecision(1))} MB, which is what this server takes (--max-upload-size)`);
   }
   const body = new FormData();
   body.append("image", file, file.name);
@@ -113,6 +113,9 @@ function choose(node, folder) {
   combo.callback?.(folder);
   if (path) path.value = ""; // it would win over the folder
   node.setDirtyCanvas?.(true, true);
+  // The page notices what changes by a click; this came later. Without it a reload would forget the new folder.
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
 function pick(node) {
@@ -189,6 +192,7 @@ function build(node) {
   sheet.style.cursor = "zoom-in";
   sheet.addEventListener("click", () => window.open(sheet.src, "_blank", "noopener"));
   inside.append(row, line("Or drop pictures, or a folder, on this node.", "dim"), status, lines, sheet);
+  node.setSize?.([Math.max(node.size[0], 420), node.size[1]]); // wide enough for captions to be read
   states.set(node, { lines, sheet, status, busy: false, asked: undefined, seen: undefined });
 }
 
