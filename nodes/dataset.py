@@ -43,12 +43,14 @@ class LoadDataset(io.ComfyNode):
                     "folder",
                     options=[DEMO, *places.input_folders(), *places.other_folders()],
                     default=DEMO,
+                    optional=True,
                     tooltip="A folder with images below ComfyUI's input folder, or one of its datasets folders. The "
                     "demo pictures are drawn by LoRA Darkroom, in a style that its demo base does not know.",
                 ),
                 io.String.Input(
                     "path",
                     default="",
+                    optional=True,
                     tooltip="The path of a folder anywhere else, such as D:\\pictures\\my style. "
                     "Wins over the folder above. From another machine only folders below ComfyUI's input, its "
                     "datasets folders, and those of lora_darkroom_datasets in extra_model_paths.yaml.",
@@ -56,12 +58,14 @@ class LoadDataset(io.ComfyNode):
                 io.String.Input(
                     "trigger_word",
                     default="",
+                    optional=True,
                     tooltip="A word that is put in front of every caption which does not hold it already. "
                     "Used in a prompt it calls the style.",
                 ),
                 io.Int.Input(
                     "repeats",
                     default=1,
+                    optional=True,
                     min=1,
                     max=1000,
                     tooltip="How often each image is seen in one epoch.",
@@ -96,7 +100,7 @@ class LoadDataset(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, folder: list[str], path: list[str]) -> bool | str:
+    def validate_inputs(cls, folder: Sequence[str] = (), path: Sequence[str] = ()) -> bool | str:
         """Whether the client may read there; any folder's name passes, as a typed path or pictures win over it."""
         typed = next(iter(path), None)
         try:
@@ -110,8 +114,8 @@ class LoadDataset(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(
         cls,
-        folder: list[str],
-        path: list[str],
+        folder: Sequence[str] = (DEMO,),
+        path: Sequence[str] = ("",),
         images: list[Any] | None = None,
         **_: Any,
     ) -> Any:
@@ -121,10 +125,10 @@ class LoadDataset(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        folder: list[str],
-        path: list[str],
-        trigger_word: list[str],
-        repeats: list[int],
+        folder: Sequence[str] = (DEMO,),
+        path: Sequence[str] = ("",),
+        trigger_word: Sequence[str] = ("",),
+        repeats: Sequence[int] = (1,),
         captions: Sequence[str] = ("auto",),
         images: list[torch.Tensor] | None = None,
         texts: list[str] | None = None,
