@@ -6,19 +6,18 @@ import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import find_comfy
+from tests.host.adapted import Parts
 from tests.host.graphs import CLIP, apply_lora, demo_loader
 from tests.host.server import ComfyServer, comfy_python
-from tests.trainer.adapters.small import CASES, Small, Tensors, adapted, export_key, merged, move, relative
-from trainer import adapters, export, families
+from tests.trainer.adapters.small import CASES, Small, Tensors, adapted, export_key, merged, relative
+from trainer import adapters, export
 from trainer.demo import BASE
-from trainer.families import ldm
 
 pytestmark = pytest.mark.host
 STRENGTHS = (1.0, 0.8, -0.5)
@@ -75,36 +74,26 @@ def test_why_oft_is_left_out(theirs: Tensors):
     assert relative(theirs["oft/-0.5/lora_unet_linear"] - weight, 0.25 * change) < 1e-4
 
 
-@pytest.mark.parametrize("method", adapters.METHODS)
-def test_apply_lora_patches_the_denoiser_and_the_text_encoder_by_every_method(comfy: ComfyServer, method: str):
-    family, strength = families.detect(BASE), 0.8
-    text = family.load_encoders(BASE).text_models["text_encoder"].requires_grad_(False)
-    unet: Any = family.load_denoiser(BASE, torch.float32)
-    plain: Tensors = {f"unet.{n}": p.clone() for n, p in unet.named_parameters()}
-    plain |= {f"text.{n}": p.clone() for n, p in text.named_parameters()}
-    settings = {"rank": 3, "alpha": 2.0, "seed": 0, "method": method}
-    adapters.inject(unet, lambda n, m: family.is_target(n, m, "conv"), ranks={"attn2": 2}, **settings)
-    adapters.inject(text, family.text_target, **settings)
-    for model in (unet, text):
-        move(model, by=0.05)
-    lora = adapters.exported(unet, family.export_key)
-    lora |= adapters.exported(text, lambda name: family.export_key(name, "text_encoder"))
-    name = f"l\u00e4w {method}.safetensors"
-    export.write(comfy.base / "models" / "loras" / name, lora, {})
+@pytest.fixture(scope="module")
+def demo() -> Parts:
+    return Parts(BASE, lambda name: True)
 
-    apply = apply_lora(strength, name=name)
-    apply["inputs"]["clip"] = CLIP
-    wires = {"model": ["apply", 0], "clip": ["apply", 1]}
-    seen = comfy.probe("weights", {**demo_loader(), "apply": apply}, wires, keys=[])
-    layers = unet.config["layers_per_block"]
-    wanted: Tensors = {f"unet.{n}.weight": w for n, w in merged(unet, strength).items()}
-    wanted |= {f"text.{n}.weight": w for n, w in merged(text, strength).items()}
-    whole: Tensors = {n.removeprefix("unet."): wanted.get(n, p) for n, p in plain.items() if n.startswith("unet.")}
-    places = {n.removeprefix("model."): w for n, w in ldm.unet_state(whole, layers).items()}
-    for n, w in wanted.items():
-        if n.startswith("text."):
-            places[f"clip_l.transformer.text_model.{n.removeprefix('text.').removeprefix('text_model.')}"] = w
-    assert len(seen.tensors) == len(wanted) > 90
-    for key, weight in seen.tensors.items():
-        assert relative(weight, places[key]) < 1e-5, key
-    assert min(relative(plain[n], w) for n, w in wanted.items()) > 1e-4, "every weight should have been changed"
+
+@pytest.mark.parametrize("method", adapters.METHODS)
+def test_apply_lora_patches_the_denoiser_and_the_text_encoder_by_every_method(
+    comfy: ComfyServer, demo: Parts, method: str
+):
+    made, name = demo.with_adapters(method), f"l\u00e4w {method}.safetensors"
+    export.write(comfy.base / "models" / "loras" / name, demo.lora(made), {})
+    plain = demo.plain(made)
+    for strength in (0.8, 1.0):
+        apply = apply_lora(strength, name=name)
+        apply["inputs"]["clip"] = CLIP
+        wires = {"model": ["apply", 0], "clip": ["apply", 1]}
+        seen = comfy.probe("weights", {**demo_loader(), "apply": apply}, wires, keys=[])
+        wanted = demo.wanted(made, strength)
+        assert seen.tensors.keys() == wanted.keys()
+        assert len(wanted) > 90
+        for key, weight in seen.tensors.items():
+            assert relative(weight, wanted[key]) < 1e-5, key
+        assert min(relative(plain[n], w) for n, w in wanted.items()) > 1e-4, "every weight should have been changed"
