@@ -71,7 +71,7 @@ async function take(node, { files, name }) {
   state.busy = true;
   state.status.className = "dim";
   try {
-    const { folder } = await ask("/dataset/new", { name });
+    const { folder } = await ask("/dataset/new", { name: state.name.value.trim() || name });
     const waiting = [...wanted], failed = [];
     let done = 0;
     const work = async () => {
@@ -89,6 +89,7 @@ async function take(node, { files, name }) {
     const more = all.length > SHOWN ? [`and ${all.length - SHOWN} more`] : [];
     const said = [`${wanted.length - failed.length} files are now in ${folder}`, ...all.slice(0, SHOWN), ...more];
     state.status.textContent = said.join("\n");
+    if (failed.length < wanted.length) state.name.value = "";
     state.status.className = failed.length ? "warn lines" : "dim lines";
     if (failed.length) toast("warn", "Load Dataset", said.join("\n"), 20_000);
     if (failed.length === wanted.length) {
@@ -184,7 +185,12 @@ function build(node) {
   const row = document.createElement("div");
   row.className = "row";
   const open = () => ask("/dataset/open", { folder: widget(node, "folder").value, path: widget(node, "path").value });
-  row.append(button("Choose files...", () => pick(node)), button("Open folder", open));
+  const name = document.createElement("input");
+  name.placeholder = "name (optional)";
+  name.title = "The name of the folder that the next files are put into";
+  name.style.width = "9em";
+  name.addEventListener("keydown", (event) => event.stopPropagation()); // Delete would delete the node
+  row.append(button("Choose files...", () => pick(node)), name, button("Open folder", open));
   const lines = line("", "lines"), sheet = document.createElement("img"), status = line("", "dim");
   sheet.hidden = true;
   sheet.alt = "contact sheet";
@@ -193,7 +199,7 @@ function build(node) {
   sheet.addEventListener("click", () => window.open(sheet.src, "_blank", "noopener"));
   inside.append(row, line("Or drop pictures, or a folder, on this node.", "dim"), status, lines, sheet);
   node.setSize?.([Math.max(node.size[0], 420), node.size[1]]); // wide enough for captions to be read
-  states.set(node, { lines, sheet, status, busy: false, asked: undefined, seen: undefined });
+  states.set(node, { lines, sheet, status, name, busy: false, asked: undefined, seen: undefined });
 }
 
 app.registerExtension({

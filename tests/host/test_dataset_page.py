@@ -113,11 +113,14 @@ def test_dropped_and_chosen_files_are_a_data_set(comfy: ComfyServer, page: Page,
     assert dropped.startswith("dataset-20")
     assert set(names(comfy.base / "input" / dropped)) == set(names(source)) - {"notes.pdf"}
 
+    page.get_by_placeholder("name (optional)").fill("Mein: Stil")
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Choose files...").click()
     chooser.value.set_files([file for file in source.iterdir() if file.suffix != ".pdf"])
     page.wait_for_function(f"dropped => ({CHOSEN})() !== dropped", arg=dropped)
     chosen = page.evaluate(CHOSEN)
+    assert chosen.startswith("Mein Stil")
+    assert page.get_by_placeholder("name (optional)").input_value() == ""
     assert names(comfy.base / "input" / chosen) == names(comfy.base / "input" / dropped)
     said(page, "3 images (")
     page.screenshot(path=str(tmp_path / "chosen.png"))
@@ -155,3 +158,31 @@ def test_a_typed_path_is_looked_at_before_run(comfy: ComfyServer, page: Page, tm
     page.get_by_text("it cannot be opened").first.wait_for()
     saved = page.evaluate("() => [app.graph.serialize(), 0]")[0]
     assert len(saved["nodes"][0]["widgets_values"]) == 5, "the panel is in no file"
+
+
+def test_wired_pictures_are_shown_after_run_and_after_a_reload(comfy: ComfyServer, page: Page):
+    page.evaluate(
+        """() => {
+          const data = app.graph.nodes[0], add = (type, x, y) => {
+            const node = LiteGraph.createNode(type);
+            node.pos = [x, y];
+            app.graph.add(node);
+            return node;
+          };
+          const made = add("EmptyImage", 560, 60), pictures = add("Darkroom_DatasetImages", 560, 300);
+          made.widgets.find((one) => one.name === "batch_size").value = 3;
+          const shown = add("PreviewImage", 900, 60);
+          made.connect(0, data, data.inputs.findIndex((one) => one.name === "images"));
+          data.connect(0, pictures, 0);
+          pictures.connect(0, shown, 0);
+        }"""
+    )
+    said(page, "What is wired is shown when the graph has run.")
+    page.get_by_role("button", name="Run", exact=True).first.click()
+    said(page, "3 images (3 at 512x512), 0 with captions")
+    shown(page)
+    page.wait_for_timeout(3000)
+    page.reload(wait_until="domcontentloaded")
+    wait_until_ready(page)
+    said(page, "3 images (3 at 512x512)")
+    shown(page)
