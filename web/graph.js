@@ -22,7 +22,7 @@ function linkOf(graph, id) {
 // {node, slot} that a link into `graph` comes from; null where that cannot be known.
 function origin(graph, link, depth) {
   if (!link || depth > 100) return null;
-  if (link.origin_id === SUBGRAPH_INPUT) {
+  if (Number(link.origin_id) === SUBGRAPH_INPUT) {
     const outer = holder(graph);
     return outer ? sourceOf(outer, link.origin_slot, depth + 1) : null;
   }

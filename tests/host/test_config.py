@@ -41,6 +41,20 @@ def resolved(comfy: ComfyServer, graph: Graph) -> tuple[configs.TrainConfig, lis
 # --- queued
 
 
+def test_six_inputs_are_in_sight_and_none_is_required(comfy: ComfyServer):
+    inputs = comfy.node_info("Darkroom_LoRATrainConfig")["input"]
+    assert not inputs.get("required")
+    about = {name: spec[1] for name, spec in inputs["optional"].items()}
+    in_sight = ["epochs", "lora_rank", "learning_rate", "batch_size", "resolution", "training_seed"]
+    assert [name for name, spec in about.items() if not spec.get("advanced")] == in_sight
+    # Bounds are the config's own: what is outside of them it refuses.
+    assert (about["lora_rank"]["min"], about["lora_rank"]["max"]) == (1, 1024)
+    assert (about["lora_dropout"]["min"], about["lora_dropout"]["max"]) == (0, 0.99)
+    assert (about["warmup_steps"]["min"], about["min_snr_gamma"]["min"], about["lora_alpha"]["min"]) == (-1, -1, 0)
+    assert (about["resolution"]["min"], about["resolution"]["step"]) == (64, 64)
+    assert about["learning_rate"]["min"] > 0
+
+
 def test_an_api_client_sends_only_what_it_sets(comfy: ComfyServer):
     found, said = resolved(comfy, config_alone(epochs=3))
     assert found == configs.parse({"epochs": 3})
@@ -250,3 +264,71 @@ def test_the_estimate_appears_and_follows_the_widgets(comfy: ComfyServer):
             "() => ![...document.querySelectorAll('.darkroom-panel')].some(p => p.textContent.includes('60 steps'))"
         )
         assert not complaints
+
+
+@pytest.mark.browser
+def test_the_many_settings_wait_for_a_button(comfy: ComfyServer):
+    hidden = "id => window.app.graph.getNodeById(id).widgets.filter(w => w.hidden).map(w => w.name)"
+    with open_page(comfy) as (page, complaints):
+        close_dialogs(page)
+        page.evaluate("() => window.app.graph.clear()")
+        (config,) = page.evaluate(ADD, ["Darkroom_LoRATrainConfig"])
+        inputs = comfy.node_info("Darkroom_LoRATrainConfig")["input"]["optional"]
+        assert set(page.evaluate(hidden, config)) == {name for name, spec in inputs.items() if spec[1].get("advanced")}
+        low = page.evaluate("id => window.app.graph.getNodeById(id).size[1]", config)
+        page.get_by_role("button", name="All settings").click()
+        assert page.evaluate(hidden, config) == []
+        assert page.evaluate("id => window.app.graph.getNodeById(id).size[1]", config) > 3 * low
+        page.evaluate("() => document.querySelector('.darkroom-panel button').click()")
+        assert page.evaluate("id => window.app.graph.getNodeById(id).size[1]", config) == pytest.approx(low, abs=30)
+        assert not complaints
+
+
+BETWEEN = """([train, data, config]) => {
+    const graph = window.app.graph;
+    const node = id => graph.getNodeById(id);
+    const put = (type, from, slot, to, input) => {
+        const one = window.LiteGraph.createNode(type);
+        graph.add(one);
+        from.connect(slot, one, Math.max(0, one.inputs.findIndex(i => i.name === input)));
+        const into = to.inputs.findIndex(i => i.name === input);
+        one.connect(0, to, into);
+        return one;
+    };
+    const base = graph.nodes.find(n => n.type === "Darkroom_LoadDemoBase");
+    const sampling = put("ModelSamplingDiscrete", base, 0, node(train), "model");
+    const bypassed = put("LoraLoaderModelOnly", sampling, 0, node(train), "model");
+    bypassed.mode = 4;
+    put("Darkroom_AutoCaption", node(data), 0, node(train), "dataset");
+    put("Reroute", node(config), 0, node(train), "config");
+    const number = window.LiteGraph.createNode("PrimitiveInt");
+    graph.add(number);
+    number.widgets[0].value = 30;
+    number.connect(0, node(config), node(config).inputs.findIndex(i => i.name === "epochs"));
+}"""
+INTO_A_SUBGRAPH = """ids => {
+    const graph = window.app.graph;
+    return graph.convertToSubgraph(new Set(ids.map(id => graph.getNodeById(id)))).node.id;
+}"""
+
+
+@pytest.mark.browser
+def test_the_estimate_sees_through_what_lies_between(comfy: ComfyServer):
+    with open_page(comfy) as (page, _):
+        close_dialogs(page)
+        data, config, train = page.evaluate(GRAPH)
+        page.evaluate(SET, [config, "resolution", 128])
+        estimate_of(page, "12 pictures, 30 steps")
+        page.evaluate(BETWEEN, [train, data, config])
+        estimate_of(page, "12 pictures, 90 steps")  # of the primitive that is wired into epochs
+        page.evaluate(INTO_A_SUBGRAPH, [data, config])
+        page.evaluate("() => { window.app.graph.nodes.find(n => n.type === 'PrimitiveInt').widgets[0].value = 20; }")
+        estimate_of(page, "12 pictures, 60 steps")
+        page.evaluate(INTO_A_SUBGRAPH, [train])
+        page.evaluate("() => { window.app.graph.nodes.find(n => n.type === 'PrimitiveInt').widgets[0].value = 10; }")
+        inside = """() => {
+            const [train] = window.app.graph.nodes.flatMap(n => n.subgraph?.nodes ?? [])
+                .filter(n => n.type === "Darkroom_TrainLoRA");
+            return train.widgets.find(w => w.name === "estimate").element.textContent.includes("30 steps");
+        }"""
+        page.wait_for_function(inside)
