@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..trainer.dataset import Dataset, fingerprint, scan
-from ..trainer.dataset.crops import contact_sheet
+from ..trainer.dataset.crops import gallery
 from ..trainer.dataset.lint import lint
 from ..trainer.files import write_bytes
 from .host import demo_pictures, places
@@ -41,7 +41,7 @@ def overview(ref: DatasetRef, on_progress: Callable[[int, int], None] | None = N
             on_progress=on_progress,
         )
         data = io.BytesIO()
-        contact_sheet(dataset, rows=5, captions=True).save(data, "JPEG", quality=88)
+        gallery(dataset).save(data, "JPEG", quality=88)
         write_bytes(file, data.getvalue())
         _told[key] = words(dataset)
     return {"text": [_told[key]], "sheet": [{"filename": file.name, "subfolder": "", "type": "temp"}]}

@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 
 from trainer.dataset import Dataset, scan
 from trainer.dataset import near as near_module
-from trainer.dataset.crops import contact_sheet, lost
+from trainer.dataset.crops import contact_sheet, gallery, lost
 from trainer.dataset.items import KINDS
 from trainer.dataset.lint import FINDINGS, Finding, Report, add_arguments, lint, run
 from trainer.dataset.near import near_duplicates
@@ -373,21 +373,18 @@ def test_a_data_set_that_shall_have_no_captions_is_not_told_that_it_has_none(nes
     assert not {"no-caption", "same-caption"} & {finding.kind for finding in report.findings}
 
 
-def test_a_contact_sheet_with_captions(nested: Path) -> None:
-    dataset = scan(nested, resolution=64)
-    plain, told = contact_sheet(dataset), contact_sheet(dataset, captions=True)
-    assert plain.size == told.size
-    assert plain.tobytes() != told.tobytes()
+def test_a_gallery_shows_captions(nested: Path) -> None:
+    told = gallery(scan(nested, resolution=64))
     (nested / "c.txt").unlink(missing_ok=True)
     (nested / "metadata.csv").unlink()
-    assert contact_sheet(scan(nested, resolution=64), captions=True).tobytes() != told.tobytes()
+    assert gallery(scan(nested, resolution=64)).tobytes() != told.tobytes()
 
 
-def test_a_contact_sheet_shows_more_of_a_bucket_where_there_is_room(folder: Path) -> None:
+def test_a_gallery_shows_more_of_a_bucket_where_there_is_room(folder: Path) -> None:
     for seed in range(20):
         scene(seed, 96, 96).save(folder / f"{seed}.png")
     dataset = scan(folder, resolution=64)
-    one, two = (contact_sheet(dataset, rows=rows, captions=True) for rows in (1, 2))
+    one, two = (gallery(dataset, rows=rows) for rows in (1, 2))
     assert one.width == two.width
     assert two.height - one.height > 150
-    assert contact_sheet(dataset, rows=50, captions=True).height == contact_sheet(dataset, rows=4, captions=True).height
+    assert gallery(dataset, rows=50).height == gallery(dataset, rows=5).height
