@@ -94,7 +94,8 @@ def estimate(job: Job, base: Peek, device: str, runs: Path) -> Estimate:
         seconds = rate * (steps * work + _beside(job, base, steps))
         how = _how(figure, job, base, kind)
     elif kind == "cuda":
-        seconds, how = (steps * work + _beside(job, base, steps)) / figures.CARD, figures.CARD_SOURCE
+        step = max(work / figures.CARD, figures.LAUNCHES * config.gradient_accumulation_steps)
+        seconds, how = steps * step + _beside(job, base, steps) / figures.CARD, figures.CARD_SOURCE
     return Estimate(
         images=sum(not item.regular for item in items),
         held_out=len(job.items) - len(items),

@@ -143,6 +143,9 @@ TABLE = (
 """docs/measurements.md: the demo, "A step, beside a bare PEFT loop", "A step of full-size SDXL"."""
 CARD = 2.1 * _CHECKPOINTING * forward("sdxl", BASES["sdxl"], 1024 * 1024) / 1.12
 """TFLOP a second: SDXL at 1024 pixels, batch 1, took 1.12 s a step on an RTX 3090 Ti (kohya sd-scripts, issue 827)."""
+LAUNCHES = 0.05
+"""Seconds that a micro-batch takes at least on a card, however small it is: its thousands of kernels are started one by
+one (SDXL: 50 to 70 ms)."""
 CARD_SOURCE = "reckoned from a published figure of an RTX 3090 Ti, not measured on a card"
 ENCODING = {"image": 1 / 0.6 / (256 * 256), "caption": 0.12}
 """Seconds on two CPU cores: the VAE of full size for a pixel, CLIP for a caption."""

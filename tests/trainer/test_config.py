@@ -471,7 +471,7 @@ def test_the_identity_is_what_shapes_the_trajectory() -> None:
     others = {
         # Their content is the job's.
         "base_model", "prediction_type", "zero_terminal_snr", "train_data_dir", "metadata_path", "reg_data_dir",
-        "init_lora", "output_dir", "cache_dir",
+        "init_lora", "output_dir", "cache_dir", "caption_source",
         # Of these, only the effective batch counts.
         "batch_size", "gradient_accumulation_steps", "gradient_checkpointing",
         "epochs", "max_steps", "device", "log_interval", "save_steps", "validation_steps",

@@ -172,6 +172,12 @@ def test_what_no_card_was_measured_for_is_said_to_be_reckoned(usual: TrainConfig
     assert estimate.estimate(tall, SDXL, "cuda:0", Path("no runs")).seconds == pytest.approx(11.2)
 
 
+def test_a_small_model_is_not_without_time_on_a_card(usual: TrainConfig) -> None:
+    config = usual.but(validation_steps=0, sample_every=0, batch_size=2, gradient_accumulation_steps=2)
+    found = planned(config, peek(DEMO), "cuda:0")
+    assert found.seconds == pytest.approx(found.steps * 2 * 0.05)
+
+
 def test_a_device_that_nothing_is_known_of_has_no_time(usual: TrainConfig) -> None:
     found = planned(usual, SD15, "mps")
     assert found.seconds is None
