@@ -18,6 +18,7 @@ from . import draws
 from .cache import Cache, conditioning_key, latents_key
 from .config import SamplePrompt, TrainConfig
 from .dataset import Dataset, ImageItem, load_mask, load_pixels
+from .dataset.pixels import check_unchanged
 from .dataset.variants import shuffled, without
 from .errors import ConfigError, DatasetError
 from .events import Event, Phase
@@ -202,6 +203,7 @@ def _encoded(image: ImageItem, flip: bool, encoder: Encoder) -> dict[str, torch.
     """``latents`` [1, C, h, w], and where the image has a mask, ``mask`` [1, 1, h, w] in 0..1."""
     latents = encoder.encode_image(load_pixels(image, flip=flip)[None])
     mask = load_mask(image, flip=flip)
+    check_unchanged(image)  # afterwards: from the scan on it was this very picture
     if mask is None:
         return {"latents": latents}
     return {"latents": latents, "mask": interpolate(mask[None, None], size=latents.shape[-2:], mode="area")}

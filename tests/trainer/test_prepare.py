@@ -55,6 +55,7 @@ def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         prepare, "load_pixels", lambda item, flip: torch.full((3, item.bucket[1], item.bucket[0]), float(flip))
     )
+    monkeypatch.setattr(prepare, "check_unchanged", lambda item: None)
 
 
 @pytest.fixture
@@ -437,3 +438,18 @@ def test_something_must_be_left_to_train_on(encoder: CountingEncoder, count: int
 def test_prompts_are_taken_from_what_is_trained(encoder: CountingEncoder) -> None:
     job = planned([image(f"{n:032x}") for n in range(3)], encoder, validation_images=2)
     assert [p.text for p in job.prompts] == [job.train_items[0].captions[0]]
+
+
+def test_nothing_of_a_picture_that_was_changed_meanwhile_is_kept(
+    encoder: CountingEncoder, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(item: ImageItem) -> None:
+        if item.id == "b":
+            raise DatasetError("b.png: was changed")
+
+    job = planned(IMAGES, encoder)
+    monkeypatch.setattr(prepare, "check_unchanged", changed)
+    with pytest.raises(DatasetError, match=r"b\.png: was changed"):
+        filled(job, IMAGES, encoder, cache)
+    there = {item.id: cache.has("latents", item.latents) for item in job.items}
+    assert there["b"] is False

@@ -23,6 +23,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from ..errors import DatasetError
 from .buckets import STEP, cover
 from .items import ImageItem
+from .remembered import content_hash
 
 RGB = tuple[int, int, int]
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -33,6 +34,7 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 #: Above this many pixels a picture is not decoded: PIL's own limit, which a host may have switched off.
 MAX_PIXELS = 178_956_970
 
+_LEAVE = "Leave the images alone while a run prepares its data; start the run again."
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -162,6 +164,24 @@ def load_mask(item: ImageItem, flip: bool = False) -> torch.Tensor | None:
     return values
 
 
+def check_unchanged(item: ImageItem) -> None:
+    """Raise if picture or mask is not what was scanned: what is made of it would go by the former one's name.
+
+    Raises:
+        DatasetError: a file is gone, or holds something else.
+    """
+    files = [(item.path, item.content)]
+    if item.mask not in ("", "alpha"):
+        files.append((Path(item.mask), item.mask_id))
+    for path, content in files:
+        try:
+            same = content_hash(path) == content
+        except OSError as error:
+            raise DatasetError(f"{path}: is gone since the dataset was scanned: {error.strerror}", _LEAVE) from None
+        if not same:
+            raise DatasetError(f"{path}: was changed after the dataset was scanned", _LEAVE)
+
+
 def _mask_file(item: ImageItem) -> Image.Image:
     """The mask of an image, mode L, of the image's shape."""
     try:
@@ -194,18 +214,17 @@ def _covered(image: Image.Image, item: ImageItem, filter: Image.Resampling) -> I
 
 def _again(item: ImageItem, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """Decodes what was decoded when the dataset was scanned."""
-    cure = "Leave the images alone while a run prepares its data; start the run again."
     try:
         with _strict_decoding:
             image, size = _decode(item.path, convert)
     except Unusable as error:
         message = f"{item.path}: could be read when the dataset was scanned, now it {error.message}"
-        raise DatasetError(message, cure) from None
+        raise DatasetError(message, _LEAVE) from None
     if size != item.size:
         raise DatasetError(
             f"{item.path}: was {item.size[0]}x{item.size[1]} pixels when the dataset was scanned, "
             f"now it is {size[0]}x{size[1]}",
-            cure,
+            _LEAVE,
         )
     return image
 

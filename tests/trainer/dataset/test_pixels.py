@@ -5,6 +5,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from trainer.dataset import ImageItem, load_pixels, scan
+from trainer.dataset.pixels import check_unchanged
+from trainer.dataset.remembered import content_hash
 from trainer.errors import DatasetError
 
 
@@ -298,3 +301,26 @@ def test_no_file_is_opened_for_writing(draw: Callable[..., Path], folder: Path) 
     assert len(opened) >= 12
     assert all(str(event[2] or "r").strip("bt") == "r" for event in opened)
     assert not [event for event in seen if event[0] in _CHANGES]
+
+
+def test_a_picture_that_was_changed_in_its_size_or_is_gone_is_named(draw: Callable[..., Path], folder: Path) -> None:
+    draw("\u00fc.png")
+    item = only_item(folder)
+    check_unchanged(item)
+    Image.new("RGB", item.size, "red").save(item.path)
+    with pytest.raises(DatasetError, match=r"\u00fc\.png: was changed after the dataset was scanned"):
+        check_unchanged(item)
+    item.path.unlink()
+    with pytest.raises(DatasetError, match=r"\u00fc\.png: is gone since the dataset was scanned"):
+        check_unchanged(item)
+
+
+def test_a_mask_that_was_changed_is_named(draw: Callable[..., Path], folder: Path, tmp_path: Path) -> None:
+    draw("a.png")
+    mask = tmp_path / "a mask.png"
+    Image.new("L", (8, 8), 255).save(mask)
+    item = replace(only_item(folder), mask=str(mask), mask_id=content_hash(mask))
+    check_unchanged(item)
+    Image.new("L", (8, 8), 128).save(mask)
+    with pytest.raises(DatasetError, match=r"a mask\.png: was changed"):
+        check_unchanged(item)
