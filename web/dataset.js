@@ -2,7 +2,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ask, button, panel, toast, widget } from "./common.js";
-import { wired } from "./graph.js";
+import { upstream } from "./graph.js";
 
 const TAKEN = /\.(png|jpe?g|webp|bmp|tiff?|gif|avif|txt|caption|csv|jsonl)$/i;
 const AT_ONCE = 3; // uploads
@@ -137,7 +137,7 @@ function pick(node) {
 
 // The values that the node's picture depends on; null where they are known only when the graph runs.
 function question(node) {
-  const links = wired(node);
+  const links = (node.inputs ?? []).filter((one) => one.link != null).map((one) => one.name);
   if (links.some((name) => ["images", "folder", "path", "trigger_word", "captions"].includes(name))) return null;
   const names = ["folder", "path", "trigger_word", "repeats", "captions"];
   return JSON.stringify(Object.fromEntries(names.map((name) => [name, widget(node, name)?.value])));
@@ -178,7 +178,11 @@ async function look(node, state) {
   }
 }
 
-const remembered = (node) => `darkroom dataset ${node.graph?.id ?? ""} ${node.id}`;
+// What wired pictures looked like is remembered for the tab: only the run knows it.
+function remembered(node) {
+  const from = upstream(node, { name: "images" });
+  return `darkroom dataset ${node.id} ${from?.id} ${from?.type}`;
+}
 
 function build(node) {
   const inside = panel(node, "darkroom_dataset");

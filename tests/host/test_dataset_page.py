@@ -160,7 +160,7 @@ def test_a_typed_path_is_looked_at_before_run(comfy: ComfyServer, page: Page, tm
     assert len(saved["nodes"][0]["widgets_values"]) == 5, "the panel is in no file"
 
 
-def test_wired_pictures_are_shown_after_run_and_after_a_reload(comfy: ComfyServer, page: Page):
+def test_wired_pictures_are_shown_after_run_and_after_a_reload(page: Page, tmp_path: Path):
     page.evaluate(
         """() => {
           const data = app.graph.nodes[0], add = (type, x, y) => {
@@ -181,8 +181,10 @@ def test_wired_pictures_are_shown_after_run_and_after_a_reload(comfy: ComfyServe
     page.get_by_role("button", name="Run", exact=True).first.click()
     said(page, "3 images (3 at 512x512), 0 with captions")
     shown(page)
+    page.mouse.click(1200, 900)  # the page keeps its graph after a click
     page.wait_for_timeout(3000)
     page.reload(wait_until="domcontentloaded")
     wait_until_ready(page)
+    page.screenshot(path=str(tmp_path / "wired.png"))
     said(page, "3 images (3 at 512x512)")
     shown(page)
