@@ -49,6 +49,7 @@ class StrengthSweep(io.ComfyNode):
                 io.String.Input(
                     "checkpoints",
                     default="",
+                    optional=True,
                     tooltip="Steps of the run to compare, such as: 100, 200, last. all: every one. Empty: the wired "
                     "LoRA alone, or the last one of the run.",
                 ),
@@ -78,7 +79,7 @@ class StrengthSweep(io.ComfyNode):
         cls,
         model: Any,
         strengths: str,
-        checkpoints: str,
+        checkpoints: str = "",
         run: str = LATEST,
         lora: Mapping[str, torch.Tensor] | None = None,
         clip: Any = None,

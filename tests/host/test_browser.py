@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,11 @@ import torch
 
 from tests.conftest import REPO
 from tests.host.browser import nodes_of, open_page, open_template, press_run, wait_until_ready
-from tests.host.checkpoints import add_random_sd15
+from tests.host.checkpoints import add_random_sd15, add_random_sdxl
 from tests.host.graphs import WIRED, Graph, node, picture
 from tests.host.measure import runs
-from tests.host.regenerate import CHECKPOINT, DEMO, PREVIEWS, SHOWN, for_demo
 from tests.host.server import ComfyServer
+from tests.host.templates import CHECKPOINTS, CONTINUE, DEMO, MADE, SD15, SDXL, SHOWN, SWEEP, TEMPLATES, demo_settings
 from trainer import events
 from trainer.demo import probe, world
 from trainer.events import RunStarted
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
-TEMPLATES = {name: json.loads((REPO / "workflows" / f"{name}.json").read_text("utf-8")) for name in (DEMO, CHECKPOINT)}
+FILES = {name: json.loads((REPO / "workflows" / f"{name}.json").read_text("utf-8")) for name in TEMPLATES}
 JUDGED = 16
+PREVIEWS = ("13", "23", "33")
 
 
 def finish(comfy: ComfyServer, known: set[str], limit: float = 900.0) -> dict[str, Any]:
@@ -48,11 +50,17 @@ def run_by_click(page: Page, comfy: ComfyServer) -> dict[str, Any]:
 
 
 def shown_pictures(page: Page) -> dict[str, int]:
-    """How many pictures each preview node of the page shows."""
-    counts = (
-        "() => window.app.graph.nodes.filter(n => n.type === 'PreviewImage').map(n => [n.title, n.imgs?.length ?? 0])"
-    )
+    """How many pictures each node of the page that is about pictures shows."""
+    counts = """() => window.app.graph.nodes
+        .filter(n => ["PreviewImage", "Darkroom_LabelledGrid"].includes(n.type))
+        .map(n => [n.title, n.imgs?.length ?? 0])"""
     return dict(page.evaluate(counts))
+
+
+def previews_of(name: str) -> dict[str, int]:
+    """What ``shown_pictures`` should be when a template has run."""
+    made = TEMPLATES[name]()
+    return {made.layout[node_id]["title"]: 1 for node_id in made.previews}
 
 
 def set_widgets(page: Page, **values: Any) -> None:
@@ -73,14 +81,34 @@ def test_the_templates_are_offered_with_their_pictures(comfy: ComfyServer):
 
 
 def test_the_demos_template_has_the_demos_settings():
-    (config,) = [n for n in TEMPLATES[DEMO]["nodes"] if n["type"] == "Darkroom_LoRATrainConfig"]
-    assert config["widgets_values"] == list(for_demo().values())
+    (config,) = [n for n in FILES[DEMO]["nodes"] if n["type"] == "Darkroom_LoRATrainConfig"]
+    widgets = [one["name"] for one in config["inputs"] if "widget" in one]
+    saved = dict(zip(widgets, config["widgets_values"], strict=True))
+    assert {name: saved[name] for name in demo_settings()} == demo_settings()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_file_is_what_its_source_says(name: str):
+    """Types, titles, links and note; the values of widgets are the page's."""
+    made, file = TEMPLATES[name](), FILES[name]
+    kinds = {str(n["id"]): n["type"] for n in file["nodes"] if n["type"] != "MarkdownNote"}
+    assert kinds == {node_id: one["class_type"] for node_id, one in made.graph.items()}
+    (note,) = [n["widgets_values"][0] for n in file["nodes"] if n["type"] == "MarkdownNote"]
+    assert note == made.note
+    wired = {(str(target), str(source), slot) for _, source, slot, target, *_ in file["links"]}
+    links = {
+        (node_id, *value)
+        for node_id, one in made.graph.items()
+        for value in one["inputs"].values()
+        if isinstance(value, list)
+    }
+    assert wired == links
 
 
 def test_the_demo_template_run_by_one_click_shows_the_style(comfy: ComfyServer):
     with open_page(comfy) as (page, complaints):
         open_template(page, DEMO)
-        assert len(nodes_of(page)) == len(TEMPLATES[DEMO]["nodes"])
+        assert len(nodes_of(page)) == len(FILES[DEMO]["nodes"])
         assert not complaints
         entry = run_by_click(page, comfy)
         assert shown_pictures(page) == {title: 1 for title, _ in SHOWN}
@@ -132,15 +160,27 @@ def judge_style(comfy: ComfyServer, trained: Graph) -> None:
         assert share(0.8, question) >= 0.8 * share(0.0, question)
 
 
-def test_the_checkpoint_template_runs_with_a_checkpoint_of_its_name(comfy: ComfyServer):
-    (loader,) = [n for n in TEMPLATES[CHECKPOINT]["nodes"] if n["type"] == "CheckpointLoaderSimple"]
-    file = add_random_sd15(comfy.base)
-    wanted = file.with_name(loader["widgets_values"][0])
+@pytest.mark.parametrize("name", [CONTINUE, SWEEP, MADE])
+def test_a_template_on_the_demo_base_runs_by_one_click(comfy: ComfyServer, name: str):
+    with open_page(comfy) as (page, complaints):
+        open_template(page, name)
+        assert len(nodes_of(page)) == len(FILES[name]["nodes"])
+        entry = run_by_click(page, comfy)
+        assert shown_pictures(page) == previews_of(name)
+        assert not complaints
+    drawn = [comfy.pixels(entry["outputs"][node_id]["images"][0]) for node_id in TEMPLATES[name]().previews]
+    assert all(not torch.equal(one, another) for one, another in itertools.pairwise(drawn))
+
+
+@pytest.mark.parametrize("name", [SD15, SDXL])
+def test_a_template_for_checkpoints_runs_with_one_of_its_name(comfy: ComfyServer, name: str):
+    file = (add_random_sd15 if name == SD15 else add_random_sdxl)(comfy.base)
+    wanted = file.with_name(CHECKPOINTS[name])
     if not wanted.exists():
         wanted.hardlink_to(file)
     with open_page(comfy) as (page, complaints):
-        open_template(page, CHECKPOINT)
-        assert len(nodes_of(page)) == len(TEMPLATES[CHECKPOINT]["nodes"])
+        open_template(page, name)
+        assert len(nodes_of(page)) == len(FILES[name]["nodes"])
         set_widgets(page, epochs=1, resolution=64, steps=2, width=64, height=64, sample_inference_steps=2)
         run_by_click(page, comfy)
         assert shown_pictures(page) == {title: 1 for title, _ in SHOWN}

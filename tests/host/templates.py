@@ -1,0 +1,258 @@
+"""The templates that the pack ships: their graphs in API form, where each node stands, and the note beside them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.conftest import REPO
+from tests.host.graphs import DEMO_DATA, WIRED, Graph, Link, node
+from trainer import config as configs
+
+DEMO = "Train, then preview (demo base)"
+SD15 = "Train, then preview (SD1.5)"
+SDXL = "Train, then preview (SDXL)"
+CONTINUE = "Continue a run (demo base)"
+SWEEP = "Checkpoints x strengths (demo base)"
+MADE = "Train on pictures made in the graph (demo base)"
+
+CHECKPOINTS = {SD15: "v1-5-pruned-emaonly-fp16.safetensors", SDXL: "sd_xl_base_1.0.safetensors"}
+SHOWN = (("Base model", None), ("With the LoRA at 0.7", 0.7), ("With the LoRA at 0.8", 0.8))
+PICTURES = 12
+MODEL, CLIP, VAE = (["1", slot] for slot in range(3))
+DEMO_PROMPT = "a big pink heart on a gray background"
+REAL_PROMPT = "a photo of a cat sitting on a wooden table"
+NOT_SHOWN = ("base_model", "train_data_dir", "output_dir", "cache_dir", "max_steps", "seed", "device")
+SDXL_SETTINGS = {"resolution": 1024, "learning_rate": 1e-4, "batch_size": 1, "gradient_accumulation_steps": 4}
+
+
+@dataclass
+class Template:
+    """A template.
+
+    Args:
+        graph: in API form; ids are numbers.
+        layout: id -> ``pos``, ``size``, and a ``title`` of its own.
+        note: Markdown, shown in the graph.
+        note_at: position and size of the note.
+        previews: ids of the nodes whose pictures the template is about.
+    """
+
+    graph: Graph
+    layout: dict[str, dict[str, Any]]
+    note: str
+    note_at: tuple[int, int, int, int]
+    previews: list[str] = field(default_factory=list)
+
+    def put(self, node_id: str, x: int, y: int, width: int, height: int, title: str = "", /, **of: Any) -> None:
+        """Add a node (``class_type`` and inputs) at a place."""
+        kind = of.pop("class_type")
+        self.graph[node_id] = node(kind, **of)
+        self.layout[node_id] = {"pos": [x, y], "size": [width, height], **({"title": title} if title else {})}
+
+
+def demo_settings(**changes: Any) -> dict[str, Any]:
+    """The demo's own settings where they differ from LoRA Train Config's; its length in epochs, which people raise."""
+    fields = configs.load(REPO / "trainer" / "demo" / "demo.yaml").to_plain()
+    usual = configs.parse({}).to_plain()
+    fields["epochs"] = math.ceil(fields["max_steps"] * fields["batch_size"] / PICTURES)
+    fields["save_steps"] = 80  # a fifth of it, which is the most: longer runs then have the same checkpoints
+    changed = {name: value for name, value in fields.items() if name not in NOT_SHOWN and value != usual[name]}
+    return {**changed, "training_seed": fields["seed"], **changes}
+
+
+def begin(note: str, *, checkpoint: str = "", settings: dict[str, Any]) -> Template:
+    """What every template begins with: a base model (1), a data set (2), settings (3) and the training (4)."""
+    made = Template({}, {}, note, (-380, 0, 340, 400))
+    if checkpoint:
+        made.put("1", 0, 0, 320, 100, class_type="CheckpointLoaderSimple", ckpt_name=checkpoint)
+    else:
+        made.put("1", 0, 0, 320, 100, class_type="Darkroom_LoadDemoBase")
+    made.put("2", 0, 170, 320, 480, class_type="Darkroom_LoadDataset", folder=DEMO_DATA)
+    made.put("3", 360, 0, 320, 330, class_type="Darkroom_LoRATrainConfig", **settings)
+    wired = {"dataset": ["2", 0], "config": ["3", 0], "model": MODEL, "clip": CLIP, "vae": VAE}
+    made.put("4", 720, 0, 320, 520, class_type="Darkroom_TrainLoRA", **wired)
+    return made
+
+
+def prompts(made: Template, x: int, prompt: str, negative: str, size: int, clip: Link = CLIP) -> None:
+    """The prompt (6), the negative one (7) and the size (8), in a column."""
+    made.put("6", x, 0, 320, 140, "Prompt", class_type="CLIPTextEncode", clip=clip, text=prompt)
+    made.put("7", x, 200, 320, 110, "Negative prompt", class_type="CLIPTextEncode", clip=clip, text=negative)
+    made.put("8", x, 370, 320, 110, class_type="EmptyLatentImage", width=size, height=size, batch_size=1)
+
+
+def draw(made: Template, first: int, x: int, y: int, model: Link, *, cfg: float) -> Link:
+    """KSampler and VAE Decode in a row, with ids from ``first`` on; the picture."""
+    sample, decode = str(first), str(first + 1)
+    made.put(
+        sample, x, y, 290, 270, class_type="KSampler", model=model, positive=["6", 0], negative=["7", 0],
+        latent_image=["8", 0], seed=7, steps=20, cfg=cfg, sampler_name="euler", scheduler="normal", denoise=1.0,
+    )  # fmt: skip
+    made.put(decode, x + 330, y, 180, 60, class_type="VAEDecode", samples=[sample, 0], vae=VAE)
+    return [decode, 0]
+
+
+def save(made: Template, filename: str) -> None:
+    """Save LoRA (5), below the training."""
+    wired = {"lora": ["4", 0], "samples": ["4", 2]}
+    made.put("5", 720, 590, 320, 160, class_type="Darkroom_SaveLoRA", filename=filename, **wired)
+
+
+def train_then_preview(name: str) -> Template:
+    """The base alone, and the LoRA at 0.7 and 0.8, as a column of pictures."""
+    demo = name == DEMO
+    settings = {SD15: {}, SDXL: SDXL_SETTINGS, DEMO: demo_settings()}[name]
+    made = begin(NOTES[name], checkpoint=CHECKPOINTS.get(name, ""), settings=settings)
+    save(made, "neon" if demo else "my_style_lora")
+    if demo:
+        prompts(made, 1080, DEMO_PROMPT, "", 128)
+    else:
+        prompts(made, 1080, REAL_PROMPT, "blurry, low quality", 1024 if name == SDXL else 512)
+    for row, (title, strength) in enumerate(SHOWN):
+        model = MODEL
+        if strength is not None:
+            apply = str(10 * (row + 1))
+            made.put(
+                apply, 1080, 340 + 200 * row, 320, 140, f"Apply LoRA at {strength}", class_type="Darkroom_ApplyLoRA",
+                model=MODEL, lora=["4", 0], lora_name=WIRED, strength_model=strength, strength_clip=strength,
+            )  # fmt: skip
+            model = [apply, 0]
+        picture = draw(made, 10 * (row + 1) + 1, 1440, 340 * row, model, cfg=4.0 if demo else 7.0)
+        show = str(10 * (row + 1) + 3)
+        made.put(show, 1990, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
+        made.previews.append(show)
+    return made
+
+
+def continue_a_run() -> Template:
+    """A run that goes on, and how far it was at an earlier step."""
+    made = begin(NOTES[CONTINUE], settings=demo_settings(epochs=170))
+    prompts(made, 1080, DEMO_PROMPT, "", 128)
+    made.put(
+        "9",
+        720,
+        590,
+        320,
+        190,
+        "After 80 steps",
+        class_type="Darkroom_LoadTrainedLoRA",
+        run=["4", 4],
+        checkpoint="80",
+    )  # fmt: skip
+    rows = (("Base model", None), ("After 80 steps", ["9", 0]), ("At the end", ["4", 0]))
+    for row, (title, lora) in enumerate(rows):
+        model = MODEL
+        if lora is not None:
+            apply = str(10 * (row + 1))
+            made.put(
+                apply, 1080, 340 + 200 * row, 320, 140, title, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=lora,
+                lora_name=WIRED, strength_model=0.8, strength_clip=0.8,
+            )  # fmt: skip
+            model = [apply, 0]
+        picture = draw(made, 10 * (row + 1) + 1, 1440, 340 * row, model, cfg=4.0)
+        show = str(10 * (row + 1) + 3)
+        made.put(show, 1990, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
+        made.previews.append(show)
+    return made
+
+
+def checkpoints_and_strengths() -> Template:
+    """Checkpoints x strengths in one picture."""
+    made = begin(NOTES[SWEEP], settings=demo_settings())
+    made.put(
+        "9", 1080, 540, 320, 240, class_type="Darkroom_StrengthSweep", model=MODEL, clip=CLIP, lora=["4", 0],
+        strengths="0, 0.4, 0.8, 1.0", checkpoints="80, 160, 320, last",
+    )  # fmt: skip
+    prompts(made, 1080, DEMO_PROMPT, "", 128)
+    picture = draw(made, 10, 1440, 0, ["9", 0], cfg=4.0)
+    made.put(
+        "12", 1440, 340, 640, 640, "Checkpoints x strengths", class_type="Darkroom_LabelledGrid", images=picture,
+        labels=["9", 2], columns=["9", 3], title="",
+    )  # fmt: skip
+    made.previews.append("12")
+    return made
+
+
+def made_in_the_graph() -> Template:
+    """The base model draws the pictures, the graph changes them, and a LoRA learns the change."""
+    made = begin(NOTES[MADE], settings=demo_settings())
+    made.note_at = (-1160, 0, 340, 400)
+    made.put("20", -760, 0, 320, 480, "Twelve captions", class_type="Darkroom_LoadDataset", folder=DEMO_DATA)
+    made.put("21", -760, 550, 320, 130, class_type="Darkroom_DatasetImages", dataset=["20", 0])
+    made.put(
+        "22", -400, 0, 320, 110, "Each caption is a prompt", class_type="CLIPTextEncode", clip=CLIP, text=["21", 1]
+    )
+    made.put("23", -400, 170, 320, 110, class_type="EmptyLatentImage", width=128, height=128, batch_size=1)
+    made.put(
+        "24", -400, 340, 290, 270, "The base model draws them", class_type="KSampler", model=MODEL, positive=["22", 0],
+        negative=["7", 0], latent_image=["23", 0], seed=100, steps=20, cfg=4.0, sampler_name="euler",
+        scheduler="normal", denoise=1.0,
+    )  # fmt: skip
+    made.put("25", -400, 670, 290, 60, class_type="VAEDecode", samples=["24", 0], vae=VAE)
+    made.put("26", -400, 790, 290, 60, "The style: inverted", class_type="ImageInvert", image=["25", 0])
+    made.graph["2"]["inputs"] |= {"images": ["26", 0], "texts": ["21", 1]}
+    prompts(made, 1080, DEMO_PROMPT, "", 128)
+    save(made, "inverted")
+    for row, (title, strength) in enumerate((("Base model", None), ("With the LoRA at 0.8", 0.8))):
+        model = MODEL
+        if strength is not None:
+            made.put(
+                "10", 1080, 540, 320, 140, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=["4", 0], lora_name=WIRED,
+                strength_model=strength, strength_clip=strength,
+            )  # fmt: skip
+            model = ["10", 0]
+        picture = draw(made, 11 + 20 * row, 1440, 340 * row, model, cfg=4.0)
+        show = str(13 + 20 * row)
+        made.put(show, 1990, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
+        made.previews.append(show)
+    return made
+
+
+NOTES = {
+    DEMO: "## Train a LoRA, and see it work, in one run\n\n"
+    "Press **Run** once. Twelve drawn pictures in a neon style teach the small demo model that style (about two "
+    "minutes on a laptop's processor); then the same prompt is drawn by the base model, and with the LoRA at 0.7 and "
+    "0.8.\n\nRun again: the finished LoRA comes back at once. Change a prompt or a strength: only the pictures are "
+    "drawn anew. Raise *epochs*: the training goes on. **Cancel** saves; the next run goes on from there.",
+    **dict.fromkeys(
+        CHECKPOINTS,
+        "## Train a LoRA on your own pictures\n\n"
+        "1. **Load Checkpoint**: your {model} model.\n"
+        "2. **Load Dataset**: drop 10 to 200 pictures of one theme on it, or choose their folder. Auto Caption writes "
+        "captions where there are none.\n"
+        "3. **Run**. When the training ends, the same prompt is drawn by the base model, and with the LoRA at 0.7 and "
+        "0.8; the file lies in the list of every LoRA loader.\n\n"
+        "Train LoRA says beforehand how long it will take. Too weak: more *epochs*, or *lora_rank* 16. Stiff or "
+        "distorted: fewer epochs, a lower *learning_rate*. Change one thing at a time.",
+    ),
+    CONTINUE: "## Go on with a run, or back to an earlier step\n\n"
+    "The settings are those of *Train, then preview (demo base)*, but *epochs* is higher: if you have run that one, "
+    "only the steps that are missing are trained. Raising *epochs* extends a run; nothing is trained twice.\n\n"
+    "**Load Trained LoRA** gives the same run at an earlier checkpoint. If the end is stiff or distorted, take the "
+    "earlier one: wire it into Save LoRA.\n\nFor a model of your own, put Load Checkpoint in place of Load Demo Base.",
+    SWEEP: "## Which checkpoint, at which strength?\n\n"
+    "**Run** trains, then draws one prompt with four checkpoints of the run (rows) at four strengths (columns), the "
+    "first column being the base model. Choose the earliest row that has the style, and the lowest strength that "
+    "shows it: that one stays the most general.\n\n"
+    "*checkpoints*: `all`, or steps such as `80, 160, last`. Empty: the wired LoRA alone.\n\nFor a model of your own, "
+    "put Load Checkpoint in place of Load Demo Base.",
+    MADE: "## Train on pictures that the graph makes\n\n"
+    "On the left the base model draws twelve captions, and **Invert Image Colors** turns each picture into its "
+    "negative. **Load Dataset** takes them from the wire, and the LoRA learns to draw negatives.\n\n"
+    "In place of that part put your own: pictures of a larger model, an image edit, frames of a video. The same "
+    "pictures are the same data set: nothing is trained twice.",
+}
+NOTES[SD15] = NOTES[SD15].format(model="Stable Diffusion 1.5")
+NOTES[SDXL] = NOTES[SDXL].format(model="SDXL, Illustrious, NoobAI or Pony")
+
+TEMPLATES = {
+    DEMO: lambda: train_then_preview(DEMO),
+    SD15: lambda: train_then_preview(SD15),
+    SDXL: lambda: train_then_preview(SDXL),
+    CONTINUE: continue_a_run,
+    SWEEP: checkpoints_and_strengths,
+    MADE: made_in_the_graph,
+}
+"""By name: what makes it."""
