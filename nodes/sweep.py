@@ -53,7 +53,9 @@ class StrengthSweep(io.ComfyNode):
                     tooltip="Steps of the run to compare, such as: 100, 200, last. all: every one. Empty: the wired "
                     "LoRA alone, or the last one of the run.",
                 ),
-                io.String.Input("run", default=LATEST, tooltip=f"{RUN_TOOLTIP} A wired LoRA wins."),
+                io.String.Input(
+                    "run", default=LATEST, optional=True, tooltip=f"{RUN_TOOLTIP} A wired LoRA wins."
+                ),
                 io.LoraModel.Input("lora", optional=True, tooltip="The LoRA, from Train LoRA or Load Trained LoRA."),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="The text encoder, for LoRAs that change it; else wire it past."
