@@ -192,7 +192,7 @@ function build(node) {
   const name = document.createElement("input");
   name.placeholder = "name (optional)";
   name.title = "The name of the folder that the next files are put into";
-  name.style.width = "9em";
+  name.style.width = "11em";
   name.addEventListener("keydown", (event) => event.stopPropagation()); // Delete would delete the node
   row.append(button("Choose files...", () => pick(node)), name, button("Open folder", open));
   const lines = line("", "lines"), sheet = document.createElement("img"), status = line("", "dim");
