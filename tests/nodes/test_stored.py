@@ -123,7 +123,8 @@ def test_what_was_used_longest_ago_goes_first(stored: Any, root: Path):
     folders = [stored.store(root, [picture(seed)], None) for seed in range(4)]
     size = sum(file.stat().st_size for file in folders[0].iterdir())
     for age, folder in zip((4, 9, 5, 0), folders, strict=True):
-        os.utime(folder, (time.time() - age * 86_400,) * 2)
+        then = time.time() - age * 86_400
+        os.utime(folder, (then, then))
     stored.use(folders[0])
     stored.forget(root, most=int(2.5 * size))
     assert [folder.is_dir() for folder in folders] == [True, False, False, True]
