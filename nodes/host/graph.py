@@ -43,8 +43,7 @@ class NodeProgress:
 
 
 def say(text: str) -> dict[str, Any]:
-    """Show a text on the node that is executing now; returns it as the node's ui, for whoever asks by HTTP."""
-    NodeProgress().say(text)
+    """A node's ui with a text, which the page shows on the node (``web/said.js``)."""
     return {"text": [text]}
 
 
