@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host.browser import close_dialogs, open_page
+from tests.host.browser import close_dialogs, open_page, press_run
 from tests.host.graphs import demo_loader, training
 from tests.host.measure import run_id
 from tests.host.server import ComfyServer
@@ -88,3 +88,16 @@ def test_a_sweep_takes_several_steps(page: Page, runs: list[str]):
     page.locator(".darkroom-panel button", has_text="Close").click()
     assert page.locator(".darkroom-runs").count() == 0
     assert page.evaluate(TEXTS)["run"] == f"darkroom_demo {runs[1]}"
+
+
+@pytest.mark.parametrize("page", [False], ids=["classic"], indirect=True)
+def test_what_a_node_said_is_on_it_and_stays(page: Page, comfy: ComfyServer, runs: list[str]):
+    show = {"class_type": "PreviewAny", "inputs": {"source": ["1", 2]}}
+    graph = {"1": {"class_type": "Darkroom_LoadTrainedLoRA", "inputs": {"run": runs[0], "checkpoint": "1"}}, "2": show}
+    page.evaluate("graph => app.loadApiJson(graph, 'said')", graph)
+    page.wait_for_timeout(1000)
+    for _ in range(2):  # the second time, everything is cached
+        press_run(page)
+        page.locator(".darkroom-said").wait_for()
+        page.wait_for_timeout(1000)
+        assert page.locator(".darkroom-said").inner_text() == f"darkroom_demo {runs[0]}, step 1"
