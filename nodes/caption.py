@@ -87,5 +87,5 @@ class AutoCaption(io.ComfyNode):
         scanned = scan(
             dataset.folder, trigger_word=dataset.trigger_word, repeats=dataset.repeats, captions=dataset.captions
         )
-        lines = [*reports, counted(scanned), scanned.root.as_posix(), *(f"- {one}" for one in scanned.problems[:12])]
+        lines = [*reports, counted(scanned), places.shown(scanned.root), *(f"- {one}" for one in scanned.problems[:12])]
         return io.NodeOutput(dataset, ui=say("\n".join(lines)))

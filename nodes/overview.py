@@ -53,7 +53,7 @@ def words(dataset: Dataset) -> str:
     findings = report.findings
     if dataset.root.name == demo_pictures.NAME:
         findings = tuple(finding for finding in findings if finding.kind not in _PASSING)
-    lines = [counted(dataset), dataset.root.as_posix()]
+    lines = [counted(dataset), places.shown(dataset.root)]
     lines += [str(finding) for finding in findings[:MOST_FINDINGS]]
     if len(findings) > MOST_FINDINGS:
         lines.append(f"- and {len(findings) - MOST_FINDINGS} kinds more")

@@ -38,11 +38,13 @@ class DatasetImages(io.ComfyNode):
                     "size",
                     options=list(SIZES),
                     default="original",
+                    optional=True,
                     tooltip="; ".join(f"{name}: {text}" for name, text in SIZES.items()) + ".",
                 ),
                 io.Int.Input(
                     "resolution",
                     default=512,
+                    optional=True,
                     min=64,
                     max=4096,
                     step=64,
@@ -51,6 +53,7 @@ class DatasetImages(io.ComfyNode):
                 io.Int.Input(
                     "limit",
                     default=100,
+                    optional=True,
                     min=0,
                     max=1_000_000,
                     tooltip="At most so many pictures, the first of the data set; 0 is all. They are kept in memory: "
@@ -68,7 +71,9 @@ class DatasetImages(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, dataset: DatasetRef, size: str, resolution: int, limit: int) -> io.NodeOutput:
+    def execute(
+        cls, dataset: DatasetRef, size: str = "original", resolution: int = 512, limit: int = 100
+    ) -> io.NodeOutput:
         """Decode them."""
         progress = NodeProgress()
         scanned = scan(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from ..trainer import dependencies, events, prepare, runfolder
+from ..trainer import dependencies, events, export, prepare, runfolder
 from ..trainer.cache import Cache
 from ..trainer.config import TrainConfig, parse
 from ..trainer.dataset import Dataset, scan
@@ -151,9 +151,7 @@ def _init(settings: TrainConfig) -> str:
     """The hash of ``init_lora``, once it is known that training can begin from it."""
     if settings.init_lora is None:
         return ""
-    from ..trainer.trained import beginning
-
-    beginning(settings.init_lora, text=False)
+    export.beginning(settings.init_lora, text=False)
     return ContentHashes(places.cache() / "hashes.json")(settings.init_lora)
 
 

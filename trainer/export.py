@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from . import lorafile
-from .errors import ExportError
+from .errors import ConfigError, ExportError
 from .files import write_tensors
 
 
@@ -103,3 +103,27 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             return found, file.metadata() or {}
     except Exception as error:
         raise ExportError(f"{path} cannot be read as a LoRA: {error}", "choose another file") from None
+
+
+def beginning(path: Path, *, text: bool) -> dict[str, torch.Tensor]:
+    """The tensors of the LoRA file that a run starts from.
+
+    Args:
+        path: the file.
+        text: whether the run trains text encoders.
+
+    Raises:
+        ConfigError: there is no such file, or one of the two has text encoders and the other has not.
+        ExportError: it cannot be read.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError([f"init_lora: {path} {what}; expected a LoRA file"])
+    tensors, _ = read(path)
+    theirs = any(name.startswith(("lora_te", "text_encoder")) for name in tensors)
+    if theirs != text:
+        holds = "holds text encoders' layers too" if theirs else "holds nothing of the text encoders"
+        raise ConfigError(
+            [f"init_lora: {path} {holds}; set train_text_encoder: {str(theirs).lower()}, or choose another file"]
+        )
+    return tensors

@@ -47,7 +47,7 @@ from .runfolder import check_changes, check_folder, finished, read_result, total
 from .sinks import Log, TensorBoard
 from .studio import Studio
 from .tasks.diffusion import Diffusion
-from .trained import Trained, beginning, build
+from .trained import Trained, build
 
 BYTES_EACH = 4  # a LoRA file's numbers are fp32
 MEMORY_CURE = (
@@ -156,7 +156,7 @@ def _init(config: TrainConfig, folder: Path, hashes: ContentHashes) -> str:
         return ""
     if not config.init_lora.is_file() and checkpoint.latest(folder) and jobs.exists(folder):
         return jobs.load(folder).init
-    beginning(config.init_lora, text=config.train_text_encoder)
+    export.beginning(config.init_lora, text=config.train_text_encoder)
     return hashes(config.init_lora)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -151,33 +150,9 @@ def build(family: Family, base: Base, config: TrainConfig, dtype: torch.dtype, *
         )
     trained = Trained(family, parts, encoders)
     if config.init_lora is not None and not begun:
-        tensors = beginning(config.init_lora, text=config.train_text_encoder)
+        tensors = export.beginning(config.init_lora, text=config.train_text_encoder)
         adapters.start_from(parts, tensors, family.export_key, str(config.init_lora))
     return trained
-
-
-def beginning(path: Path, *, text: bool) -> dict[str, torch.Tensor]:
-    """The tensors of the LoRA file that a run starts from.
-
-    Args:
-        path: the file.
-        text: whether the run trains text encoders.
-
-    Raises:
-        ConfigError: there is no such file, or one of the two has text encoders and the other has not.
-        ExportError: it cannot be read.
-    """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ConfigError([f"init_lora: {path} {what}; expected a LoRA file"])
-    tensors, _ = export.read(path)
-    theirs = any(name.startswith(("lora_te", "text_encoder")) for name in tensors)
-    if theirs != text:
-        holds = "holds text encoders' layers too" if theirs else "holds nothing of the text encoders"
-        raise ConfigError(
-            [f"init_lora: {path} {holds}; set train_text_encoder: {str(theirs).lower()}, or choose another file"]
-        )
-    return tensors
 
 
 def _targets(family: Family, config: TrainConfig, part: str, model: nn.Module) -> list[str]:

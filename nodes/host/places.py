@@ -146,6 +146,13 @@ def dataset_folder(text: str, what: str = "folder") -> Path:
     return path
 
 
+def shown(folder: Path) -> str:
+    """A folder's path for people: from ComfyUI's input on, where it lies below that."""
+    root = Path(folder_paths.get_input_directory())
+    inside = folder.is_relative_to(root)
+    return f"input/{folder.relative_to(root).as_posix()}" if inside else folder.as_posix()
+
+
 def lies_below(root: str, path: str) -> bool:
     """Whether a path lies in a folder, or is it, wherever links lead.
 

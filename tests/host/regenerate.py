@@ -173,7 +173,7 @@ def graph_of(comfy: ComfyServer, name: str, width: int = 900, run: bool = False)
                 page.wait_for_timeout(500)
             comfy.wait(new.pop(), limit=1800)
         page.evaluate(FIT)
-        page.mouse.move(5, 5)
+        page.mouse.move(1200, 1290)  # where nothing shows a hint
         page.wait_for_timeout(3000)
         left, top, right, bottom = page.evaluate(FRAME)
         clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}

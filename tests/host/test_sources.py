@@ -16,7 +16,7 @@ from tests.host.server import ComfyServer
 from trainer import job as jobs
 
 pytestmark = pytest.mark.host
-SHORT = {"epochs": 1, "training_seed": 21}
+SHORT: dict[str, Any] = {"epochs": 1, "training_seed": 21}
 LONG = "a name of two hundred characters "
 HARD = ("p\u00fcnkt \u6f2b\u753b \U0001f3a8", (LONG * 8)[:199] + "!")
 

@@ -29,7 +29,9 @@ def test_plain_texts_are_in_pillows_own_font() -> None:
     font, shown = fonts.fitting("step 100, 0.8\n(base)", 20)
     assert shown == "step 100, 0.8\n(base)"
     assert isinstance(font, ImageFont.FreeTypeFont)
-    assert font.getname() == ImageFont.load_default(20).getname()
+    own = ImageFont.load_default(20)
+    assert isinstance(own, ImageFont.FreeTypeFont)
+    assert font.getname() == own.getname()
 
 
 def test_chinese_is_drawn_and_differs_from_other_chinese() -> None:
