@@ -1,10 +1,19 @@
-// Tells at the end of a training, wherever in the graph one looks, that it has ended.
+// Tells at the end of a training, wherever in the graph one looks, that it has ended; and shows its samples on the node.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { toast } from "./common.js";
 
 app.registerExtension({
   name: "LoRADarkroom.Train",
+  nodeCreated(node) {
+    if (node.comfyClass !== "Darkroom_TrainLoRA") return;
+    const before = node.onExecuted;
+    node.onExecuted = function () {
+      // The page prefers the last preview that came while the node ran, also when the node has pictures of its own.
+      delete app.nodePreviewImages?.[String(node.id)];
+      before?.apply(this, arguments);
+    };
+  },
   setup() {
     api.addEventListener("darkroom.toast", ({ detail }) => {
       // Node ids are execution ids: "7:3" is node 3 in subgraph 7. Titles of what is inside are not looked for.

@@ -112,6 +112,8 @@ def test_the_demo_template_run_by_one_click_shows_the_style(comfy: ComfyServer):
         assert not complaints
         entry = run_by_click(page, comfy)
         assert shown_pictures(page) == {title: 1 for title, _ in SHOWN}
+        samples = "() => window.app.graph.getNodeById(4).imgs.length"
+        assert page.evaluate(samples) == len(entry["outputs"]["4"]["images"]) == 3
         fresh = "() => window.app.graph.getNodeById(20).widgets.find(w => w.name === 'lora_name').options.values"
         assert "neon.safetensors" in page.evaluate(fresh), "the page should know the new file without a reload"
         assert not complaints

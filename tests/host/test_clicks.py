@@ -11,7 +11,7 @@ from tests.host.browser import close_dialogs, nodes_of, open_page, open_template
 from tests.host.checkpoints import SD15 as CHECKPOINT
 from tests.host.checkpoints import add_random_sd15
 from tests.host.measure import runs
-from tests.host.regenerate import QUICK
+from tests.host.regenerate import FIT, QUICK
 from tests.host.server import ComfyServer
 from tests.host.templates import SD15
 from tests.host.test_browser import run_by_click, set_widgets, shown_pictures
@@ -68,6 +68,8 @@ def test_from_a_template_to_a_picture_at_08_in_five_clicks(comfy: ComfyServer, t
         chosen = page.evaluate(CHOSEN)
         run_by_click(page, comfy)
         assert 0 < page.evaluate("() => window.clicksMade") <= MOST_CLICKS
+        page.evaluate(FIT)  # what is out of sight has no pictures yet
+        page.wait_for_timeout(1500)
         assert shown_pictures(page)["With the LoRA at 0.8"] == 1
         assert not complaints
     (run,) = set(runs(comfy).glob("*")) - before
@@ -80,8 +82,9 @@ def test_the_blueprint_trains_as_one_node(comfy: ComfyServer):
         close_dialogs(page)
         page.evaluate("() => app.graph.clear()")
         page.mouse.dblclick(1200, 800)
+        page.wait_for_timeout(1500)  # until the search is there
         page.keyboard.type(QUICK)
-        page.wait_for_timeout(1000)
+        page.wait_for_timeout(1500)
         page.keyboard.press("Enter")
         page.wait_for_function("title => app.graph.nodes.some((one) => one.title === title)", arg=QUICK)
         (node,) = nodes_of(page)

@@ -90,7 +90,6 @@ def test_a_sweep_takes_several_steps(page: Page, runs: list[str]):
     assert page.evaluate(TEXTS)["run"] == f"darkroom_demo {runs[1]}"
 
 
-@pytest.mark.parametrize("page", [False], ids=["classic"], indirect=True)
 def test_what_a_node_said_is_on_it_and_stays(page: Page, comfy: ComfyServer, runs: list[str]):
     show = {"class_type": "PreviewAny", "inputs": {"source": ["1", 2]}}
     graph = {"1": {"class_type": "Darkroom_LoadTrainedLoRA", "inputs": {"run": runs[0], "checkpoint": "1"}}, "2": show}

@@ -227,6 +227,7 @@ OTHER: dict[str, Any] = {
     "output_dir": "/x",
     "cache_dir": "/x",
     "trigger_word": "zwx",
+    "caption_source": "files",
     "repeats": 2,
     "caption_dropout": 0.5,
     "resolution": 256,
