@@ -84,7 +84,8 @@ def test_the_blueprint_trains_as_one_node(comfy: ComfyServer):
         page.mouse.dblclick(1200, 800)
         page.wait_for_timeout(1500)  # until the search is there
         page.keyboard.type(QUICK)
-        page.wait_for_timeout(1500)
+        page.get_by_text(QUICK).first.wait_for()
+        page.wait_for_timeout(1000)
         page.keyboard.press("Enter")
         page.wait_for_function("title => app.graph.nodes.some((one) => one.title === title)", arg=QUICK)
         (node,) = nodes_of(page)
