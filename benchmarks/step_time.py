@@ -42,9 +42,13 @@ def main() -> int:
     args.work.mkdir(parents=True, exist_ok=True)
     args.base = args.base or args.work / "sd15-random.safetensors"
     if args.way:
+        import torch
+
+        from trainer.device import peak_memory
+
         config = settings(args)
         seconds, saving = (bare_peft(config, args.steps), []) if args.way == "peft" else ours(config)
-        print(json.dumps({"seconds": seconds[1:], "saving": saving, "peak": peak()}))
+        print(json.dumps({"seconds": seconds[1:], "saving": saving, "peak": peak_memory(torch.device("cpu"))}))
         return 0
 
     photographs(args.work / "photographs")
@@ -206,13 +210,6 @@ def photographs(folder: Path) -> None:
     for caption, pixels in pictures.items():
         Image.fromarray(pixels).save(folder / f"{caption}.png")
         (folder / f"{caption}.txt").write_text(f"a photograph of {caption}", encoding="utf-8")
-
-
-def peak() -> int:
-    """Peak bytes of this process."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from .checkpoint import Position
 from .config import TrainConfig
 from .control import Requests
 from .dataset.sampler import Presentation, Window, micro_batches, windows
+from .device import peak_memory
 from .errors import RunError
 from .events import Event, Step, Warned
 from .job import Item
@@ -123,7 +124,7 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
             losses.append(loss)
             if position.step == 1 or _due(position.step, config.log_interval) or ended:
                 mean, losses = float(torch.stack(losses).mean()), []
-                memory = _memory(run.accelerator.device)
+                memory = peak_memory(run.accelerator.device)
                 seconds = clock.per_step(position.step)
                 left = seconds * (position.total - position.cursor)
                 emit(Step(position.step, position.total, epoch, mean, rate, float(norm), seconds, memory, left))
@@ -218,16 +219,3 @@ class _Clock:
 
 def _due(step: int, every: int) -> bool:
     return step % every == 0
-
-
-def _memory(device: torch.device) -> int:
-    """Peak bytes: of the device where it is one of its own, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-        import sys
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
