@@ -84,6 +84,7 @@ class ResizeLoRA(io.ComfyNode):
                 "resize lora", "rank", "svd", "shrink", "compress",
                 "\u7f29\u5c0f", "\u964d\u79e9", "\u538b\u7f29LoRA",
             ],
+            has_intermediate_output=True,  # what it says is told again when it comes out of the cache
             inputs=[
                 io.LoraModel.Input("lora", tooltip="The LoRA. LoHa, LoKr and DoRA cannot be resized."),
                 io.Int.Input("rank", default=8, min=1, max=1024, tooltip="The highest rank that a layer may have."),
@@ -144,6 +145,7 @@ class MergeLoRAs(io.ComfyNode):
             description="Two to four LoRAs for the same base model as one file: exactly what they do together, each at "
             "its strength. At strength 1 it is the sum.",
             search_aliases=["merge lora", "combine", "sum", "\u5408\u5e76LoRA", "\u878d\u5408"],
+            has_intermediate_output=True,  # what it says is told again when it comes out of the cache
             inputs=[
                 *pair(1),
                 *pair(2),

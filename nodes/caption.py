@@ -39,6 +39,7 @@ class AutoCaption(io.ComfyNode):
                 "caption", "tag", "label", "auto label", "tagger",
                 "\u6253\u6807", "\u6807\u6ce8", "\u81ea\u52a8\u6807\u6ce8",
             ],
+            has_intermediate_output=True,  # what it says is told again when it comes out of the cache
             inputs=[
                 DatasetType.Input("dataset", tooltip="From Load Dataset."),
                 io.Combo.Input("method", options=list(known), default="filename", tooltip=methods),

@@ -57,6 +57,7 @@ class LoRATrainConfig(io.ComfyNode):
                 "training settings", "learning rate", "rank", "epochs", "train", "finetune", "hyperparameters", "yaml",
                 "preset", "\u8bad\u7ec3\u914d\u7f6e", "\u8bad\u7ec3\u53c2\u6570", "\u5b66\u4e60\u7387", "\u9884\u8bbe",
             ],
+            has_intermediate_output=True,  # what it says is told again when it comes out of the cache
             inputs=[
                 *(_input(field, name) for field, name in NAMES.items()),
                 io.String.Input(

@@ -75,6 +75,7 @@ class ApplyLoRA(io.ComfyNode):
             description="Patches a LoRA onto MODEL and CLIP: the one that was just trained, or a file. Where ComfyUI's "
             "own loader leaves out what does not fit, this node stops and says what.",
             search_aliases=["load lora", "use lora", "lora loader", "\u5e94\u7528LoRA", "\u52a0\u8f7dLoRA"],
+            has_intermediate_output=True,  # what it says is told again when it comes out of the cache
             inputs=[
                 io.Model.Input("model", tooltip="The model to change."),
                 io.Combo.Input(
@@ -157,6 +158,7 @@ class LoadTrainedLoRA(io.ComfyNode):
                 "load lora", "checkpoint", "rollback", "history", "runs", "resume",
                 "\u52a0\u8f7dLoRA", "\u8bad\u7ec3\u8bb0\u5f55", "\u56de\u6eda",
             ],
+            has_intermediate_output=True,  # what it says is told again when it comes out of the cache
             inputs=[
                 io.String.Input("run", default=LATEST, tooltip=RUN_TOOLTIP),
                 io.String.Input(

@@ -39,6 +39,7 @@ class StrengthSweep(io.ComfyNode):
                 "xy plot", "compare", "strength", "checkpoints", "grid",
                 "\u5f3a\u5ea6\u5bf9\u6bd4", "\u5bf9\u6bd4", "XY\u56fe\u8868",
             ],
+            has_intermediate_output=True,  # what it says is told again when it comes out of the cache
             inputs=[
                 io.Model.Input("model", tooltip="The base model."),
                 io.String.Input(

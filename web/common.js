@@ -24,9 +24,41 @@ export function widget(node, name) {
   return node.widgets?.find((one) => one.name === name);
 }
 
+// Sets a widget as a user does: whoever listens is told.
+export function set(node, name, value) {
+  const one = widget(node, name);
+  one.value = value;
+  one.callback?.(value, app.canvas, node);
+  node.setDirtyCanvas?.(true, true);
+}
+
+// The page notices what changes by a click; after what came later a reload would forget it.
+export function keep() {
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+}
+
+export function element(tag, className, text = "") {
+  const one = document.createElement(tag);
+  one.className = className;
+  one.textContent = text;
+  return one;
+}
+
+// Runs with a node's output whenever the node has run.
+export function onExecuted(node, action) {
+  const before = node.onExecuted;
+  node.onExecuted = function (output) {
+    before?.apply(this, arguments);
+    action(output);
+  };
+}
+
 const STYLE = `
 .darkroom-panel { display: flex; flex-direction: column; gap: 6px; font: 12px/1.4 system-ui, sans-serif;
   color: var(--input-text, #ddd); overflow-wrap: anywhere; user-select: text; }
+.darkroom-panel .section { display: flex; flex-direction: column; gap: 6px; }
+.darkroom-panel .section:empty { display: none; }
 .darkroom-panel .row { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; }
 .darkroom-panel .dim { color: var(--descrip-text, #999); }
 .darkroom-panel .warn { color: #e0a030; }
@@ -41,35 +73,41 @@ const STYLE = `
 .darkroom-panel img { max-width: 100%; border-radius: 4px; }
 `;
 
+const holders = new WeakMap(); // node -> the one <div> that its panels lie in
+
 // A <div> at the end of a node, for lines, buttons and pictures; the node grows with what is put into it. It is in no
-// file and no prompt. Classes for what is in it: row, dim, warn, error, lines.
-export function panel(node, name) {
+// file and no prompt. Classes for what is in it: row, dim, warn, error, lines. Several of a node share one widget: Nodes
+// 2.0 shows no second one of a kind.
+export function panel(node) {
+  if (!holders.has(node)) holders.set(node, holder(node));
+  return holders.get(node).appendChild(element("div", "section"));
+}
+
+function holder(node) {
   if (!document.getElementById("darkroom-style")) {
     const style = document.createElement("style");
     style.id = "darkroom-style";
     style.textContent = STYLE;
     document.head.append(style);
   }
-  const inner = document.createElement("div");
-  inner.className = "darkroom-panel";
+  const inner = element("div", "darkroom-panel");
   const outer = document.createElement("div");
   outer.append(inner);
   const margin = 8;
-  const height = () => (inner.childNodes.length ? inner.offsetHeight + 2 * margin : 0);
-  const holder = node.addDOMWidget(name, "darkroom_panel", outer, {
+  const height = () => (inner.offsetHeight ? inner.offsetHeight + 2 * margin : 0);
+  const one = node.addDOMWidget("darkroom", "darkroom_panel", outer, {
     serialize: false, hideOnZoom: false, margin, getMinHeight: height, getMaxHeight: height,
   });
-  holder.serialize = false;
+  one.serialize = false;
   let last = 0;
-  let own = null; // the node's height as set here; null while it is higher, as saved in a file or made by the user
   new ResizeObserver(() => {
     const now = height();
     if (now === last || !inner.offsetWidth) return;
+    // What the user made larger stays larger; what only held the former content shrinks with it.
+    const [width, tall] = node.size;
+    const spare = Math.max(0, tall - node.computeSize()[1] - (last - now));
     last = now;
-    const [width, tall] = node.size, least = node.computeSize()[1];
-    const byOthers = own === null || Math.abs(tall - own) > 24;
-    own = byOthers && tall > least ? null : least;
-    node.setSize([width, own ?? tall]);
+    node.setSize([width, node.computeSize()[1] + (spare < 24 ? 0 : spare)]);
     node.setDirtyCanvas?.(true, true);
   }).observe(inner);
   return inner;
@@ -77,9 +115,8 @@ export function panel(node, name) {
 
 // A button that cannot be pressed again while what it started goes on; what that throws is shown.
 export function button(text, action) {
-  const one = document.createElement("button");
+  const one = element("button", "", text);
   one.type = "button";
-  one.textContent = text;
   one.addEventListener("click", async () => {
     one.disabled = true;
     try {

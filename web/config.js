@@ -1,6 +1,6 @@
 // LoRA Train Config: a preset fills the widgets; the many are out of sight; what became of the YAML is told after a run.
 import { app } from "../../scripts/app.js";
-import { ask, panel, toast, widget } from "./common.js";
+import { ask, element, keep, onExecuted, panel, set, toast, widget } from "./common.js";
 import { wired } from "./graph.js";
 
 let presets = null;
@@ -8,18 +8,14 @@ let presets = null;
 function fill(node, name) {
   const links = new Set(wired(node));
   for (const [input, value] of Object.entries(presets[name])) {
-    const one = widget(node, input);
-    if (!one || links.has(input)) continue;
-    one.value = value;
-    one.callback?.(value, app.canvas, node);
+    if (widget(node, input) && !links.has(input)) set(node, input, value);
   }
   const file = widget(node, "yaml_file");
   if (file?.value && !links.has("yaml_file")) file.value = "";
   if (String(widget(node, "yaml")?.value ?? "").trim()) {
     toast("warn", node.title, "The pasted YAML of this node still wins over the preset's values.");
   }
-  node.setDirtyCanvas?.(true, true);
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+  keep();
 }
 
 // The classic renderer shows advanced widgets always; Nodes 2.0 has a button of its own for them.
@@ -72,19 +68,14 @@ app.registerExtension({
   name: "LoRADarkroom.Config",
   nodeCreated(node) {
     if (node.comfyClass !== "Darkroom_LoRATrainConfig") return;
-    const inside = panel(node, "presets");
-    const row = document.createElement("div");
-    row.className = "row";
+    const row = element("div", "row");
     row.append(chooser(node), more(node));
-    const notes = document.createElement("div");
-    notes.className = "dim lines";
+    const notes = element("div", "dim lines");
     notes.hidden = true;
-    inside.append(row, notes);
-    const before = node.onExecuted;
-    node.onExecuted = function (output) {
-      before?.apply(this, arguments);
+    panel(node).append(row, notes);
+    onExecuted(node, (output) => {
       notes.textContent = (output?.text ?? []).join("\n");
       notes.hidden = !notes.textContent;
-    };
+    });
   },
 });

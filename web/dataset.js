@@ -1,7 +1,7 @@
 // Load Dataset: files dropped or chosen become a folder, and what is in it is shown before Run.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { ask, button, panel, toast, widget } from "./common.js";
+import { ask, button, element, keep, panel, set, toast, widget } from "./common.js";
 import { upstream } from "./graph.js";
 
 const TAKEN = /\.(png|jpe?g|webp|bmp|tiff?|gif|avif|txt|caption|csv|jsonl)$/i;
@@ -9,13 +9,6 @@ const AT_ONCE = 3; // uploads
 const LOOK_EVERY = 700; // ms; what was the same for two looks is asked for
 const SHOWN = 5; // failures by name
 const states = new Map(); // node -> {lines, sheet, busy, asked, seen}
-
-function line(text, kind = "") {
-  const one = document.createElement("div");
-  one.className = kind;
-  one.textContent = text;
-  return one;
-}
 
 // What a folder, or a handful of files, holds: [{file, below}], "below" being the folders above the file, with "/".
 async function dropped(items) {
@@ -110,13 +103,9 @@ function choose(node, folder) {
   const combo = widget(node, "folder"), path = widget(node, "path");
   const options = combo.options?.values;
   if (Array.isArray(options) && !options.includes(folder)) options.push(folder);
-  combo.value = folder;
-  combo.callback?.(folder);
+  set(node, "folder", folder);
   if (path) path.value = ""; // it would win over the folder
-  node.setDirtyCanvas?.(true, true);
-  // The page notices what changes by a click; this came later. Without it a reload would forget the new folder.
-  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
-  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+  keep();
 }
 
 function pick(node) {
@@ -144,7 +133,7 @@ function question(node) {
 }
 
 function show(state, { text, sheet }) {
-  state.lines.replaceChildren(line(text[0]));
+  state.lines.replaceChildren(element("div", "", text[0]));
   const [{ filename, subfolder, type }] = sheet;
   const query = new URLSearchParams({ filename, subfolder, type });
   state.sheet.hidden = false;
@@ -163,7 +152,7 @@ async function look(node, state) {
     const kept = sessionStorage.getItem(remembered(node));
     if (kept) show(state, JSON.parse(kept));
     else {
-      state.lines.replaceChildren(line("What is wired is shown when the graph has run.", "dim"));
+      state.lines.replaceChildren(element("div", "dim", "What is wired is shown when the graph has run."));
       state.sheet.hidden = true;
     }
     return;
@@ -173,7 +162,7 @@ async function look(node, state) {
     if (state.asked === asked) show(state, found);
   } catch (error) {
     if (state.asked !== asked) return;
-    state.lines.replaceChildren(line(error.message, "error"));
+    state.lines.replaceChildren(element("div", "error", error.message));
     state.sheet.hidden = true;
   }
 }
@@ -185,9 +174,8 @@ function remembered(node) {
 }
 
 function build(node) {
-  const inside = panel(node, "darkroom_dataset");
-  const row = document.createElement("div");
-  row.className = "row";
+  const inside = panel(node);
+  const row = element("div", "row");
   const open = () => ask("/dataset/open", { folder: widget(node, "folder").value, path: widget(node, "path").value });
   const name = document.createElement("input");
   name.placeholder = "name (optional)";
@@ -195,13 +183,13 @@ function build(node) {
   name.style.width = "11em";
   name.addEventListener("keydown", (event) => event.stopPropagation()); // Delete would delete the node
   row.append(button("Choose files...", () => pick(node)), name, button("Open folder", open));
-  const lines = line("", "lines"), sheet = document.createElement("img"), status = line("", "dim");
+  const lines = element("div", "lines"), sheet = element("img", ""), status = element("div", "dim");
   sheet.hidden = true;
   sheet.alt = "contact sheet";
   sheet.title = "Click for the whole size";
   sheet.style.cursor = "zoom-in";
   sheet.addEventListener("click", () => window.open(sheet.src, "_blank", "noopener"));
-  inside.append(row, line("Or drop pictures, or a folder, on this node.", "dim"), status, lines, sheet);
+  inside.append(row, element("div", "dim", "Or drop pictures, or a folder, on this node."), status, lines, sheet);
   node.setSize?.([Math.max(node.size[0], 420), node.size[1]]); // wide enough for captions to be read
   states.set(node, { lines, sheet, status, name, busy: false, asked: undefined, seen: undefined });
 }

@@ -1,7 +1,7 @@
 // Train LoRA says before Run what it will be: pictures, steps, time, memory. It only asks; nothing is started.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { ask, panel, widget } from "./common.js";
+import { ask, element, panel, widget } from "./common.js";
 import { search, upstream, wired } from "./graph.js";
 
 const LOOK_EVERY = 600; // ms; what was the same for two looks is asked for
@@ -52,13 +52,6 @@ function question(node) {
   return { dataset: { folder, path, repeats }, ...settings, base: model };
 }
 
-function line(text, kind) {
-  const one = document.createElement("div");
-  one.className = kind;
-  one.textContent = text;
-  return one;
-}
-
 async function show(inside, state, asked) {
   state.asked = asked;
   if (!asked) {
@@ -68,10 +61,10 @@ async function show(inside, state, asked) {
   let lines;
   try {
     const found = await ask("/estimate", JSON.parse(asked));
-    lines = found.lines.map((text, index) => line(text, index ? "dim" : ""));
-    if (found.warning) lines.push(line(found.warning, "warn"));
+    lines = found.lines.map((text, index) => element("div", index ? "dim" : "", text));
+    if (found.warning) lines.push(element("div", "warn", found.warning));
   } catch (error) {
-    lines = [line(error.message, "error lines")];
+    lines = [element("div", "error lines", error.message)];
   }
   if (state.asked === asked) inside.replaceChildren(...lines);
 }
@@ -103,7 +96,7 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass !== "Darkroom_TrainLoRA") return;
-    nodes.set(node, { inside: panel(node, "estimate"), asked: "", seen: null });
+    nodes.set(node, { inside: panel(node), asked: "", seen: null });
     const before = node.onRemoved;
     node.onRemoved = function () {
       before?.apply(this, arguments);

@@ -1,6 +1,6 @@
 // Load Trained LoRA and Strength Sweep: the runs of this ComfyUI to choose from; the choice fills the node's texts.
 import { app } from "../../scripts/app.js";
-import { ask, button, panel, widget } from "./common.js";
+import { ask, button, element, keep, panel, set, widget } from "./common.js";
 
 const NODES = { Darkroom_LoadTrainedLoRA: "checkpoint", Darkroom_StrengthSweep: "checkpoints" };
 const WORDS = {
@@ -23,24 +23,14 @@ function word(name) {
   return (WORDS[language.startsWith("zh") ? "zh" : "en"])[name] ?? name;
 }
 
-function make(tag, className, text = "") {
-  const one = document.createElement(tag);
-  one.className = className;
-  one.textContent = text;
-  return one;
-}
-
 function clock(seconds) {
   const minutes = Math.max(1, Math.round(seconds / 60));
   return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 function fill(node, name, value) {
-  const one = widget(node, name);
-  one.value = value;
-  one.callback?.(value, app.canvas, node);
-  node.setDirtyCanvas?.(true, true);
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+  set(node, name, value);
+  keep();
 }
 
 // What a person needs in order to tell runs apart.
@@ -54,22 +44,22 @@ function facts(run) {
 }
 
 function row(title, note, more, chosen) {
-  const one = make("button", "darkroom-run");
+  const one = element("button", "darkroom-run");
   one.type = "button";
   one.style.cssText = "display: block; width: 100%; text-align: left; padding: 5px 8px; white-space: normal;";
   if (chosen) one.style.borderColor = "var(--p-primary-color, #4a90e2)";
-  const head = make("div", "row");
+  const head = element("div", "row");
   head.style.justifyContent = "space-between";
-  const name = make("span", "", title);
+  const name = element("span", "", title);
   name.style.fontWeight = "600";
-  head.append(name, make("span", note === word("failed") ? "error" : "dim", note));
-  one.append(head, make("div", "dim", more));
+  head.append(name, element("span", note === word("failed") ? "error" : "dim", note));
+  one.append(head, element("div", "dim", more));
   return one;
 }
 
 function picker(node, steps) {
-  const inner = panel(node, "runs");
-  const list = make("div", "darkroom-runs");
+  const inner = panel(node);
+  const list = element("div", "darkroom-runs");
   list.style.cssText = "display: flex; flex-direction: column; gap: 4px; max-height: 260px; overflow-y: auto;";
   // The wheel scrolls the list, not the canvas.
   list.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
@@ -87,7 +77,7 @@ function picker(node, steps) {
   async function open() {
     const { runs } = await ask("/runs");
     list.replaceChildren();
-    if (!runs.length) list.append(make("div", "dim", word("none")));
+    if (!runs.length) list.append(element("div", "dim", word("none")));
     const now = String(widget(node, "run").value ?? "").trim();
     if (runs.length) {
       const newest = row(word("latest"), "", word("newest"), now === "latest" || !now);
@@ -115,8 +105,8 @@ function picker(node, steps) {
 
   // Steps as small buttons: one for Load Trained LoRA, several for a sweep.
   function offer(run) {
-    list.replaceChildren(make("div", "", `${run.name} ${run.id}`), make("div", "dim", word(several ? "several" : "which")));
-    const chips = make("div", "row");
+    list.replaceChildren(element("div", "", `${run.name} ${run.id}`), element("div", "dim", word(several ? "several" : "which")));
+    const chips = element("div", "row");
     const named = () => String(widget(node, steps).value ?? "").split(/[,;\n]/).map((one) => one.trim()).filter(Boolean);
     const draw = () => {
       const chosen = named();
@@ -128,7 +118,7 @@ function picker(node, steps) {
     };
     const texts = [...(several ? ["all"] : []), "last", ...[...run.steps].reverse().map(String)];
     for (const text of texts) {
-      const chip = make("button", "darkroom-step", word(text));
+      const chip = element("button", "darkroom-step", word(text));
       chip.type = "button";
       chip.dataset.step = text;
       chip.addEventListener("click", () => {

@@ -1,18 +1,14 @@
 // Tells at the end of a training, wherever in the graph one looks, that it has ended; and shows its samples on the node.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { toast } from "./common.js";
+import { onExecuted, toast } from "./common.js";
 
 app.registerExtension({
   name: "LoRADarkroom.Train",
   nodeCreated(node) {
     if (node.comfyClass !== "Darkroom_TrainLoRA") return;
-    const before = node.onExecuted;
-    node.onExecuted = function () {
-      // The page prefers the last preview that came while the node ran, also when the node has pictures of its own.
-      delete app.nodePreviewImages?.[String(node.id)];
-      before?.apply(this, arguments);
-    };
+    // The page prefers the last preview that came while the node ran, also when the node has pictures of its own.
+    onExecuted(node, () => { delete app.nodePreviewImages?.[String(node.id)]; });
   },
   setup() {
     api.addEventListener("darkroom.toast", ({ detail }) => {

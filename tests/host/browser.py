@@ -32,8 +32,10 @@ class Complaints(list[str]):
 
 
 @contextmanager
-def open_page(comfy: ComfyServer, width: int = 1900, height: int = 1100) -> Iterator[tuple[Page, Complaints]]:
-    """The page, ready, its template browser closed; and what it complains about."""
+def open_page(
+    comfy: ComfyServer, width: int = 1900, height: int = 1100, *, nodes_2: bool = False
+) -> Iterator[tuple[Page, Complaints]]:
+    """The page, ready, in one of its renderers; and what it complains about."""
     from playwright.sync_api import sync_playwright
 
     complaints = Complaints()
@@ -46,6 +48,9 @@ def open_page(comfy: ComfyServer, width: int = 1900, height: int = 1100) -> Iter
             page.on("pageerror", lambda error: complaints.append(f"exception: {error}"))
             page.goto(comfy.url, wait_until="domcontentloaded")
             wait_until_ready(page)
+            # The server remembers it: what another page chose must not count here.
+            page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", nodes_2)
+            page.wait_for_timeout(500)
             yield page, complaints
         finally:
             browser.close()

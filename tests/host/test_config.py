@@ -329,6 +329,6 @@ def test_the_estimate_sees_through_what_lies_between(comfy: ComfyServer):
         inside = """() => {
             const [train] = window.app.graph.nodes.flatMap(n => n.subgraph?.nodes ?? [])
                 .filter(n => n.type === "Darkroom_TrainLoRA");
-            return train.widgets.find(w => w.name === "estimate").element.textContent.includes("30 steps");
+            return train.widgets.find(w => w.type === "darkroom_panel").element.textContent.includes("30 steps");
         }"""
         page.wait_for_function(inside)

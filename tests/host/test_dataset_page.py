@@ -38,10 +38,8 @@ CHOSEN = """() => app.graph.nodes.find((one) => one.type === "Darkroom_LoadDatas
 @pytest.fixture(params=[False, True], ids=["classic", "nodes 2.0"])
 def page(comfy: ComfyServer, request: pytest.FixtureRequest) -> Any:
     """The page with a Load Dataset in it, in either renderer; no complaints when the test is over."""
-    with open_page(comfy) as (page, complaints):
+    with open_page(comfy, nodes_2=request.param) as (page, complaints):
         close_dialogs(page)
-        page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param)
-        page.wait_for_timeout(500)
         page.evaluate(ADD)
         page.locator(".darkroom-panel img").wait_for()
         yield page

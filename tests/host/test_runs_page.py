@@ -39,10 +39,8 @@ def runs(comfy: ComfyServer) -> list[str]:
 @pytest.fixture(params=[False, True], ids=["classic", "nodes 2.0"])
 def page(comfy: ComfyServer, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The page in either renderer; no complaints when the test is over."""
-    with open_page(comfy) as (page, complaints):
+    with open_page(comfy, nodes_2=request.param) as (page, complaints):
         close_dialogs(page)
-        page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param)
-        page.wait_for_timeout(500)
         yield page
         assert not complaints
 
