@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -14,10 +14,9 @@ from ..trainer.errors import HostError
 from . import overview, stored
 from .host import demo_pictures, places
 from .host.graph import NodeProgress
-from .payloads import CATEGORY, KEPT, DatasetRef, DatasetType
+from .payloads import CATEGORY, DatasetRef, DatasetType, one
 
 DEMO = "(demo: 12 drawn pictures)"
-_T = TypeVar("_T")
 
 
 class LoadDataset(io.ComfyNode):
@@ -96,7 +95,7 @@ class LoadDataset(io.ComfyNode):
                 )
             ],
             is_input_list=True,
-            **KEPT,
+            has_intermediate_output=True,  # what it shows is shown again when it comes out of the cache
         )  # fmt: skip
 
     @classmethod
@@ -120,7 +119,7 @@ class LoadDataset(io.ComfyNode):
         **_: Any,
     ) -> Any:
         """Changes when an image or a caption does, so that edited captions train anew."""
-        return "wired" if images is not None else fingerprint(chosen(_one("folder", folder), _one("path", path)))
+        return "wired" if images is not None else fingerprint(chosen(one("folder", folder), one("path", path)))
 
     @classmethod
     def execute(
@@ -140,9 +139,9 @@ class LoadDataset(io.ComfyNode):
         elif texts is not None:
             raise HostError("texts: they are wired, but no images are", "wire the pictures that they belong to, too")
         else:
-            found = chosen(_one("folder", folder), _one("path", path)).absolute()
+            found = chosen(one("folder", folder), one("path", path)).absolute()
         ref = DatasetRef(
-            found, _one("trigger_word", trigger_word).strip(), _one("repeats", repeats), _one("captions", captions)
+            found, one("trigger_word", trigger_word).strip(), one("repeats", repeats), one("captions", captions)
         )
         return io.NodeOutput(ref, ui=overview.overview(ref, progress.set))
 
@@ -169,10 +168,3 @@ def seen(asked: dict[str, Any]) -> dict[str, Any]:
     repeats = asked.get("repeats", 1)
     word = str(asked.get("trigger_word") or "").strip()
     return overview.overview(DatasetRef(found.absolute(), word, repeats, str(asked.get("captions") or "auto")))
-
-
-def _one(what: str, values: Sequence[_T]) -> _T:
-    """The one value of an input: all inputs are lists here, because pictures come as one."""
-    if len(values) != 1:
-        raise HostError(f"{what}: {len(values)} values are wired, expected one", "wire one, or one Load Dataset each")
-    return values[0]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
+from ..trainer.errors import HostError
+
 CATEGORY = "LoRA Darkroom"
-# ComfyUI since March 2026: what a node shows is shown again when it comes out of the cache.
-KEPT: dict[str, Any] = (
-    {"has_intermediate_output": True} if "has_intermediate_output" in io.Schema.__dataclass_fields__ else {}
-)
+T = TypeVar("T")
 DatasetType = io.Custom("DARKROOM_DATASET")
 ConfigType = io.Custom("DARKROOM_CONFIG")
 
@@ -39,3 +39,14 @@ class ConfigFields:
     """DARKROOM_CONFIG: fields of ``TrainConfig`` as plain values, checked when the node ran."""
 
     values: dict[str, Any]
+
+
+def one(what: str, values: Sequence[T]) -> T:
+    """The one value of an input, of a node that takes all its inputs as lists.
+
+    Raises:
+        HostError: there is another number of them.
+    """
+    if len(values) != 1:
+        raise HostError(f"{what}: {len(values)} values are wired, expected one", "wire one, or a node of its own each")
+    return values[0]

@@ -76,7 +76,7 @@ def store(
                 rows.writerows((_name(number), caption) for number, caption in enumerate(captions, 1))
                 write_bytes(new / METADATA_NAME, table.getvalue().encode())
 
-        _whole(folder, fill)
+        _whole(root, fill, lambda new: folder.name)
     use(folder)
     forget(root)
     return folder
@@ -92,20 +92,16 @@ def changed(folder: Path, change: Callable[[Path], None]) -> Path:
     Returns:
         The folder of the new data set, named by what is in it.
     """
-    new = folder.with_name(f".{uuid.uuid4().hex}")
-    try:
-        new.mkdir()
+
+    def fill(new: Path) -> None:
         for file in folder.iterdir():
             if file.suffix == ".png":
                 _link(file, new / file.name)
             else:
                 shutil.copyfile(file, new / file.name)
         change(new)
-        target = folder.with_name(fingerprint(new)[:32])
-        if not target.is_dir():
-            os.replace(new, target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+
+    target = _whole(folder.parent, fill, lambda new: fingerprint(new)[:32])
     use(target)
     return target
 
@@ -127,18 +123,20 @@ def forget(root: Path, most: int = MOST_BYTES) -> None:
         total -= sizes[folder]
 
 
-def _whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """A folder that is there with all its files, or not at all."""
-    new = folder.with_name(f".{uuid.uuid4().hex}")
+def _whole(root: Path, fill: Callable[[Path], None], name: Callable[[Path], str]) -> Path:
+    """A folder that is there with all its files, or not at all; ``name`` tells what it is called once it is filled."""
+    new = root / f".{uuid.uuid4().hex}"
     try:
         new.mkdir(parents=True)
         fill(new)
+        folder = root / name(new)
         if not folder.is_dir():
             os.replace(new, folder)
     except OSError as error:
-        raise HostError(f"{folder}: the pictures cannot be written: {error.strerror or error}") from None
+        raise HostError(f"{root}: the pictures cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
+    return folder
 
 
 def _link(file: Path, other: Path) -> None:

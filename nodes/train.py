@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from ..trainer.errors import DarkroomError, HostError
 from .host import places
 from .host.graph import NodeProgress
-from .payloads import CATEGORY, ConfigFields, ConfigType, DatasetRef, DatasetType
+from .payloads import CATEGORY, ConfigFields, ConfigType, DatasetRef, DatasetType, one
 from .sources import Encoded, Folder, Source
 from .training import train
 
@@ -98,14 +98,24 @@ class TrainLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train, or find the finished run again."""
         progress = NodeProgress()
-        source = _source(_one("dataset", dataset), latents, conditioning)
-        wired = (_one("model", model), _one("clip", clip), _one("vae", vae))
-        named = _one("base_file", base_file) or OWN_FILE
+        single = {
+            "dataset": dataset,
+            "config": config,
+            "model": model,
+            "clip": clip,
+            "vae": vae,
+            "base_file": base_file,
+        }
+        wired: dict[str, Any] = {name: one(name, values) for name, values in single.items() if values}
+        source = _source(wired.get("dataset"), latents, conditioning)
+        named = wired.get("base_file", OWN_FILE)
         try:
             done = train(
                 source,
-                _one("config", config) or ConfigFields({}),
-                *wired,
+                wired.get("config", ConfigFields({})),
+                wired.get("model"),
+                wired.get("clip"),
+                wired.get("vae"),
                 "" if named == OWN_FILE else named,
                 progress,
             )
@@ -122,17 +132,6 @@ class TrainLoRA(io.ComfyNode):
         progress.say(text)
         shown = {**ui.PreviewImage(done.samples, cls=cls).as_dict(), "text": [text]}
         return io.NodeOutput(done.lora, {"loss": done.losses}, done.samples, done.steps, done.run, ui=shown)
-
-
-def _one(name: str, given: Sequence[Any]) -> Any:
-    """The one thing that is wired to an input; None without one.
-
-    Raises:
-        HostError: it is a list of several.
-    """
-    if len(given) > 1:
-        raise HostError(f"Train LoRA: {name} is a list of {len(given)}, expected one", "choose one of them")
-    return given[0] if given else None
 
 
 def _source(dataset: DatasetRef | None, latents: Sequence[Any], conditioning: Sequence[Any]) -> Source:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from math import log
 from pathlib import Path
 
-import torch
-
 from . import figures, prepare, runfolder
 from .config import TrainConfig
 from .dataset import Dataset
@@ -49,16 +47,10 @@ class Estimate:
     measured: bool
 
 
-class _NoEncoder:
-    """Stands where encoders do; only asked what it is."""
+class _AnyEncoders:
+    """Which encoders there are does not change how long a run is."""
 
     latents_fingerprint = conditioning_fingerprint = ""
-
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
-
-    def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
 
 
 def plan(config: TrainConfig, dataset: Dataset, regularisation: Dataset | None, family: str) -> Job:
@@ -68,7 +60,7 @@ def plan(config: TrainConfig, dataset: Dataset, regularisation: Dataset | None, 
         UserError: as ``prepare.plan``.
     """
     base = Base(config.base_model, family, "")
-    return prepare.plan(config, dataset, base, _NoEncoder(), Path(), regularisation=regularisation)
+    return prepare.plan(config, dataset, base, _AnyEncoders(), Path(), regularisation=regularisation)
 
 
 def estimate(job: Job, base: Peek, device: str, runs: Path) -> Estimate:

@@ -27,12 +27,8 @@ from .job import REGULARISATION, Base, Item, Job, Prompt
 CAPTIONS_SAMPLED = 3
 
 
-class Encoder(Protocol):
-    """Turns pictures and captions into what the denoiser is trained on.
-
-    The fingerprints name the encoders' content and settings; they are asked for always, the encodings only for what
-    the cache lacks.
-    """
+class Fingerprints(Protocol):
+    """Names what encodes, by content and settings: all that planning asks for."""
 
     @property
     def latents_fingerprint(self) -> str:
@@ -43,6 +39,10 @@ class Encoder(Protocol):
     def conditioning_fingerprint(self) -> str:
         """Names the text encoder by content and settings (clip skip)."""
         ...
+
+
+class Encoder(Fingerprints, Protocol):
+    """Turns pictures and captions into what the denoiser is trained on; asked only for what the cache lacks."""
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """[1, 3, H, W] in 0..1 -> [1, C, H/8, W/8], fp32: the posterior's mode, unscaled."""
@@ -61,7 +61,7 @@ def plan(
     config: TrainConfig,
     dataset: Dataset,
     base: Base,
-    encoder: Encoder,
+    encoder: Fingerprints,
     cache_dir: Path,
     origin: str = "command line",
     *,
@@ -74,7 +74,7 @@ def plan(
         config: with absolute paths (``resolved``).
         dataset: as scanned with the config's resolution, trigger word and repeats.
         base: the base model.
-        encoder: will encode.
+        encoder: names what will encode.
         cache_dir: the folder of the cache.
         origin: ``command line`` or ``host``.
         regularisation: the images of ``reg_data_dir``, scanned without a trigger word.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -54,8 +55,21 @@ def system_user_directory(name: str) -> str:
 
 
 def is_within_directory(directory: str, path: str) -> bool:
-    """Whether a path lies in a folder, links followed (from ComfyUI 0.28 on a function of its own)."""
-    return Path(path).resolve().is_relative_to(Path(directory).resolve())
+    """Whether a path lies in a folder, or is it, wherever links lead (ComfyUI has such a function from 0.28 on).
+
+    By its letters first: asking the system for a path of another machine (``\\\\server\\share``) already speaks to it.
+    """
+    real = os.path.realpath(directory)
+    if not any(_below(base, os.path.abspath(path)) for base in (os.path.abspath(directory), real)):
+        return False
+    return _below(real, os.path.realpath(path))
+
+
+def _below(root: str, path: str) -> bool:
+    try:
+        return os.path.commonpath((root, path)) == os.path.normpath(root)
+    except ValueError:  # another drive
+        return False
 
 
 def _owner(cls: type) -> type:

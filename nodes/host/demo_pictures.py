@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import folder_paths
-
 from ...trainer.demo import world
+from . import places
 
 NAME = "darkroom_demo"
 
 
 def folder() -> Path:
     """The folder below ComfyUI's input, with its pictures and captions; what is missing is drawn."""
-    root = Path(folder_paths.get_input_directory()) / NAME
+    root = places.input_root() / NAME
     world.write_dataset(root)
     return root

@@ -106,8 +106,8 @@ def readable(text: str, what: str) -> Path:
         home = Path(named).expanduser()
     except RuntimeError as error:
         raise HostError(f"{what}: {named}: {error}", "type the whole path") from None
-    path = os.path.abspath(os.path.join(folder_paths.get_input_directory(), home))
-    if clients.foreign() and not any(lies_below(root, path) for root in roots()):
+    path = os.path.abspath(os.path.join(input_root(), home))
+    if clients.foreign() and not any(compat.is_within_directory(root, path) for root in roots()):
         raise HostError(
             f"{what}: {named} lies outside of the folders that another machine may use",
             f"name a folder below ComfyUI's input; or, on the machine that it runs on, add the folder as "
@@ -119,7 +119,7 @@ def readable(text: str, what: str) -> Path:
 def roots() -> list[str]:
     """The folders that clients on other machines may read: ComfyUI's input, its datasets, and those that were added."""
     known = (folder_paths.get_folder_paths(kind) for kind in KINDS if kind in folder_paths.folder_names_and_paths)
-    return [folder_paths.get_input_directory(), *(root for found in known for root in found)]
+    return [str(input_root()), *(root for found in known for root in found)]
 
 
 def named(text: str, what: str) -> Path:
@@ -141,34 +141,16 @@ def dataset_folder(text: str, what: str = "folder") -> Path:
         fault = "is a file, expected a folder" if path.is_file() else "does not exist"
         raise HostError(
             f"{what}: {path} {fault}",
-            f"put a folder with images into {folder_paths.get_input_directory()}, or type its path",
+            f"put a folder with images into {input_root()}, or type its path",
         )
     return path
 
 
 def shown(folder: Path) -> str:
     """A folder's path for people: from ComfyUI's input on, where it lies below that."""
-    root = Path(folder_paths.get_input_directory())
+    root = input_root()
     inside = folder.is_relative_to(root)
     return f"input/{folder.relative_to(root).as_posix()}" if inside else folder.as_posix()
-
-
-def lies_below(root: str, path: str) -> bool:
-    """Whether a path lies in a folder, or is it, wherever links lead.
-
-    By its letters first: asking the system for a path of another machine (``\\\\server\\share``) already speaks to it.
-    """
-    real = os.path.realpath(root)
-    if not any(_below(base, os.path.abspath(path)) for base in (os.path.abspath(root), real)):
-        return False
-    return _below(real, os.path.realpath(path))
-
-
-def _below(root: str, path: str) -> bool:
-    try:
-        return os.path.commonpath((root, path)) == os.path.normpath(root)
-    except ValueError:  # another drive
-        return False
 
 
 def checkpoints() -> list[str]:
@@ -217,7 +199,7 @@ def new_lora_folder(subfolder: str) -> Path:
     """
     root = Path(folder_paths.get_folder_paths("loras")[0])
     folder = root / subfolder
-    if not lies_below(str(root), str(folder)):
+    if not compat.is_within_directory(str(root), str(folder)):
         raise HostError(f"filename: {subfolder} lies outside of the folder for LoRAs, {root}", "give a name without ..")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
