@@ -88,6 +88,8 @@ class ComfyServer:
         start: whether to start at once.
     """
 
+    DEVICE = ("--cpu",)
+
     def __init__(self, root: Path, arguments: tuple[str, ...] = (), start: bool = True) -> None:
         comfy = find_comfy()
         assert comfy is not None, "no ComfyUI found: set COMFYUI_PATH"
@@ -110,7 +112,7 @@ class ComfyServer:
         """Start, and wait until the server answers; AssertionError with the log if it does not."""
         self.port = free_port()
         command = [
-            comfy_python(self.comfy), str(self.comfy / "main.py"), "--cpu", "--listen", "127.0.0.1",
+            comfy_python(self.comfy), str(self.comfy / "main.py"), *self.DEVICE, "--listen", "127.0.0.1",
             "--port", str(self.port), "--base-directory", str(self.base), "--disable-api-nodes",
             "--database-url", "sqlite:///:memory:", *self.arguments,
         ]  # fmt: skip
