@@ -1,0 +1,48 @@
+"""Gradient checkpointing, with what it keeps on the device or in RAM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+
+def checkpointing(model: nn.Module, in_ram: bool = False) -> None:
+    """Has a diffusers model compute its blocks' activations again in backward, and keep only what goes into a block.
+
+    Args:
+        model: of diffusers.
+        in_ram: keep that in RAM, pinned where there is a GPU. What all blocks share (the prompt, the timestep) stays
+            on the device.
+    """
+    model.enable_gradient_checkpointing(_in_ram if in_ram else None)  # type: ignore[operator]
+
+
+def _in_ram(block: nn.Module, *args: Any) -> Any:
+    """Checkpoints a call of a block; of the inputs, those that gradients flow through are kept in RAM."""
+    moving = {i: value for i, value in enumerate(args) if isinstance(value, torch.Tensor) and value.requires_grad}
+    places, shared = list(moving), [None if i in moving else value for i, value in enumerate(args)]
+
+    def call(*moved: torch.Tensor) -> Any:
+        inputs = list(shared)
+        for i, value in zip(places, moved, strict=True):
+            inputs[i] = value
+        return block(*inputs)
+
+    # The hooks see the inputs alone: within the block checkpoint's own hooks keep nothing.
+    with saved_tensors_hooks(_to_ram, _from_ram):
+        return checkpoint(call, *moving.values(), use_reentrant=False)
+
+
+def _to_ram(tensor: torch.Tensor) -> tuple[torch.device, torch.Tensor]:
+    on_gpu = tensor.is_cuda
+    kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
+    return tensor.device, kept.copy_(tensor, non_blocking=on_gpu)
+
+
+def _from_ram(packed: tuple[torch.device, torch.Tensor]) -> torch.Tensor:
+    device, kept = packed
+    return kept.to(device, non_blocking=True)
