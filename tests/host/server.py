@@ -102,6 +102,7 @@ class ComfyServer:
         self.arguments = arguments
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        self._began_at = 0  # of the log, in bytes: where this start's begins
         self._probes = 0
         if start:
             self.start()
@@ -117,6 +118,7 @@ class ComfyServer:
             "--database-url", "sqlite:///:memory:", *self.arguments,
         ]  # fmt: skip
         with self.log_file.open("ab") as log:
+            self._began_at = log.tell()
             self.process = subprocess.Popen(
                 command, cwd=self.comfy, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env=host_environment(self.comfy),
@@ -127,9 +129,23 @@ class ComfyServer:
                 self.get("/system_stats")
                 return
             except (urllib.error.URLError, ConnectionError):
-                assert self.process.poll() is None, f"ComfyUI ended at start\n{self.log()[-4000:]}"
+                self._check_alive("at start")
                 assert time.monotonic() < deadline, f"ComfyUI did not answer in {limit} s\n{self.log()[-4000:]}"
                 time.sleep(0.2)
+
+    def _check_alive(self, when: str) -> None:
+        """AssertionError if it has ended: how, and the end of what it said since this start."""
+        assert self.process is not None, "no server is started"
+        code = self.process.poll()
+        if code is None:
+            return
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        said = self.log_file.read_bytes()[self._began_at :].decode("utf-8", errors="replace")
+        free = shutil.disk_usage(self.base).free
+        raise AssertionError(
+            f"ComfyUI ended {when}, {how} (process {self.process.pid}, port {self.port}, {free / 2**30:.1f} GB of disk "
+            f"free); since this start it said:\n{said[-4000:] or '(nothing)'}"
+        )
 
     def stop(self) -> None:
         """End it as Ctrl-C does; by force if that takes over 20 s."""
@@ -206,8 +222,7 @@ class ComfyServer:
             entry = self.get(f"/history/{prompt_id}").get(prompt_id)
             if entry is not None and entry.get("status", {}).get("status_str"):
                 return entry
-            assert self.process is not None, "no server to wait for"
-            assert self.process.poll() is None, f"ComfyUI died\n{self.log()[-4000:]}"
+            self._check_alive("while a prompt ran")
             assert time.monotonic() < deadline, f"the prompt took over {limit} s\n{self.log()[-4000:]}"
             time.sleep(0.25)
 
