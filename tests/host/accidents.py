@@ -19,6 +19,7 @@ from trainer import events
 from trainer.events import Event, RunStarted, Step
 
 PATIENCE = 180.0
+WHOLE_RUN = 1800.0  # seconds that a run of some hundred steps may take where others work beside it
 
 
 def wait_for(what: Callable[[], Any], why: str) -> Any:
@@ -66,8 +67,7 @@ def unbroken(run: Path, comfy: ComfyServer, folder: Path) -> dict[str, torch.Ten
     command = [comfy_python(comfy.comfy), str(comfy.pack / "train.py"), "--job", str(fresh)]
     # The pipe stays open: its end would be a wish to stop.
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=host_environment(comfy.comfy)) as process:
-        wait_for(lambda: process.poll() is not None, "the unbroken run")
-    assert process.returncode == 0
+        assert process.wait(WHOLE_RUN) == 0
     return load_file(fresh / f"{run.name}.safetensors")
 
 

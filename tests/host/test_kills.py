@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.host.accidents import new_run, starts, told, unbroken, wait_for, workers
+from tests.host.accidents import WHOLE_RUN, new_run, starts, told, unbroken, wait_for, workers
 from tests.host.graphs import Graph, demo_loader, training
 from tests.host.measure import run_id, runs
 from tests.host.server import ComfyServer, failure
@@ -74,7 +74,7 @@ def test_killed_at_random_the_run_goes_on_and_ends_as_if_unbroken(
             server.start()
         assert (checkpoint.latest(run) or 0) >= saved
     assert run is not None
-    assert run_id(server.run(graph())) == run.name
+    assert run_id(server.run(graph(), limit=WHOLE_RUN)) == run.name
     assert isinstance(told(run)[-1], RunFinished)
     ours, whole = load_file(run / f"{run.name}.safetensors"), unbroken(run, server, tmp_path)
     assert all(torch.equal(ours[name], whole[name]) for name in whole)
