@@ -5,7 +5,9 @@ Copied into the test server's custom_nodes. Its output goes into a safetensors f
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import sys
 from typing import Any
 
@@ -88,6 +90,38 @@ class DarkroomTwice:
     def twice(self, anything: Any) -> tuple[Any]:
         """As a list."""
         return ([anything, anything],)
+
+
+class DarkroomMeddler:
+    """A VAE during whose first encoding somebody works on the data set."""
+
+    RETURN_TYPES = ("VAE",)
+    FUNCTION = "meddle"
+    CATEGORY = "LoRA Darkroom tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """`moves` is JSON: pairs of a file that replaces another, and that other; "" deletes it."""
+        return {"required": {"vae": ("VAE",), "moves": ("STRING", {"default": "[]"})}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> float:
+        """Never cached."""
+        return float("nan")
+
+    def meddle(self, vae: Any, moves: str) -> tuple[Any]:
+        """The same VAE, but for that."""
+        left = json.loads(moves)
+        meddling = copy.copy(vae)
+
+        def encode(pixels: Any) -> Any:
+            while left:
+                new, old = left.pop()
+                os.replace(new, old) if new else os.remove(old)
+            return vae.encode(pixels)
+
+        meddling.encode = encode
+        return (meddling,)
 
 
 class DarkroomListProbe:
@@ -218,6 +252,7 @@ NODE_CLASS_MAPPINGS = {
     "DarkroomProbe": DarkroomProbe,
     "DarkroomForeign": DarkroomForeign,
     "DarkroomTwice": DarkroomTwice,
+    "DarkroomMeddler": DarkroomMeddler,
     "DarkroomListProbe": DarkroomListProbe,
     "DarkroomPlain": DarkroomPlain,
     "DarkroomShared": DarkroomShared,
