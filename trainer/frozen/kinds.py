@@ -11,12 +11,12 @@ import math
 import torch
 from torch.nn import functional
 
-KINDS = ("plain", "fp8", "nf4")
+KINDS = ("plain", "int8", "fp8", "nf4")
 Packed = tuple[torch.Tensor, ...]
 """The weight's own numbers, the largest part, come first."""
 
 _FP8 = torch.float8_e4m3fn
-BLOCK = 64  # weights that share a scale in nf4
+BLOCK = 64  # weights that share a scale in int8 and nf4
 # The quantiles of a normal distribution; appendix E of Dettmers et al., arXiv 2305.14314.
 _NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -30,12 +30,13 @@ def pack(kind: str, weight: torch.Tensor) -> Packed:
     """A weight in storage.
 
     Args:
-        kind: ``plain``, ``fp8`` (e4m3 with a scale an output) or ``nf4`` (4 bits with a scale every 64 weights).
+        kind: ``plain``, ``int8`` (a scale every 64 weights), ``fp8`` (e4m3, a scale an output) or ``nf4`` (4 bits, a
+            scale every 64 weights).
         weight: [out, ...], floating.
     """
     if kind == "plain":
         return (weight.detach(),)
-    return _pack_fp8(weight.detach()) if kind == "fp8" else _pack_nf4(weight.detach())
+    return {"int8": _pack_int8, "fp8": _pack_fp8, "nf4": _pack_nf4}[kind](weight.detach())
 
 
 def unpack(kind: str, packed: Packed, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
@@ -48,9 +49,11 @@ def unpack(kind: str, packed: Packed, shape: torch.Size, dtype: torch.dtype) -> 
     codes, scale = packed
     if kind == "fp8":
         return codes.to(torch.bfloat16).mul_(scale).to(dtype).view(shape)
-    # Two weights a byte, so of each byte its pair.
-    pairs = functional.embedding(codes.int(), _pairs(codes.device))
-    weights = pairs.view(-1, BLOCK).mul_(scale).view(-1)
+    if kind == "int8":
+        values = codes.to(torch.bfloat16)
+    else:  # two weights a byte, so of each byte its pair
+        values = functional.embedding(codes.int(), _pairs(codes.device))
+    weights = values.view(-1, BLOCK).mul_(scale).view(-1)
     return weights[: math.prod(shape)].to(dtype).view(shape)
 
 
@@ -62,14 +65,14 @@ def size(kind: str, shape: torch.Size, dtype: torch.dtype) -> int:
     if kind == "fp8":
         return numbers + 2 * shape[0]
     blocks = -(-numbers // BLOCK)
-    return blocks * (BLOCK // 2 + 2)
+    return blocks * (BLOCK + 2 if kind == "int8" else BLOCK // 2 + 2)
 
 
 def possible(device: torch.device | str) -> tuple[str, ...]:
-    """What can be used on a device: of ``fp8``, ``nf4``, and ``ram`` (weights and activations in RAM)."""
+    """What can be used on a device: ``int8``, ``fp8``, ``nf4``, and ``ram`` (weights and activations in RAM)."""
     device = torch.device(device)
     found = []
-    for kind in ("fp8", "nf4"):
+    for kind in KINDS[1:]:
         try:
             trial = torch.ones(2, BLOCK, device=device)
             unpack(kind, pack(kind, trial), trial.shape, torch.float32)
@@ -88,16 +91,31 @@ def _pack_fp8(weight: torch.Tensor) -> Packed:
     return (rows / scale).to(_FP8), scale.bfloat16()
 
 
+def _pack_int8(weight: torch.Tensor) -> Packed:
+    blocks, peak = _blocks(weight)
+    scale = (peak / 127).bfloat16()
+    return (blocks / _divisor(scale)).round_().clamp_(-127, 127).to(torch.int8), scale
+
+
 def _pack_nf4(weight: torch.Tensor) -> Packed:
-    flat = weight.flatten().float()
-    flat = functional.pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
+    blocks, peak = _blocks(weight)
     # In bf16 they are 0.1 % off, beside the codes' 9 %: as good as a second quantisation of scales, and simpler.
-    scale = flat.abs().amax(1, keepdim=True).bfloat16()
+    scale = peak.bfloat16()
     values = torch.tensor(_NF4, device=weight.device)
     borders = (values[1:] + values[:-1]) / 2
-    codes = torch.bucketize(flat / scale.float().clamp_min(torch.finfo(torch.float32).tiny), borders, out_int32=True)
-    codes = codes.to(torch.uint8).view(-1, 2)
+    codes = torch.bucketize(blocks / _divisor(scale), borders, out_int32=True).to(torch.uint8).view(-1, 2)
     return codes[:, 0] << 4 | codes[:, 1], scale
+
+
+def _blocks(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight in blocks, filled up with zeros, fp32; and the largest of each."""
+    flat = weight.flatten().float()
+    blocks = functional.pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
+    return blocks, blocks.abs().amax(1, keepdim=True)
+
+
+def _divisor(scale: torch.Tensor) -> torch.Tensor:
+    return scale.float().clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _pairs(device: torch.device) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -125,9 +126,9 @@ class Pager:
     def __init__(
         self, device: torch.device, keep_bytes: int, copier: Callable[[torch.device], Copier] = copier_of
     ) -> None:
+        self._there: dict[int, Any] = {}  # id of a tensor in RAM -> its copy
         self.device, self.keep_bytes, self._make = device, keep_bytes, copier
         self._copier = copier(device)
-        self._there: dict[int, Any] = {}  # id of a tensor in RAM -> its copy
         self._current: torch.Tensor | None = None
         self._orders: dict[bool, list[torch.Tensor]] = {}  # by whether gradients are taken
         self._with_gradients = False
@@ -170,15 +171,15 @@ class Pager:
             self.device, self._copier = device, self._make(device)
 
     def __del__(self) -> None:
-        self._follow([])
+        with suppress(RuntimeError):  # the device may have gone before
+            self._drop_all()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pager:
         return Pager(self.device, self.keep_bytes, self._make)
 
     def _follow(self, order: list[torch.Tensor]) -> None:
         """Begins with an order; with none nothing is foreseen."""
-        for key in list(self._there):
-            self._drop(key)
+        self._drop_all()
         self._current = None
         # Foreseen are the places from _at, the next one, up to _end; the order goes round.
         self._order, self._at, self._end = order, 0, 0
@@ -191,8 +192,8 @@ class Pager:
             if id(stored) not in self._ahead:
                 if self._bytes + stored.nbytes > self.keep_bytes:
                     return
-                self._bytes += stored.nbytes
                 self._start(stored)
+                self._bytes += stored.nbytes
             self._ahead[id(stored)] += 1
             self._end += 1
 
@@ -224,3 +225,7 @@ class Pager:
     def _drop(self, key: int) -> None:
         if key in self._there:
             self._copier.finish(self._there.pop(key))
+
+    def _drop_all(self) -> None:
+        for key in list(self._there):
+            self._drop(key)

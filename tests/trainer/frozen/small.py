@@ -14,7 +14,7 @@ from trainer import adapters, frozen
 
 Tensors = dict[str, torch.Tensor]
 METHODS = ("lora", "dora", "lokr, both full", "loha")
-LOW = ("fp8", "nf4")
+LOW = ("int8", "fp8", "nf4")
 
 
 def store(model: nn.Module, kind: str, keep_bytes: int | None = None) -> nn.Module:

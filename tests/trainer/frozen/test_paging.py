@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.adapters.small import Small, adapted
-from tests.trainer.frozen.small import METHODS, equal, pair, step, store
+from tests.trainer.frozen.small import LOW, METHODS, equal, pair, step, store
 from trainer import frozen
-from trainer.frozen.paging import CHUNK, Arena, Pager
+from trainer.frozen import paging
+from trainer.frozen.paging import Arena, Pager
 
 CPU = torch.device("cpu")
 
@@ -138,7 +139,7 @@ KEPT = (0, 5000, 10**9)
 
 
 @pytest.mark.parametrize("keep", KEPT)
-@pytest.mark.parametrize("kind", ["plain", "fp8", "nf4"])
+@pytest.mark.parametrize("kind", ["plain", *LOW])
 @pytest.mark.parametrize("method", METHODS)
 def test_training_is_the_same_to_the_bit(method: str, kind: str, keep: int) -> None:
     model, twin = pair(method, kind)
@@ -168,7 +169,7 @@ def test_on_the_cpu_itself_nothing_is_copied() -> None:
     assert {layer.fetch(torch.float32).data_ptr() for layer in frozen_layers(model)} < plain
 
 
-@pytest.mark.parametrize("kind", ["plain", "fp8", "nf4"])
+@pytest.mark.parametrize("kind", ["plain", *LOW])
 @pytest.mark.parametrize("keep", [None, 0, 10**9])
 def test_a_copy_of_a_model_trains_as_it_does(kind: str, keep: int | None) -> None:
     model = store(adapted("dora"), kind, keep)
@@ -180,7 +181,7 @@ def test_a_copy_of_a_model_trains_as_it_does(kind: str, keep: int | None) -> Non
 
 
 @pytest.mark.parametrize("keep", [None, 0, 10**9])
-@pytest.mark.parametrize("kind", ["plain", "fp8", "nf4"])
+@pytest.mark.parametrize("kind", ["plain", *LOW])
 def test_moving_a_model_moves_what_is_stored_and_changes_no_number_of_it(kind: str, keep: int | None) -> None:
     """Away to a device without memory is as far as a test without a GPU can see a move."""
     model = store(Small(), kind, keep)
@@ -201,8 +202,13 @@ def test_moving_a_model_moves_what_is_stored_and_changes_no_number_of_it(kind: s
         assert layer.held[0].device.type == ("cpu" if layer.pager else "meta")
 
 
-def test_pinned_chunks_hold_weights_side_by_side() -> None:
-    arena = Arena(pinned=False)
-    held = weights([3, 100, 7])
-    assert all(arena.put(tensor) is tensor for tensor in held)
-    assert CHUNK & (CHUNK - 1) == 0
+def test_an_arena_holds_weights_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "CHUNK", 1024)
+    arena = Arena(pinned=True)  # where nothing can be pinned, in ordinary RAM
+    given = [*weights([3, 100, 7, 1000, 1, 50]), torch.ones(5, 3, dtype=torch.int8), torch.ones(9).bfloat16()]
+    held = [arena.put(tensor) for tensor in given]
+    for mine, theirs in zip(held, given, strict=True):
+        assert torch.equal(mine, theirs)
+        assert (mine.dtype, mine.data_ptr() % 64) == (theirs.dtype, 0)
+    places = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
+    assert sorted(places.values()) == [1024, 1024, 4000]
