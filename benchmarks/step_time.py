@@ -42,13 +42,11 @@ def main() -> int:
     args.work.mkdir(parents=True, exist_ok=True)
     args.base = args.base or args.work / "sd15-random.safetensors"
     if args.way:
-        import torch
-
-        from trainer.device import peak_memory
+        from trainer.gauge import process_peak
 
         config = settings(args)
         seconds, saving = (bare_peft(config, args.steps), []) if args.way == "peft" else ours(config)
-        print(json.dumps({"seconds": seconds[1:], "saving": saving, "peak": peak_memory(torch.device("cpu"))}))
+        print(json.dumps({"seconds": seconds[1:], "saving": saving, "peak": process_peak()}))
         return 0
 
     photographs(args.work / "photographs")

@@ -15,7 +15,7 @@ from ..trainer.dataset.remembered import content_hash
 from ..trainer.errors import DarkroomError, HostError
 from .host import links, places
 from .payloads import CATEGORY, ConfigFields, ConfigType
-from .settings import EMPTY, IN_SIGHT, NAMES, Reader, resolve, resolved_yaml, widgets
+from .settings import ADDED, EMPTY, IN_SIGHT, NAMES, Reader, resolve, resolved_yaml, widgets
 
 FIELDS = TrainConfig.model_fields
 DEFAULTS = widgets(TrainConfig())
@@ -24,7 +24,7 @@ _STEPS = {
     "learning_rate": 1e-7, "lora_alpha": 0.5, "lora_dropout": 0.01, "caption_dropout": 0.01, "mask_outside": 0.01,
     "prior_weight": 0.05, "prior_preservation": 0.05, "lr_power": 0.1, "weight_decay": 0.001, "max_grad_norm": 0.1,
     "noise_offset": 0.01, "min_snr_gamma": 0.5, "huber_delta": 0.01, "ema_decay": 0.0001, "sample_guidance": 0.1,
-    "sample_strength": 0.05,
+    "sample_strength": 0.05, "vram_limit": 0.5,
 }  # fmt: skip
 # Where the widget's bounds are others than the field's: its own sign for empty, or what a widget can hold.
 _LEAST = {"sample_every": 1, "warmup_steps": -1}
@@ -59,7 +59,7 @@ class LoRATrainConfig(io.ComfyNode):
             ],
             has_intermediate_output=True,  # what it says is told again when it comes out of the cache
             inputs=[
-                *(_input(field, name) for field, name in NAMES.items()),
+                *(_input(field, name) for field, name in NAMES.items() if field not in ADDED),
                 io.String.Input(
                     "yaml_file",
                     default="",
@@ -77,6 +77,7 @@ class LoRATrainConfig(io.ComfyNode):
                     tooltip="YAML, a line such as lora_rank: 16 for each field. What it sets wins over the widgets and "
                     "over yaml_file, but not over wired inputs.",
                 ),
+                *(_input(field, NAMES[field]) for field in ADDED),
             ],
             outputs=[
                 ConfigType.Output(display_name="config", tooltip="For Train LoRA."),

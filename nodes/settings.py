@@ -35,7 +35,14 @@ DECIDED = {
     "device": "ComfyUI",
 }
 """Fields that the graph decides, and what in it does; they are no inputs."""
-EMPTY: dict[str, Any] = {"max_steps": 0, "lora_alpha": 0.0, "min_snr_gamma": -1.0, "reg_data_dir": "", "init_lora": ""}
+EMPTY: dict[str, Any] = {
+    "max_steps": 0,
+    "lora_alpha": 0.0,
+    "min_snr_gamma": -1.0,
+    "reg_data_dir": "",
+    "init_lora": "",
+    "vram_limit": 0.0,
+}
 """Fields that may be empty: the input's value that says so."""
 AUTO = -1
 """``warmup_steps: auto`` as a number."""
@@ -52,7 +59,9 @@ _ADVANCED = (
     "validation_images", "validation_steps", "save_steps", "sample_every", "sample_inference_steps", "sample_guidance",
     "sample_strength", "log_interval", "sample_prompts",
 )  # fmt: skip
-NAMES = {field: field for field in (*IN_SIGHT, *_ADVANCED)} | {"seed": "training_seed"}
+ADDED = ("base_weights", "vram_limit")
+"""Fields whose inputs lie behind the YAML's: saved graphs rely on the order of those that were there first."""
+NAMES = {field: field for field in (*IN_SIGHT, *_ADVANCED, *ADDED)} | {"seed": "training_seed"}
 """Field -> input, in order. Not called seed: ComfyUI's page would draw a new one for every run, and train anew."""
 PATHS = ("reg_data_dir", "init_lora")
 LISTS = ("lora_blocks",)

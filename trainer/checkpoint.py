@@ -41,6 +41,7 @@ class Position:
         skipped: steps skipped in a row, for not being finite.
         total: the run's length, in windows, that the schedule is for.
         extended_at: the step at which the run was last given a new length; 0 if never.
+        halved: how often the rate was halved, because losses were not finite.
     """
 
     step: int = 0
@@ -48,6 +49,7 @@ class Position:
     skipped: int = 0
     total: int = 0
     extended_at: int = 0
+    halved: int = 0
 
 
 @dataclass

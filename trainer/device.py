@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,21 +116,3 @@ def accelerate(device: torch.device, mixed: Precision) -> Accelerator:
             os.environ[_DEVICE] = before
         else:
             os.environ.pop(_DEVICE, None)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak bytes: of the device where it is one of its own, else of this process; 0 where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # Linux's ru_maxrss begins with the peak of whoever started the process: a worker would tell ComfyUI's.
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    own = next((line for line in lines if line.startswith("VmHWM:")), "")
-    if own:
-        return int(own.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

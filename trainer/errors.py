@@ -13,6 +13,8 @@ DarkroomError              what happened, and the cure
     |-- CacheError         the cache of latents and conditioning
     |-- CheckpointError    a checkpoint that cannot be read or written
     |-- ExportError        a LoRA file that would be wrong
+    |-- OutOfMemoryError   memory is out, and there is nothing left to give up
+    |-- DivergedError      the loss is not finite any more
     `-- WorkerError        the worker process died
 """
 
@@ -94,6 +96,14 @@ class CheckpointError(RunError):
 
 class ExportError(RunError):
     """A LoRA file would be wrong: not finite, without effect, or not what was trained."""
+
+
+class OutOfMemoryError(RunError):
+    """Memory is out, and there is nothing left to give up."""
+
+
+class DivergedError(RunError):
+    """The loss is not finite any more."""
 
 
 class WorkerError(RunError):

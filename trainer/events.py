@@ -53,6 +53,31 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class MemoryPlan(Event):
+    """What a run will need of the memory, in bytes, part by part, measured by a dry step.
+
+    ``process`` is what is there beside (on a CPU Python and torch); ``activations`` and ``samples`` (or validations)
+    are not needed at the same time. ``free`` is what there is for ``total``; ``switches`` what each further thing that
+    could be given up would save by our reckoning. The rest is how it trains: ``precision``, ``batch`` images at a time,
+    with ``checkpointing``; ``how`` says it all in words.
+    """
+
+    device: str
+    total: int
+    free: int
+    process: int
+    base: int
+    adapter: int
+    activations: int
+    samples: int
+    precision: str
+    batch: int
+    checkpointing: bool
+    how: str = ""
+    switches: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Phase(Event):
     """What is being done, and how far: ``done`` of ``total`` (0: unknown)."""
 
@@ -146,6 +171,7 @@ _TYPES: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
         RunStarted,
+        MemoryPlan,
         Phase,
         Step,
         Validation,

@@ -59,6 +59,15 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What ``write_json`` wrote of a dict; empty where there is none, or where it cannot be read."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file atomically. Tensors may lie anywhere; they are made contiguous on the CPU."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}

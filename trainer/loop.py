@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -17,18 +17,23 @@ from .averages import Averages
 from .checkpoint import Position
 from .config import TrainConfig
 from .control import Requests
-from .dataset.sampler import Presentation, Window, micro_batches, windows
-from .device import peak_memory
-from .errors import RunError
+from .dataset.sampler import Window, micro_batches, windows
+from .errors import DivergedError, RunError
 from .events import Event, Step, Warned
+from .gauge import Gauge
 from .job import Item
 from .tasks.base import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-SKIPS_ALLOWED = 20  # in a row; fp16 may need a few until its loss scale has come down
+SKIPS_ALLOWED = 5  # in a row, with a loss that is not finite
+OVERFLOWS_ALLOWED = 20  # in a row: fp16 may need a few until its loss scale has come down
 CHECKPOINTS = 5  # at least, in a run
+UNSTABLE = (
+    "lower learning_rate, or train with mixed_precision: bf16 or no; "
+    "check that the base model itself draws good pictures"
+)
 
 
 class Studio(Protocol):
@@ -66,6 +71,13 @@ class Training:
         position: where the run is; moved on in place.
         per_epoch: windows in an epoch.
         averages: of the adapters.
+        gauge: of the device's memory.
+        batch: images in a micro-batch; 0: as configured. Less of them is what a run gives up to fit its memory.
+        saved: the step of the last checkpoint.
+        due: what is to be done before the next step, in order: ``save``, ``validate``, ``sample``.
+        asked: the requests that were seen already.
+        whole: false while an optimizer step is under way: until it is done, a part of the weights may have moved.
+        doing: what is being done, in words.
     """
 
     config: TrainConfig
@@ -78,6 +90,18 @@ class Training:
     position: Position
     per_epoch: int
     averages: Averages
+    gauge: Gauge
+    batch: int = 0
+    saved: int = 0
+    due: list[str] = field(default_factory=list)
+    asked: Requests = field(default_factory=Requests)
+    whole: bool = True
+    doing: str = ""
+
+    @property
+    def micro_batch(self) -> int:
+        """Images in a micro-batch."""
+        return self.batch or self.config.batch_size
 
 
 def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit: Callable[[Event], None]) -> bool:
@@ -87,75 +111,94 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
     move only when the optimizer did. A window whose gradients overflowed in fp16 is done again with a smaller scale;
     one whose loss is not finite is passed over.
 
+    What is due between two steps stays in ``run.due`` until it is done: if it fails, the run as it then is can go on
+    with it.
+
     Raises:
-        RunError: too many steps in a row were not finite.
+        DivergedError: too many losses in a row were not finite.
+        RunError: fp16 overflowed too many times in a row.
     """
     config, position = run.config, run.position
     save_steps = max(1, min(config.save_steps, position.total // CHECKPOINTS))
-    # What was asked while the model was loading is new to this process, and is done after its first step.
-    clock, losses, asked, saved = _Clock(position.step), [], Requests(), position.step
+    clock, losses, overflows = _Clock(position.step), [], 0
     epoch_windows: tuple[int, list[Window]] = (-1, [])
+    interrupted = bool(run.due)
     if config.validation_steps and position.step == 0:
-        clock.outside(lambda: studio.validate(position))
+        run.due = ["validate"]
+    _do_what_is_due(run, studio, clock)
+    if interrupted and requests().stop:
+        return position.cursor == position.total
 
     while position.cursor < position.total:
         epoch, index = divmod(position.cursor, run.per_epoch)
         if epoch != epoch_windows[0]:
             epoch_windows = epoch, windows(run.items, seed=config.seed, epoch=epoch, size=config.window)
-        rate = optim.rate(config, position.step, position.total, position.extended_at)
+        rate = optim.rate(config, position.step, position.total, position.extended_at) * 0.5**position.halved
+        run.doing = f"training step {position.step + 1}"
         loss, norm, stepped = _step(run, epoch_windows[1][index], epoch, rate)
         overflowed = not stepped and run.accelerator.scaler is not None and math.isfinite(float(loss))
         position.cursor += not overflowed
-        position.skipped = 0 if stepped else position.skipped + 1
+        position.skipped = 0 if stepped else position.skipped + (not overflowed)
         position.step += stepped
+        overflows = overflows + 1 if overflowed else 0
         ended = position.cursor == position.total
 
         if not stepped:
             what = "its gradient" if math.isfinite(float(loss)) else f"loss {float(loss):g}"
             emit(Warned(f"step {position.step + 1} was not finite ({what}) and is skipped"))
             if position.skipped >= SKIPS_ALLOWED or (ended and position.step == 0):
-                raise RunError(
-                    f"{position.skipped} steps in a row were not finite",
-                    "lower learning_rate, or train with mixed_precision: bf16 or no; "
-                    "check that the base model itself draws good pictures",
-                )
+                raise DivergedError(f"{position.skipped} steps in a row were not finite", UNSTABLE)
+            if overflows >= OVERFLOWS_ALLOWED:
+                raise RunError(f"{overflows} steps in a row were not finite, whatever fp16's scale", UNSTABLE)
         else:
             run.averages.update()
             losses.append(loss)
             if position.step == 1 or _due(position.step, config.log_interval) or ended:
                 mean, losses = float(torch.stack(losses).mean()), []
-                memory = peak_memory(run.accelerator.device)
                 seconds = clock.per_step(position.step)
                 left = seconds * (position.total - position.cursor)
+                memory = run.gauge.most()
                 emit(Step(position.step, position.total, epoch, mean, rate, float(norm), seconds, memory, left))
+        run.whole = True
 
-        before, asked = asked, requests()
-        stop = asked.stop and not ended
+        before, run.asked = run.asked, requests()
+        stop = run.asked.stop and not ended
         due = (stepped or ended) and not stop  # a stop only saves, so that Cancel is quick
         # Saved first: a validation or a sample that fails (out of memory) must not cost the steps.
-        if position.step != saved and (
-            ended or stop or asked.save > before.save or (due and _due(position.step, save_steps))
+        if position.step != run.saved and (
+            ended or stop or run.asked.save > before.save or (due and _due(position.step, save_steps))
         ):
-            clock.outside(lambda: studio.save(position))
-            saved = position.step
+            run.due.append("save")
         if due and config.validation_steps and (_due(position.step, config.validation_steps) or ended):
-            clock.outside(lambda: studio.validate(position))
-        if asked.sample > before.sample or (
+            run.due.append("validate")
+        if run.asked.sample > before.sample or (
             due and config.sample_every and (_due(position.step, config.sample_every) or ended)
         ):
-            clock.outside(lambda: studio.sample(position))
+            run.due.append("sample")
+        _do_what_is_due(run, studio, clock)
         if stop:
             return False
-        if asked.pause and not ended:
+        if run.asked.pause and not ended:
             clock.outside(studio.pause)
     return True
+
+
+def _do_what_is_due(run: Training, studio: Studio, clock: _Clock) -> None:
+    doings = {"save": "saving", "validate": "validating", "sample": "drawing samples"}
+    while run.due:
+        what = run.due[0]
+        run.doing = f"{doings[what]} at step {run.position.step}"
+        clock.outside(lambda: getattr(studio, what)(run.position))  # noqa: B023 - called at once
+        if what == "save":
+            run.saved = run.position.step
+        run.due.pop(0)
 
 
 def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """One optimizer step: its loss, the gradient's norm before clipping, and whether it happened."""
     accelerator = run.accelerator
     rank, world = accelerator.process_index, accelerator.num_processes
-    batches = micro_batches(window, run.config.batch_size, rank, world)
+    batches = micro_batches(window, run.micro_batch, rank, world)
     optim.set_rate(run.optimizer, rate)
     run.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=accelerator.device)
@@ -174,27 +217,14 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
     # fp16's scaler must see every step, to find its scale; it skips by itself. Whether it did is asked of the norm:
     # a fused optimizer skips within its kernel, of which accelerate's optimizer_step_was_skipped knows nothing.
     if accelerator.scaler is not None:
+        run.whole = False
         run.optimizer.step()
         return total, norm, bool(torch.isfinite(norm))
     stepped = bool(torch.isfinite(norm + total))
     if stepped:
+        run.whole = False
         run.optimizer.step()
     return total, norm, stepped
-
-
-def rehearse(run: Training) -> float:
-    """Seconds of a micro-batch of the largest size, forward and backward; nothing is kept of it."""
-    largest = max((item.bucket for item in run.items), key=lambda bucket: bucket[0] * bucket[1])
-    fitting = [item for item in run.items if item.bucket == largest]
-    shown = [Presentation(item, repeat) for item in fitting for repeat in range(item.repeats)][: run.config.batch_size]
-    start = time.perf_counter()
-    with run.accelerator.autocast():
-        loss = run.task.loss(run.model, run.task.batch(shown, 0)).sum()
-    loss.backward()
-    loss.detach().item()  # waits for the device
-    for parameter in run.parameters:
-        parameter.grad = None
-    return time.perf_counter() - start
 
 
 class _Clock:

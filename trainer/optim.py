@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
@@ -237,6 +238,34 @@ def load_state(
     for group, former in zip(groups, plain.get("groups", []), strict=False):
         group.update(former)
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def kept(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes that an optimizer keeps beside the parameters."""
+    return sum(value.nbytes for entries in optimizer.state.values() for value in _tensors(entries))
+
+
+def will_keep(config: TrainConfig, parameters: Sequence[torch.nn.Parameter]) -> int:
+    """Bytes that a config's optimizer will keep of parameters once it has stepped, by a step on one of each shape."""
+    counts = Counter((tuple(p.shape), p.device, p.dtype) for p in parameters)
+    stand_ins = {kind: torch.nn.Parameter(torch.zeros(kind[0], device=kind[1], dtype=kind[2])) for kind in counts}
+    optimizer = make(config, list(stand_ins.values()))
+    start(optimizer)
+    for stand_in in stand_ins.values():
+        stand_in.grad = torch.zeros_like(stand_in)
+    optimizer.step()
+    return sum(
+        counts[kind] * sum(value.nbytes for value in _tensors(optimizer.state[stand_in]))
+        for kind, stand_in in stand_ins.items()
+    )
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for inside in value.values():
+            yield from _tensors(inside)
 
 
 def _moves(key: str, value: Any) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -16,44 +15,34 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoint, control, export, families, metadata, optim, own
+from . import checkpoint, control, export, families, memory, metadata, optim, own
 from . import job as jobs
-from .averages import Averages
+from .attempts import Attempts
 from .cache import Cache, default_folder
-from .checkpoint import Position, State
 from .config import TrainConfig
 from .control import Requests
 from .dataset import scan
-from .dataset.sampler import windows_per_epoch
-from .device import DTYPES, accelerate, precision, resolve
-from .errors import CacheError, ConfigError, DarkroomError, RunFolderError, UserError
+from .device import resolve
+from .errors import CacheError, ConfigError, DarkroomError, UserError
 from .events import (
     Event,
     Journal,
     Phase,
     RunFailed,
     RunFinished,
-    RunStarted,
     RunStopped,
     Sink,
     Warned,
 )
 from .files import ContentHashes, write_json
+from .gauge import hold_to
 from .job import Job
 from .lock import locked
-from .loop import Training, rehearse, train
 from .prepare import StoppedWhilePreparing, fill, plan
-from .runfolder import check_changes, check_folder, finished, read_result, total_steps
+from .runfolder import check_changes, check_folder, check_length, finished, read_result, total_steps
 from .sinks import Log, TensorBoard
-from .studio import Studio
-from .tasks.diffusion import Diffusion
-from .trained import Trained, build
 
-BYTES_EACH = 4  # a LoRA file's numbers are fp32
-MEMORY_CURE = (
-    "set batch_size: 2 (or 1) with gradient_accumulation_steps: 2, mixed_precision: fp16 and "
-    "gradient_checkpointing: true; a lower resolution helps too"
-)
+MEMORY_CURE = "close whatever else takes memory; a lower resolution helps too"
 
 
 def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] = lambda: False) -> Event:
@@ -93,6 +82,7 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
     for event in noted:
         emit(event)
     device = resolve(config)
+    hold_to(device, config.vram_limit)
     hashes = ContentHashes(cache.folder / "hashes.json")
     base = own.base(config, hashes)
     encoder = own.OwnEncoder(
@@ -103,7 +93,7 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
     init = _init(config, folder, hashes)
     job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)
     check_folder(folder, job)
-    _check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
+    check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
     with locked(folder):
         check_folder(folder, job)  # again: another process may have had it until now
 
@@ -138,7 +128,7 @@ def work(
         old, job = job.config, replace(job, config=config)
         check_folder(folder, job)
         check_changes(folder, old, config)
-        _check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
+        check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
     with locked(folder):
         if config is not None:
             job.save(folder)
@@ -210,78 +200,27 @@ def _train(
     stop: Callable[[], bool],
     decode: Callable[[torch.Tensor], torch.Tensor] | None,
 ) -> Event:
-    config = job.config
-    state = checkpoint.retry_older(
-        folder, lambda step: checkpoint.load(folder, step), lambda message: emit(Warned(message))
-    )
-    position = _position(state, total, folder, emit)
-    device = resolve(config)
-    mixed, why = precision(config, device, state.precision if state is not None else "")
-    for line in (why, *_remarks(job, total)):
-        if line:
-            emit(Warned(line))
-    cache = Cache(job.cache_dir)
-    missing = [key for kind, key in job.cache_entries() if not cache.has(kind, key)]
-    if missing:
-        raise CacheError(f"{len(missing)} entries of the cache in {cache.folder} are gone", "start the run again")
-
-    emit(Phase("loading the base model"))
-    family = families.get(job.base.family)
-    trained = build(family, job.base, config, DTYPES[mixed], begun=state is not None)
-    if config.gradient_checkpointing:  # of the denoiser: a text encoder's activations are small beside it
-        trained.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
-    for model in trained.parts.values():
-        model.train()
-    accelerator = accelerate(device, mixed)
-    trained.to(accelerator.device)
-    named = trained.parameters()
-    optimizer = optim.make(config, *trained.groups())
-    if state is not None:
-        trained.load(state.adapter)
-    averages = Averages(list(named.values()), optimizer, config.ema_decay)
-    if state is not None:
-        optim.load_state(optimizer, list(named), state.optimizer, state.numbers)
-        averages.load([state.average[name] for name in named if name in state.average], state.averaged)
-    optim.start(optimizer)
-    prepared, optimizer = accelerator.prepare(trained.denoiser, optimizer)
-    if state is not None and accelerator.scaler is not None and state.scaler:
-        accelerator.scaler.load_state_dict(state.scaler)
-
-    run = Training(
-        config,
-        job.train_items,
-        Diffusion(job, family, cache, accelerator.device, trained.encoders),
-        prepared,
-        optimizer,
-        list(named.values()),
-        accelerator,
-        position,
-        windows_per_epoch(job.train_items, config.window),
-        averages,
-    )
     poll = control.Poll(folder / "control.json")
 
     def requests() -> Requests:
         asked = poll()
         return Requests(asked.stop or stop(), asked.pause, asked.save, asked.sample)
 
-    studio = Studio(job, folder, run, trained, emit, requests, decode)
-    with ExitStack() as stack:
-        if mixed != "no":
-            # fp32 adapters under autocast: PEFT's own casts would keep a second copy of every input.
-            from peft.helpers import disable_input_dtype_casting
-
-            for model in trained.parts.values():
-                stack.enter_context(disable_input_dtype_casting(model))
-        emit(Phase("trying a step"))
-        emit(_started(job, run, trained, mixed))
-        if not train(run, studio, requests, emit):
-            return RunStopped(position.step, "as asked")
+    attempts = Attempts(job, folder, total, emit, requests, decode)
+    for line in _remarks(job, total):
+        emit(Warned(line))
+    cache = Cache(job.cache_dir)
+    missing = [key for kind, key in job.cache_entries() if not cache.has(kind, key)]
+    if missing:
+        raise CacheError(f"{len(missing)} entries of the cache in {cache.folder} are gone", "start the run again")
+    done = attempts.to_the_end()
+    if done is None:
+        return RunStopped(checkpoint.latest(folder) or 0, "as asked")
     path = folder / f"{job.name}.safetensors"
-    lora = studio.lora()
-    export.write(path, lora, metadata.header(job, position.step, lora))
-    write_json(folder / "result.json", {"total": total, "step": position.step, "path": path.name, "run": job.run_id})
-    return RunFinished(position.step, path.name)
+    export.write(path, done.lora, metadata.header(job, done.step, done.lora))
+    result = {"total": total, "step": done.step, "path": path.name, "run": job.run_id, "memory": done.memory}
+    write_json(folder / "result.json", result)
+    return RunFinished(done.step, path.name)
 
 
 def _remarks(job: Job, total: int) -> Iterator[str]:
@@ -299,51 +238,6 @@ def _remarks(job: Job, total: int) -> Iterator[str]:
         yield (f"warmup_steps: {config.warmup_steps} is more than a tenth of the {total} steps; warming up over {warm}")
     if config.optimizer == "schedulefree" and config.lr_scheduler not in ("constant", "cosine"):
         yield f"lr_scheduler: schedulefree averages instead; {config.lr_scheduler} has no effect"
-
-
-def _started(job: Job, run: Training, trained: Trained, mixed: str) -> RunStarted:
-    """What is known before the first step. The first step's time is tried, not guessed."""
-    left = run.position.total - run.position.cursor
-    seconds = rehearse(run) * run.config.gradient_accumulation_steps * left if left else 0.0
-    buckets = Counter(f"{item.bucket[0]}x{item.bucket[1]}" for item in job.train_items)
-    trainable = sum(p.numel() for p in run.parameters)
-    return RunStarted(
-        job.name,
-        run.position.step,
-        run.position.total,
-        run.config.epochs,
-        len(job.train_items),
-        run.config.window,
-        trainable,
-        trained.frozen(),
-        str(run.accelerator.device),
-        {"no": "fp32"}.get(mixed, mixed),
-        dict(buckets.most_common()),
-        trainable * BYTES_EACH,
-        seconds,
-        len(job.items) - len(job.train_items),
-        sum(item.regular for item in job.train_items),
-    )
-
-
-def _position(state: State | None, total: int, folder: Path, emit: Callable[[Event], None]) -> Position:
-    """Where to begin; a run that is given another length goes on with a schedule for it."""
-    if state is None:
-        return Position(total=total)
-    position = state.position
-    _check_length(folder, position.cursor, total)
-    if position.total != total:
-        emit(Warned(f"the run's length changes from {position.total} to {total} steps; its schedule is recomputed"))
-        position.total, position.extended_at = total, position.step
-    return position
-
-
-def _check_length(folder: Path, done: int, total: int) -> None:
-    if done > total:
-        raise RunFolderError(
-            f"{folder} has been trained for {done} steps; epochs (or max_steps) now ask for only {total}",
-            "raise epochs, or give another output_dir; its earlier checkpoints are usable as they are",
-        )
 
 
 class _Fan:
@@ -383,15 +277,8 @@ def _failure(error: BaseException, folder: Path, job: Job) -> Event:
     if isinstance(error, DarkroomError):
         return RunFailed(error.message, _and(error.cure, resume), isinstance(error, UserError))
     details = "".join(traceback.format_exception(error))
-    memory = ("out of memory", "allocate memory")  # the second is what torch says on a CPU
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error).lower() for text in memory):
-        # Half the batch, twice as often, is the same run, and so is checkpointing: what is saved goes on.
-        less = ("batch_size=1", f"gradient_accumulation_steps={job.config.window}", "gradient_checkpointing=true")
-        smaller = (
-            f" with {', '.join(less)} in LoRA Train Config" if hosted else "".join(f" --set {one}" for one in less)
-        )
-        cure = f"go on from step {step} in less memory: {again}{smaller}" if step else MEMORY_CURE
-        return RunFailed(f"out of memory: {error}", cure, False, details)
+    if memory.ran_out(error):  # the training itself gives up what it can (``attempts``): this was before or after it
+        return RunFailed(f"out of memory: {error}", _and(MEMORY_CURE, resume), False, details)
     if isinstance(error, OSError) and error.strerror:
         return RunFailed(
             f"{error.filename or folder}: {error.strerror}", _and("check the disk", resume), False, details

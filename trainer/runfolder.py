@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from . import job as jobs
 from .config import TrainConfig
 from .dataset.sampler import windows_per_epoch
 from .errors import RunFolderError
+from .files import read_json
 from .job import Job
 
 
@@ -35,11 +35,24 @@ def check_folder(folder: Path, job: Job) -> None:
         )
 
 
+def check_length(folder: Path, done: int, total: int) -> None:
+    """Whether a run that has done so many windows can be as long as ``total``.
+
+    Raises:
+        RunFolderError: it is longer already.
+    """
+    if done > total:
+        raise RunFolderError(
+            f"{folder} has been trained for {done} steps; epochs (or max_steps) now ask for only {total}",
+            "raise epochs, or give another output_dir; its earlier checkpoints are usable as they are",
+        )
+
+
 # What may be changed of a run whose captions and samples the host has encoded.
 _CHANGEABLE = {
     "epochs", "max_steps", "save_steps", "log_interval", "validation_steps", "batch_size",
-    "gradient_accumulation_steps", "gradient_checkpointing", "device", "output_dir", "sample_inference_steps",
-    "sample_guidance", "sample_strength",
+    "gradient_accumulation_steps", "gradient_checkpointing", "vram_limit", "device", "output_dir",
+    "sample_inference_steps", "sample_guidance", "sample_strength",
 }  # fmt: skip
 
 
@@ -81,8 +94,4 @@ def finished(folder: Path, total: int) -> Path | None:
 
 def read_result(folder: Path) -> dict[str, Any]:
     """``result.json`` of a run folder; empty where there is none."""
-    try:
-        data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    return read_json(folder / "result.json")

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+from . import memory
 from .events import (
     Checkpoint,
     Event,
+    MemoryPlan,
     Phase,
     RunFailed,
     RunFinished,
@@ -20,6 +22,8 @@ from .events import (
     Validation,
     Warned,
 )
+from .gauge import GB
+from .memory import Plan
 
 
 def describe(event: Event) -> str:
@@ -27,6 +31,8 @@ def describe(event: Event) -> str:
     match event:
         case RunStarted():
             return _started(event)
+        case MemoryPlan():
+            return _planned(event)
         case Step():
             return (
                 f"step {event.step}/{event.total}  loss {event.loss:.4f}  rate {event.lr:.2e}  "
@@ -65,6 +71,18 @@ def _started(event: RunStarted) -> str:
         f"  runs on     {event.device} in {event.precision}"
         + (f", about {clock(event.seconds)} by a trial of the largest size" if event.seconds else ""),
     ]
+    return "\n".join(lines)
+
+
+def _planned(event: MemoryPlan) -> str:
+    """What the memory is for, and what would need less of it."""
+    plan = Plan(event.process, event.base, event.adapter, event.activations, event.samples, event.free)
+    lines = [
+        f"  memory      {event.total / GB:.1f} GB of {event.free / GB:.1f}: {memory.parts(plan)}",
+        f"  trained in  {event.how}",
+    ]
+    if event.switches:
+        lines.append(f"  would save  {memory.saving(event.switches)}")
     return "\n".join(lines)
 
 

@@ -64,7 +64,8 @@ class Studio:
             write_tensors(self._folder / f"{stem}.safetensors", {"latents": latents})
             image = ""
             if self._decode is not None:
-                pixels = self._decode(latents)
+                with self._run.gauge.apart():
+                    pixels = self._decode(latents)
                 if pixels.std() < FLAT:
                     self._doubt(position, "is of one colour", prompt.text)
                 image = f"{stem}.png"
@@ -85,7 +86,7 @@ class Studio:
                 self._run.task.check(self._trained.denoiser)
             lora = self._trained.exported()  # in fp32 to the last digit
         header = metadata.header(self._job, position.step, lora)
-        path = checkpoint.save(self._folder, self._state(position), lora, header)
+        path = checkpoint.save(self._folder, self.state(position), lora, header)
         relative = path.relative_to(self._folder).as_posix()
         self._emit(Checkpoint(position.step, relative, export.change_norm(lora)))
 
@@ -105,14 +106,15 @@ class Studio:
         with self._run.averages.shown(), self._trained.evaluated():
             yield
 
-    def _state(self, position: Position) -> State:
+    def state(self, position: Position) -> State:
+        """All that the run goes on from, on the CPU."""
         run, names = self._run, list(self._trained.parameters())
         tensors, numbers = optim.state(run.optimizer, names)
         average, averaged = run.averages.state()
         return State(
             position,
             {name: parameter.detach().cpu() for name, parameter in zip(names, run.parameters, strict=True)},
-            tensors,
+            {name: tensor.cpu() for name, tensor in tensors.items()},
             numbers,
             dict(zip(names, average, strict=False)),
             averaged,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import adapters, export
+from . import adapters, export, frozen
 from .config import TrainConfig
 from .errors import CheckpointError, ConfigError
 from .families import Encoders, Family
@@ -97,9 +97,13 @@ class Trained:
         for model in self.parts.values():
             model.to(device)
 
+    def held(self) -> int:
+        """Bytes of what is not trained, where it is computed."""
+        return sum(frozen.bytes_of(model).frozen for model in self.parts.values())
+
     def frozen(self) -> int:
         """How many numbers are not trained."""
-        return sum(p.numel() for model in self.parts.values() for p in model.parameters() if not p.requires_grad)
+        return sum(frozen.numbers_of(model) for model in self.parts.values())
 
 
 def build(family: Family, base: Base, config: TrainConfig, dtype: torch.dtype, *, begun: bool = False) -> Trained:

@@ -462,7 +462,7 @@ IDENTITY = {
     "lora_alphas", "lora_dropout", "lokr_factor", "train_text_encoder", "text_encoder_learning_rate",
     "optimizer", "optimizer_args", "learning_rate", "lr_scheduler", "lr_cycles", "lr_power", "warmup_steps",
     "weight_decay", "max_grad_norm", "noise_offset", "min_snr_gamma", "loss_type", "huber_delta", "ema_decay", "seed",
-    "mixed_precision",
+    "mixed_precision", "base_weights",
 }  # fmt: skip
 
 
@@ -473,12 +473,12 @@ def test_the_identity_is_what_shapes_the_trajectory() -> None:
         "base_model", "prediction_type", "zero_terminal_snr", "train_data_dir", "metadata_path", "reg_data_dir",
         "init_lora", "output_dir", "cache_dir", "caption_source",
         # Of these, only the effective batch counts.
-        "batch_size", "gradient_accumulation_steps", "gradient_checkpointing",
+        "batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "vram_limit",
         "epochs", "max_steps", "device", "log_interval", "save_steps", "validation_steps",
         "sample_every", "sample_prompts", "sample_inference_steps", "sample_guidance", "sample_strength",
     }  # fmt: skip
     void = {"keep_tokens", "mask_outside", "prior_weight", "class_prompt", "lokr_factor", "lr_cycles", "lr_power",
-            "text_encoder_learning_rate", "huber_delta"}  # fmt: skip
+            "text_encoder_learning_rate", "huber_delta", "base_weights"}  # fmt: skip
     batch = "effective batch (batch_size x gradient_accumulation_steps)"
     assert loads("").identity().keys() == {*IDENTITY - void, batch}
     assert FIELDS.keys() == IDENTITY | others
@@ -496,6 +496,7 @@ def test_the_identity_is_what_shapes_the_trajectory() -> None:
         ({"lr_cycles": 3, "optimizer": "schedulefree"}, None),
         ({"lr_power": 2.0}, {"lr_scheduler": "polynomial"}),
         ({"huber_delta": 0.2}, {"loss_type": "huber"}),
+        ({"base_weights": "full"}, None),
         ({"lr_scheduler": "linear", "optimizer": "schedulefree"}, None),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPO
-from trainer import estimate, families, figures, job, run, runfolder
+from trainer import attempts, estimate, families, figures, job, run, runfolder
 from trainer.config import TrainConfig, load
 from trainer.dataset import Dataset, scan
 from trainer.errors import BaseModelError
@@ -89,7 +89,7 @@ def test_steps_and_showings_are_the_runs(
             shown.append(len(windows(training.items, seed=training.config.seed, epoch=epoch, size=size)[index]))
         return False
 
-    monkeypatch.setattr(run, "train", instead)
+    monkeypatch.setattr(attempts, "train", instead)
     changed = config.but(**change)
     run.start(changed, [seen.append])
     (started,) = [event for event in seen if isinstance(event, RunStarted)]

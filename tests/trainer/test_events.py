@@ -15,6 +15,7 @@ from trainer.events import (
     Checkpoint,
     Event,
     Journal,
+    MemoryPlan,
     Phase,
     RunFailed,
     RunFinished,
@@ -32,6 +33,7 @@ from trainer.events import (
 
 ALL = [
     RunStarted("st\u00fcle", 0, 20, 5, 12, 4, 3_400_000, 860_000_000, "cuda:0", "fp16"),
+    MemoryPlan("cuda:0", 9, 12, 0, 5, 1, 3, 2, "bf16", 2, True, "bf16, 2 at a time", {"batch_size: 1": 1}),
     Phase("encoding images", 3, 12),
     Step(10, 20, 2, 0.125, 2e-4, 0.5, 0.25, 4_000_000_000, 2.5),
     Validation(10, "held_out", 0.25, {"125": 0.5, "875": 0.0}),

@@ -10,10 +10,12 @@ from typing import Any, cast
 import pytest
 import torch
 
-from trainer import adapters, job, run
+from trainer import adapters, attempts, job, run
 from trainer.cache import conditioning_key
 from trainer.config import TrainConfig
-from trainer.events import RunStopped
+from trainer.events import Event, MemoryPlan, RunStopped
+from trainer.frozen.layers import Frozen
+from trainer.gauge import GB
 from trainer.job import Job
 from trainer.loop import Training
 from trainer.studio import Studio
@@ -57,24 +59,26 @@ ELSEWHERE = {
 class Seen:
     """A run that was stopped before its first step."""
 
-    def __init__(self, config: TrainConfig, training: Training) -> None:
+    def __init__(self, config: TrainConfig, training: Training, planned: MemoryPlan) -> None:
         self.job: Job = job.load(config.output_dir)
         self.training = training
         self.model = cast(Any, training.model)
         self.layers = list(adapters.layers(self.model))
+        self.planned = planned
 
 
 def stopped(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Seen:
     caught: list[Training] = []
+    told: list[Event] = []
 
     def catch(training: Training, studio: Studio, requests: object, emit: object) -> bool:
         caught.append(training)
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "train", catch)
-        assert isinstance(run.start(config, []), RunStopped)
-    return Seen(config, caught[0])
+        patch.setattr(attempts, "train", catch)
+        assert isinstance(run.start(config, [told.append]), RunStopped)
+    return Seen(config, caught[0], next(event for event in told if isinstance(event, MemoryPlan)))
 
 
 def text_encoder(seen: Seen) -> str:
@@ -127,6 +131,8 @@ CHECKS: dict[str, tuple[Any, Callable[[Seen, TrainConfig], bool]]] = {
     "epochs": (7, lambda s, c: s.training.position.total == 20),  # which max_steps cuts to 20
     "max_steps": (20, lambda s, c: s.training.position.total == 20),
     "weight_decay": (0.25, lambda s, c: s.training.optimizer.param_groups[0]["weight_decay"] == 0.25),
+    "base_weights": ("fp8", lambda s, c: any(m.kind == "fp8" for m in s.model.modules() if isinstance(m, Frozen))),
+    "vram_limit": (2.5, lambda s, c: s.planned.free == 2.5 * GB),
     "gradient_checkpointing": (True, lambda s, c: s.model.is_gradient_checkpointing),
 }
 

@@ -341,40 +341,11 @@ def test_a_rate_that_explodes_fails_by_name_and_keeps_no_broken_file(config: Tra
     config = config.but(learning_rate=10.0, max_grad_norm=0.0, lora_alpha=4096.0, epochs=100, warmup_steps=0)
     end = run.start(config, [seen.append])
     assert isinstance(end, RunFailed)
-    assert "20 steps in a row were not finite" in end.message
+    assert "5 steps in a row were not finite" in end.message
     assert "lower learning_rate" in end.cure
     assert not final(config).exists()
     for step in checkpoint.complete(config.output_dir):
         assert all(torch.isfinite(t).all() for t in checkpoint.load(config.output_dir, step).adapter.values())
-
-
-def test_running_out_of_memory_says_what_helps(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, seen: Sinks
-) -> None:
-    from trainer.tasks.diffusion import Diffusion
-
-    def fail(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr(Diffusion, "loss", fail)
-    end = run.start(config, [])
-    assert isinstance(end, RunFailed)
-    assert end.message.startswith("out of memory")
-    assert "batch_size: 2" in end.cure
-    assert "output_dir" not in end.cure  # nothing is saved yet: the same folder takes other settings
-
-    monkeypatch.undo()
-    run.start(config, [seen.append], stop_at(seen, 1))
-    monkeypatch.setattr(Diffusion, "loss", fail)
-    end = run.start(config, [])
-    assert isinstance(end, RunFailed)
-    assert end.cure == (
-        f'go on from step 1 in less memory: python -m trainer train --resume "{config.output_dir}" --set batch_size=1 '
-        "--set gradient_accumulation_steps=2 --set gradient_checkpointing=true"
-    )
-    monkeypatch.undo()
-    again = config.but(batch_size=1, gradient_accumulation_steps=2, gradient_checkpointing=True)
-    assert isinstance(run.start(again, []), RunFinished)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(

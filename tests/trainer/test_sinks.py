@@ -15,6 +15,7 @@ from trainer import sinks
 from trainer.events import (
     Checkpoint,
     Event,
+    MemoryPlan,
     Phase,
     RunFailed,
     RunFinished,
@@ -25,6 +26,7 @@ from trainer.events import (
     Validation,
     Warned,
 )
+from trainer.gauge import GB
 from trainer.sinks import Bar, Log, TensorBoard, clock, describe
 
 STARTED = RunStarted("st\u00fcle", 0, 130, 10, 50, 4, 3_424_256, 859_520_964, "cuda:0", "fp16")
@@ -52,6 +54,26 @@ LINES: list[tuple[Event, str]] = [
         "  steps       130 of 4 images (10 epochs)\n"
         "  trained     3,424,256 parameters, 0.4 % of 859,520,964\n"
         "  runs on     cuda:0 in fp16",
+    ),
+    (
+        MemoryPlan(
+            "cuda:0",
+            7 * GB,
+            15 * GB // 2,
+            0,
+            5 * GB,
+            GB // 2,
+            3 * GB // 2,
+            GB,
+            "bf16",
+            1,
+            True,
+            "bf16, 1 at a time",
+            {"gradient_checkpointing: true": 3 * GB, "base_weights: fp8": 2 * GB},
+        ),
+        "  memory      7.0 GB of 7.5: base 5.0, adapter 0.5, activations 1.5, samples 1.0\n"
+        "  trained in  bf16, 1 at a time\n"
+        "  would save  gradient_checkpointing: true 3.0 GB (the guide: about 50 %), base_weights: fp8 2.0 GB",
     ),
     (Phase("encoding images", 3, 12), ""),
     (

@@ -20,6 +20,7 @@ from trainer.checkpoint import Position
 from trainer.config import parse
 from trainer.control import Requests
 from trainer.events import Checkpoint, Event, Phase, Sample, Validation, Warned
+from trainer.gauge import Gauge
 from trainer.job import Base, Job, Prompt
 from trainer.studio import Studio
 from trainer.trained import Trained
@@ -74,7 +75,7 @@ class Room:
     def studio(self, decode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Studio:
         run = SimpleNamespace(
             model=self.model, optimizer=self.optimizer, parameters=list(self.named.values()), task=self.task,
-            accelerator=self.accelerator, averages=self.averages,
+            accelerator=self.accelerator, averages=self.averages, gauge=Gauge(torch.device("cpu")),
         )  # fmt: skip
         return Studio(
             self.job, self.folder, cast(Any, run), self.trained, self.seen.append, lambda: self.requests(), decode,

@@ -277,6 +277,20 @@ class TrainConfig(BaseModel):
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?)$",
     )
 
+    base_weights: Literal["auto", "full", "fp8", "nf4"] = field(
+        "auto",
+        "How the base model is held: full; fp8 or nf4 (half of its memory, or a third; its weights are rounded). auto: "
+        "full, and less where memory is short.",
+    )
+    vram_limit: float | None = field(
+        None,
+        "At most so many GB of the card are taken (without a card: of RAM); what does not fit is given up in order, "
+        "and said. Empty: what is free.",
+        ge=1,
+        le=4096,
+        identity=False,
+    )
+
     log_interval: int = field(10, "Optimizer steps between two lines of the log.", ge=1, identity=False)
     save_steps: int = field(
         100,

@@ -10,13 +10,14 @@ import difflib
 import importlib
 import pkgutil
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from ..errors import BaseModelError
 from .base import Encoders, Family, Header, TensorInfo
 
-__all__ = ["Encoders", "Family", "Header", "TensorInfo", "all_families", "detect", "get", "prediction"]
+__all__ = ["Encoders", "Family", "Header", "TensorInfo", "all_families", "detect", "get", "prediction", "size"]
 
 
 @cache
@@ -65,6 +66,22 @@ def prediction(path: Path | str) -> tuple[str, bool]:
     """
     family, header = _known(path)
     return family.prediction(header)
+
+
+def size(path: Path | str) -> int:
+    """How many numbers the denoiser in a file or folder has; 0 where there is none. Only headers are read.
+
+    Raises:
+        BaseModelError: it is missing or broken.
+    """
+    from .kinds import unet_traits
+    from .weights import read_header
+
+    header = read_header(Path(path))
+    traits = unet_traits(header)
+    if traits is None:
+        return 0
+    return sum(prod(info.shape) for name, info in header.tensors.items() if name.startswith(traits.prefix))
 
 
 def _known(path: Path | str) -> tuple[Family, Header]:

@@ -34,6 +34,10 @@ class Task(Protocol):
         """The loss on fixed samples and draws: the signal's name, and the loss by timestep (or the like)."""
         ...
 
+    def probe(self, model: nn.Module) -> None:
+        """Computes the largest of what ``check``, ``validate`` and ``sample`` evaluate at once, for its memory."""
+        ...
+
     def sample(self, model: nn.Module, index: int) -> torch.Tensor:
         """What the model makes of the job's prompt ``index``; the same draws every time."""
         ...

@@ -146,8 +146,22 @@ class Diffusion:
                 total[str(timestep)] = sum(losses) / len(images)
         return ("held_out" if held_out else "train"), total
 
-    def sample(self, model: nn.Module, index: int) -> torch.Tensor:
-        """Latents [1, C, h, w], unscaled, of the job's prompt ``index``; the same noise every time."""
+    def probe(self, model: nn.Module) -> None:
+        """One evaluation of the largest image, and one of the largest sample; see ``Task``."""
+        largest = max(self._job.items, key=lambda item: item.bucket[0] * item.bucket[1])
+        with torch.no_grad():
+            self.loss(model, self._fixed(largest, VALIDATION_TIMESTEPS[1]))
+        if self._job.prompts:
+            self.sample(model, max(range(len(self._job.prompts)), key=self._sampled), steps=1)
+
+    def sample(self, model: nn.Module, index: int, *, steps: int = 0) -> torch.Tensor:
+        """Latents [1, C, h, w], unscaled, of the job's prompt ``index``; the same noise every time.
+
+        Args:
+            model: draws.
+            index: of the prompt.
+            steps: in place of the prompt's own; 0: its own.
+        """
         config, prompt = self._job.config, self._job.prompts[index]
         width, height = self._job.train_items[0].bucket
         with torch.no_grad():
@@ -158,12 +172,18 @@ class Diffusion:
                 negative,
                 width=prompt.width or width,
                 height=prompt.height or height,
-                steps=prompt.steps or config.sample_inference_steps,
+                steps=steps or prompt.steps or config.sample_inference_steps,
                 guidance=prompt.guidance or config.sample_guidance,
                 seed=config.seed + index if prompt.seed is None else prompt.seed,
                 prediction=self._job.base.prediction,
                 zero_terminal_snr=self._job.base.zero_terminal_snr,
             )
+
+    def _sampled(self, index: int) -> int:
+        """The pixels that the denoiser is given at once for a sample: guidance draws two pictures."""
+        prompt, (width, height) = self._job.prompts[index], self._job.train_items[0].bucket
+        twice = 1 if (prompt.guidance or self._job.config.sample_guidance) == 1.0 else 2
+        return twice * (prompt.width or width) * (prompt.height or height)
 
     def _drift(self, model: nn.Module, batch: Batch, noisy: torch.Tensor) -> torch.Tensor:
         """How far the prediction for the class prompt is from what it was without the LoRA, [B].

@@ -1,0 +1,167 @@
+"""What is trained and what trains it, put together with what a run gives up for its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from . import families, frozen, optim
+from .averages import Averages
+from .cache import Cache
+from .checkpoint import Position, State
+from .config import Precision, TrainConfig
+from .control import Requests
+from .dataset.sampler import windows_per_epoch
+from .device import DTYPES, accelerate, precision
+from .errors import ConfigError, OutOfMemoryError
+from .gauge import GB, Gauge, budget, ram_free, swap_free
+from .job import Job
+from .loop import Training
+from .memory import Possible, Savings, Weights
+from .tasks.diffusion import Diffusion
+from .trained import Trained, build
+
+NF4_IS_WORTH_IT = ("sdxl",)  # of its weights 87 % are in linear layers, of SD1.5's 31 %
+KEPT_WHILE_PAGED = 0.1  # of the base model: on the device ahead of its use
+
+
+@dataclass
+class Standing:
+    """Where a run stands before it is put together.
+
+    Args:
+        position: where it is.
+        state: the weights and all that goes with them; None: it begins.
+        saved, due, asked: as in ``loop.Training``.
+    """
+
+    position: Position
+    state: State | None = None
+    saved: int = 0
+    due: list[str] = field(default_factory=list)
+    asked: Requests = field(default_factory=Requests)
+
+
+def sixteen_bits(config: TrainConfig, device: torch.device) -> Precision:
+    """The number format of 16 bits that a device can train in; ``no`` if there is none."""
+    return precision(config.model_copy(update={"mixed_precision": "bf16"}), device)[0]
+
+
+def begins(config: TrainConfig, mixed: Precision, device: torch.device) -> Savings:
+    """What a run gives up by its own settings.
+
+    Raises:
+        ConfigError: the device does not know ``base_weights``.
+    """
+    held: Weights = "plain" if config.base_weights in ("auto", "full") else config.base_weights
+    if held != "plain" and held not in frozen.possible(device):
+        raise ConfigError([f"base_weights: {held} is not to be had on {device}; expected auto or full"])
+    return Savings(mixed != "no", config.batch_size, config.gradient_checkpointing, held)
+
+
+def possible(job: Job, mixed: Precision, device: torch.device) -> Possible:
+    """What else a run could give up. What the user has chosen for the base model stays."""
+    config, can = job.config, frozen.possible(device)
+    fewer_bits = can if config.base_weights == "auto" else ()
+    return Possible(
+        half=mixed == "no" and sixteen_bits(config, device) != "no",
+        fp8="fp8" in fewer_bits,
+        nf4="nf4" in fewer_bits and job.base.family in NF4_IS_WORTH_IT,
+        activations_in_ram="ram" in can,
+        paged="ram" in can,
+    )
+
+
+def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gauge: Gauge) -> tuple[Training, Trained]:
+    """Loads the base model, puts adapters on it, and everything to where the run stands.
+
+    Args:
+        job: what is trained.
+        at: where it stands.
+        savings: what it gives up.
+        mixed: the number format.
+        gauge: of the device, which it names.
+
+    Raises:
+        OutOfMemoryError: the base model does not fit into the RAM.
+        UserError: as ``trained.build``.
+    """
+    config, state = job.config, at.state
+    family = families.get(job.base.family)
+    _check_ram(job, DTYPES[mixed])
+    trained = build(family, job.base, config, DTYPES[mixed], begun=state is not None)
+    _hold(trained.denoiser, savings, DTYPES[mixed], gauge.device, budget(gauge.device, config.vram_limit))
+    if savings.checkpointing:  # of the denoiser: a text encoder's activations are small beside it
+        frozen.checkpointing(trained.denoiser, savings.activations_in_ram)
+    for model in trained.parts.values():
+        model.train()
+    accelerator = accelerate(gauge.device, mixed)
+    trained.to(accelerator.device)
+    named = trained.parameters()
+    optimizer = optim.make(config, *trained.groups())
+    if state is not None:
+        trained.load(state.adapter)
+    averages = Averages(list(named.values()), optimizer, config.ema_decay)
+    if state is not None:
+        optim.load_state(optimizer, list(named), state.optimizer, state.numbers)
+        averages.load([state.average[name] for name in named if name in state.average], state.averaged)
+    optim.start(optimizer)
+    prepared, optimizer = accelerator.prepare(trained.denoiser, optimizer)
+    if state is not None and accelerator.scaler is not None and state.scaler:
+        accelerator.scaler.load_state_dict(state.scaler)
+    task = Diffusion(job, family, Cache(job.cache_dir), accelerator.device, trained.encoders)
+    run = Training(
+        config,
+        job.train_items,
+        task,
+        prepared,
+        optimizer,
+        list(named.values()),
+        accelerator,
+        at.position,
+        windows_per_epoch(job.train_items, config.window),
+        averages,
+        gauge,
+        savings.batch,
+        at.saved,
+        at.due,
+        at.asked,
+    )
+    return run, trained
+
+
+@contextmanager
+def computing(trained: Trained, mixed: Precision) -> Iterator[None]:
+    """Around all that a run computes."""
+    with ExitStack() as stack:
+        if mixed != "no":
+            # fp32 adapters under autocast: PEFT's own casts would keep a second copy of every input.
+            from peft.helpers import disable_input_dtype_casting
+
+            for model in trained.parts.values():
+                stack.enter_context(disable_input_dtype_casting(model))
+        yield
+
+
+def _hold(model: nn.Module, savings: Savings, dtype: torch.dtype, device: torch.device, free: int) -> None:
+    """Stores the frozen weights as they are to be held, and moves them where they belong."""
+    size = frozen.bytes_as(model, savings.base, dtype)
+    if savings.base != "plain":
+        # On the device, where it is quick, unless it is too small even for that.
+        frozen.quantise(model, savings.base, "cpu" if savings.paged and size > free / 2 else device)
+    if savings.paged:
+        frozen.page(model, device, int(KEPT_WHILE_PAGED * size))
+
+
+def _check_ram(job: Job, dtype: torch.dtype) -> None:
+    """Whether the base model can be read at all: the system would swap for minutes, or end some program."""
+    needed, free = families.size(job.base.file) * dtype.itemsize, ram_free()
+    if needed > free + swap_free():
+        raise OutOfMemoryError(
+            f"the base model needs {needed / GB:.1f} GB of RAM while it is read, and {free / GB:.1f} GB are free",
+            "close other programs, then go on" + "; in mixed_precision: fp16 it needs half" * (dtype.itemsize == 4),
+        )

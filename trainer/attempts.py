@@ -1,0 +1,257 @@
+"""Attempts at a run: each gives up a little more to fit the memory, or halves the rate, until one gets to the end."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from . import assembly, checkpoint, memory
+from .assembly import Standing
+from .checkpoint import Position, State
+from .config import Precision
+from .control import Requests
+from .device import precision, resolve
+from .errors import DivergedError
+from .events import Event, MemoryPlan, Phase, RunStarted, Warned
+from .gauge import GB, Gauge, budget, card, hold_to, swap_free
+from .job import Job
+from .loop import Training, train
+from .memory import Plan, Savings
+from .rehearsal import rehearse
+from .runfolder import check_length
+from .studio import Studio
+from .trained import Trained
+
+HALVINGS = 3  # of the rate, because losses were not finite
+_DECIDE = ("batch_size", "gradient_checkpointing", "mixed_precision", "base_weights", "vram_limit")
+BYTES_EACH = 4  # a LoRA file's numbers are fp32
+
+
+class Result(NamedTuple):
+    """Args: lora: as it is at the end. step: optimizer steps done. memory: what was planned, seen and given up."""
+
+    lora: dict[str, torch.Tensor]
+    step: int
+    memory: dict[str, Any]
+
+
+class Attempts:
+    """A job's attempts.
+
+    What had been done stays done: the weights and all that goes with them are kept in RAM from one attempt to the
+    next, unless memory was out in the middle of an optimizer step, or numbers were not finite: then it is the last
+    checkpoint that counts.
+
+    Args:
+        job: what is trained.
+        folder: the run folder.
+        total: the run's length in windows.
+        emit: takes events.
+        requests: asked between steps.
+        decode: for samples; None: they stay latents.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        total: int,
+        emit: Callable[[Event], None],
+        requests: Callable[[], Requests],
+        decode: Callable[[torch.Tensor], torch.Tensor] | None,
+    ) -> None:
+        self._job, self._folder, self._total = job, folder, total
+        self._emit, self._requests, self._decode = emit, requests, decode
+        config, self._device = job.config, resolve(job.config)
+        self._gauge = Gauge(self._device)
+        self._begin = self._saved()
+        former = self._begin.state.precision if self._begin.state is not None else ""
+        self._mixed: Precision
+        self._mixed, why = precision(config, self._device, former)
+        if why:
+            emit(Warned(why))
+        self._possible = assembly.possible(job, self._mixed, self._device)
+        own = card(self._device)
+        self._of = {  # a run that is given other settings, or another card, begins anew with what it gives up
+            **{name: getattr(config, name) for name in _DECIDE},
+            "device": f"{self._device} {own.get_device_name(self._device) if own is not None else ''}".strip(),
+        }
+        begins = assembly.begins(config, self._mixed, self._device)
+        self._savings: Savings = memory.remembered(folder, self._of) or begins
+
+    def to_the_end(self) -> Result | None:
+        """Trains until it is done; None if it was asked to stop.
+
+        Raises:
+            DivergedError: losses are not finite at an eighth of the rate.
+            OutOfMemoryError: there is nothing left to give up.
+        """
+        hold_to(self._device, self._job.config.vram_limit)
+        outcome: Result | Standing | None = self._begin
+        del self._begin
+        while isinstance(outcome, Standing):
+            outcome = self._attempt(outcome)
+            self._free()
+        return outcome
+
+    def _attempt(self, at: Standing) -> Result | Standing | None:
+        """One attempt: how it ended, or from where the next one goes on."""
+        mixed: Precision = self._mixed
+        if mixed == "no" and self._savings.half:
+            mixed = assembly.sixteen_bits(self._job.config, self._device)
+        run = studio = plan = None
+        try:
+            self._emit(Phase("loading the base model"))
+            run, trained = assembly.put_together(self._job, at, self._savings, mixed, self._gauge)
+            studio = Studio(self._job, self._folder, run, trained, self._emit, self._requests, self._decode)
+            self._gauge.begin()
+            with assembly.computing(trained, mixed):
+                run.doing = "trying a step"
+                self._emit(Phase(run.doing))
+                free = budget(self._device, self._job.config.vram_limit)
+                seconds, plan = rehearse(run, trained, free, twice=self._savings.paged)
+                if not plan.fits and (less := memory.enough(plan, self._savings, self._possible)):
+                    return self._with(less, f"it needs {plan.total / GB:.1f} GB, and {plan.free / GB:.1f} are free", at)
+                self._tell(run, trained, mixed, seconds, plan)
+                if not train(run, studio, self._requests, self._emit):
+                    return None
+                run.doing = "writing the LoRA"
+                return Result(studio.lora(), run.position.step, self._figures(plan))
+        except DivergedError:
+            if run is None or run.position.halved >= HALVINGS:
+                raise
+            return self._slower(run)
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
+        # Here the error is gone, and with it the frames that held what was being computed.
+        return self._lighter(at, run, studio, plan)
+
+    def _lighter(self, at: Standing, run: Training | None, studio: Studio | None, plan: Plan | None) -> Standing:
+        """From where to go on, and with less."""
+        self._free()
+        if run is None or studio is None:
+            doing, less = "loading the base model", memory.lighter_base(self._savings, self._possible)
+        else:
+            doing, less = run.doing, memory.next(self._savings, self._possible)
+            at = self._kept(run, studio)
+        if less is None:
+            raise memory.exhausted(doing, plan, self._job.config, str(self._device))
+        return self._with(less, f"out of memory while {doing}", at)
+
+    def _slower(self, run: Training) -> Standing:
+        """From where to go on, at half the rate."""
+        at = self._saved(run.asked)
+        at.position.halved, at.position.skipped = max(at.position.halved, run.position.halved) + 1, 0
+        where = f"step {at.position.step}" if at.position.step else "the beginning"
+        rate = self._job.config.learning_rate * 0.5**at.position.halved
+        self._emit(
+            Warned(
+                f"{run.position.skipped} steps in a row were not finite: back to {where}, with half the learning rate "
+                f"({rate:.2g} at its highest)"
+            )
+        )
+        return at
+
+    def _with(self, less: Savings, why: str, at: Standing) -> Standing:
+        name = assembly.sixteen_bits(self._job.config, self._device)
+        self._emit(Warned(f"{why}: going on with {memory.told(self._savings, less, name)}"))
+        self._savings = less
+        memory.remember(self._folder, less, self._of)
+        return at
+
+    def _kept(self, run: Training, studio: Studio) -> Standing:
+        """Where an interrupted run stands: as it is, or where it was saved, if it may be half a step further."""
+        if run.whole:
+            try:
+                return Standing(run.position, studio.state(run.position), run.saved, run.due, run.asked)
+            except Exception as error:  # what is copied may want memory too
+                if not memory.ran_out(error):
+                    raise
+        return self._saved(run.asked)
+
+    def _saved(self, asked: Requests | None = None) -> Standing:
+        """Where the newest checkpoint is that can be read; a run that is given another length has a schedule for it."""
+        state = checkpoint.retry_older(
+            self._folder,
+            lambda step: checkpoint.load(self._folder, step),
+            lambda message: self._emit(Warned(message)),
+        )
+        position = self._position(state)
+        return Standing(position, state, position.step, [], asked or Requests())
+
+    def _position(self, state: State | None) -> Position:
+        if state is None:
+            return Position(total=self._total)
+        position = state.position
+        check_length(self._folder, position.cursor, self._total)
+        if position.total != self._total:
+            what = f"the run's length changes from {position.total} to {self._total} steps; its schedule is recomputed"
+            self._emit(Warned(what))
+            position.total, position.extended_at = self._total, position.step
+        return position
+
+    def _tell(self, run: Training, trained: Trained, mixed: Precision, seconds: float, plan: Plan) -> None:
+        """What is known before the first step. Its time and memory are tried, not guessed."""
+        left, config = run.position.total - run.position.cursor, self._job.config
+        buckets = Counter(f"{item.bucket[0]}x{item.bucket[1]}" for item in run.items)
+        trainable = sum(p.numel() for p in run.parameters)
+        name = {"no": "fp32"}.get(mixed, mixed)
+        self._emit(
+            RunStarted(
+                self._job.name,
+                run.position.step,
+                run.position.total,
+                config.epochs,
+                len(run.items),
+                config.window,
+                trainable,
+                trained.frozen(),
+                str(self._device),
+                name,
+                dict(buckets.most_common()),
+                trainable * BYTES_EACH,
+                seconds * -(-config.window // run.micro_batch) * left,
+                len(self._job.items) - len(run.items),
+                sum(item.regular for item in run.items),
+            )
+        )
+        sizes = {part: size for part, size in asdict(plan).items() if part != "free"}
+        self._emit(
+            MemoryPlan(
+                device=str(self._device),
+                total=plan.total,
+                free=plan.free,
+                **sizes,
+                precision=name,
+                batch=run.micro_batch,
+                checkpointing=self._savings.checkpointing,
+                how=memory.described(self._savings, name),
+                switches=memory.switches(plan, self._savings, self._possible) | memory.advised(plan, config),
+            )
+        )
+        if plan.fits:
+            return
+        if self._device.type == "cpu" and plan.total > plan.free + swap_free():
+            raise memory.exhausted("planning", plan, config, "the machine")
+        self._emit(Warned(f"{plan.total / GB:.1f} GB may not fit into {plan.free / GB:.1f}; it is tried all the same"))
+
+    def _figures(self, plan: Plan) -> dict[str, Any]:
+        """For ``result.json``."""
+        return {
+            "planned": plan.total,
+            "peak": self._gauge.most(),
+            "plan": asdict(plan),
+            "savings": asdict(self._savings),
+        }
+
+    def _free(self) -> None:
+        gc.collect()
+        if (own := card(self._device)) is not None:
+            own.empty_cache()
