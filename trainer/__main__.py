@@ -25,6 +25,9 @@ DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 130
 # Read when torch is loaded. Threads that spin for long while they wait make a step many times slower on a machine that
 # also does something else; threads that never spin make small models twice as slow on one that does not.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+# Torch's way to keep a card's memory from falling to pieces; not on Windows.
+if sys.platform != "win32":
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -132,7 +132,8 @@ def hold_to(device: torch.device, limit: float | None) -> None:
     """Makes torch run out of memory on a card where this process would take more than ``limit`` GB."""
     if device.type == "cuda" and limit is not None:
         total = torch.cuda.mem_get_info(device)[1]
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (limit * GB - MARGIN) / total), device)
+        number = torch.cuda.current_device() if device.index is None else device.index  # it asks for one
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (limit * GB - MARGIN) / total), number)
 
 
 def ram_free() -> int:
