@@ -8,7 +8,6 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..trainer import captioning
-from ..trainer.dataset import scan
 from ..trainer.errors import HostError
 from . import stored
 from .host import places
@@ -85,8 +84,6 @@ class AutoCaption(io.ComfyNode):
             dataset = replace(dataset, folder=stored.changed(dataset.folder, write))
         else:
             write(dataset.folder)
-        scanned = scan(
-            dataset.folder, trigger_word=dataset.trigger_word, repeats=dataset.repeats, captions=dataset.captions
-        )
+        scanned = dataset.scan()
         lines = [*reports, counted(scanned), places.shown(scanned.root), *(f"- {one}" for one in scanned.problems[:12])]
         return io.NodeOutput(dataset, ui=say("\n".join(lines)))

@@ -113,13 +113,18 @@ class LoadDataset(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(
         cls,
-        folder: Sequence[str] = (DEMO,),
-        path: Sequence[str] = ("",),
+        folder: Sequence[str | None] = (DEMO,),
+        path: Sequence[str | None] = ("",),
         images: list[Any] | None = None,
         **_: Any,
     ) -> Any:
         """Changes when an image or a caption does, so that edited captions train anew."""
-        return "wired" if images is not None else fingerprint(chosen(one("folder", folder), one("path", path)))
+        if images is not None:
+            return "wired"
+        named, typed = one("folder", folder), one("path", path)
+        if named is None or typed is None:  # the name is wired: which folder it is, is known only when the node runs
+            return float("nan")
+        return fingerprint(chosen(named, typed))
 
     @classmethod
     def execute(
@@ -157,14 +162,27 @@ def chosen(folder: str, path: str) -> Path:
     return demo_pictures.folder() if folder == DEMO else places.dataset_folder(folder)
 
 
+def asked_for(asked: dict[str, Any]) -> DatasetRef:
+    """The data set that the node's values name: ``folder``, ``path``, ``trigger_word``, ``repeats``, ``captions``.
+
+    Raises:
+        HostError: a value cannot be used, or the client may not read there.
+    """
+    captions, repeats = str(asked.get("captions") or "auto"), asked.get("repeats") or 1
+    if captions not in SOURCES:
+        raise HostError(f"captions: {captions!r:.60} is unknown", f"choose one of {', '.join(SOURCES)}")
+    if not isinstance(repeats, int) or repeats < 1:
+        raise HostError(f"repeats: {repeats!r:.60} is no whole number from 1 on")
+    folder = asked.get("folder")
+    found = chosen(DEMO if folder is None else str(folder), str(asked.get("path") or ""))
+    return DatasetRef(found.absolute(), str(asked.get("trigger_word") or "").strip(), repeats, captions)
+
+
 def seen(asked: dict[str, Any]) -> dict[str, Any]:
-    """For the page: what the node would say of ``folder``, ``path``, ``trigger_word``, ``repeats``, ``captions``.
+    """POST /dataset: what the node would say of these values; see ``asked_for``.
 
     Raises:
         HostError: the folder cannot be read by this client.
         DatasetError: it cannot be trained on.
     """
-    found = chosen(str(asked.get("folder") or ""), str(asked.get("path") or ""))
-    repeats = asked.get("repeats", 1)
-    word = str(asked.get("trigger_word") or "").strip()
-    return overview.overview(DatasetRef(found.absolute(), word, repeats, str(asked.get("captions") or "auto")))
+    return overview.overview(asked_for(asked))

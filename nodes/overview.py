@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from ..trainer.dataset import Dataset, fingerprint, scan
+from ..trainer.dataset import Dataset, fingerprint
 from ..trainer.dataset.crops import gallery
 from ..trainer.dataset.lint import lint
 from ..trainer.files import write_bytes
@@ -33,13 +33,7 @@ def overview(ref: DatasetRef, on_progress: Callable[[int, int], None] | None = N
     key = hashlib.sha256("\0".join(described).encode(errors="surrogatepass")).hexdigest()[:32]
     file = places.temp() / f"darkroom_dataset_{key}.jpg"
     if key not in _told or not file.is_file():
-        dataset = scan(
-            ref.folder,
-            trigger_word=ref.trigger_word,
-            repeats=ref.repeats,
-            captions=ref.captions,
-            on_progress=on_progress,
-        )
+        dataset = ref.scan(on_progress=on_progress)
         data = io.BytesIO()
         gallery(dataset).save(data, "JPEG", quality=88)
         write_bytes(file, data.getvalue())

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
+from ..trainer.dataset import Dataset, scan
 from ..trainer.errors import HostError
 
 CATEGORY = "LoRA Darkroom"
@@ -32,6 +33,14 @@ class DatasetRef:
     trigger_word: str = ""
     repeats: int = 1
     captions: str = "auto"
+
+    def scan(self, **more: Any) -> Dataset:
+        """The folder as it is now; ``more`` are further arguments of ``trainer.dataset.scan``.
+
+        Raises:
+            DatasetError: nothing in it can be trained on.
+        """
+        return scan(self.folder, trigger_word=self.trigger_word, repeats=self.repeats, captions=self.captions, **more)
 
 
 @dataclass(frozen=True)

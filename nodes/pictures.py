@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..trainer.dataset import load_pixels, scan
+from ..trainer.dataset import load_pixels
 from .host.graph import NodeProgress, check_interrupted
 from .payloads import CATEGORY, DatasetRef, DatasetType
 
@@ -76,12 +76,7 @@ class DatasetImages(io.ComfyNode):
     ) -> io.NodeOutput:
         """Decode them."""
         progress = NodeProgress()
-        scanned = scan(
-            dataset.folder,
-            resolution=resolution,
-            trigger_word=dataset.trigger_word,
-            captions=dataset.captions,
-        )
+        scanned = dataset.scan(resolution=resolution)
         items = scanned.items[:limit] if limit else scanned.items
         images = []
         for done, item in enumerate(items, 1):

@@ -12,7 +12,7 @@ import torch
 
 from ..trainer.cache import Cache
 from ..trainer.config import TrainConfig
-from ..trainer.dataset import Dataset, ImageItem, scan
+from ..trainer.dataset import Dataset, ImageItem
 from ..trainer.errors import HostError
 from ..trainer.job import Job
 from ..trainer.prepare import Encoder
@@ -60,14 +60,7 @@ class Folder:
         Raises:
             DatasetError: nothing in it can be trained on.
         """
-        return scan(
-            self._ref.folder,
-            resolution=config.resolution,
-            trigger_word=self._ref.trigger_word,
-            repeats=self._ref.repeats,
-            captions=self._ref.captions,
-            mask=config.mask,
-        )
+        return self._ref.scan(resolution=config.resolution, mask=config.mask)
 
     def store(self, job: Job, cache: Cache, encoder: Encoder) -> None:
         """Nothing of it is encoded yet."""

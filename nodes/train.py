@@ -120,11 +120,12 @@ class TrainLoRA(io.ComfyNode):
                 progress,
             )
         except DarkroomError as error:
-            progress.toast("error", str(error))
+            progress.tell("failed", text=str(error))
             raise
-        lines = [f"{done.steps} steps, loss {done.losses[-1]:.4f}" if done.losses else f"{done.steps} steps"]
+        loss = done.losses[-1] if done.losses else None
         if done.anew:
-            progress.toast("success", lines[0])
+            progress.tell("trained", steps=done.steps, loss=loss)
+        lines = [f"{done.steps} steps" if loss is None else f"{done.steps} steps, loss {loss:.4f}"]
         lines += [f"- {note}" for note in done.notes[:MOST_NOTES]]
         if len(done.notes) > MOST_NOTES:
             lines.append(f"- and {len(done.notes) - MOST_NOTES} more, in ComfyUI's log")

@@ -16,7 +16,7 @@ from .assembly import Standing
 from .checkpoint import Position, State
 from .config import Precision
 from .control import Requests
-from .device import precision, resolve
+from .device import card_name, precision, resolve
 from .errors import DivergedError
 from .events import Event, MemoryPlan, Phase, RunStarted, Warned
 from .gauge import GB, Gauge, budget, card, hold_to, swap_free
@@ -220,6 +220,7 @@ class Attempts:
                 seconds * -(-config.window // run.micro_batch) * left,
                 len(self._job.items) - len(run.items),
                 sum(item.regular for item in run.items),
+                card_name(self._device),
             )
         )
         sizes = {part: size for part, size in asdict(plan).items() if part != "free"}

@@ -43,6 +43,13 @@ def resolve(config: TrainConfig) -> torch.device:
     return device
 
 
+def card_name(device: torch.device) -> str:
+    """What a device is called, such as ``NVIDIA GeForce RTX 3090``; empty where it has no name of its own."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.xpu.get_device_name(device) if device.type == "xpu" else ""
+
+
 def precision(config: TrainConfig, device: torch.device, former: str = "") -> tuple[Precision, str]:
     """The number format to train in, and a line that says why it is another than configured (or nothing).
 

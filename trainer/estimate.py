@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
+from typing import Literal
 
 from . import figures, prepare, runfolder
 from .config import TrainConfig
@@ -14,6 +15,9 @@ from .figures import Figure
 from .job import Base, Job
 from .peek import Peek
 
+How = Literal["own", "own_like", "table", "table_like", "other_size", "published", "count"]
+"""How figures are known: from an own run on this device, or one like it; the table, in which there is this very case,
+one like it, or only another size of model; a published figure of a card; or by counting alone."""
 VALIDATIONS = 4  # images, and timesteps of each: as in tasks.diffusion
 SAME_SIZE = 0.02
 
@@ -31,8 +35,8 @@ class Estimate:
         seconds: of the training with its validation and samples; None: not known for this kind of device.
         encoding: seconds of encoding pictures and captions before it, once; 0 where that is quick, or not known.
         memory: peak bytes.
-        how: where the figures are from, in words.
-        measured: whether they are of this machine, or at least of a machine.
+        how: where the figures are from.
+        run: the id of the own run that they are from; may be empty.
     """
 
     images: int
@@ -43,8 +47,8 @@ class Estimate:
     seconds: float | None
     encoding: float
     memory: float
-    how: str
-    measured: bool
+    how: How
+    run: str = ""
 
 
 class _AnyEncoders:
@@ -63,31 +67,33 @@ def plan(config: TrainConfig, dataset: Dataset, regularisation: Dataset | None, 
     return prepare.plan(config, dataset, base, _AnyEncoders(), Path(), regularisation=regularisation)
 
 
-def estimate(job: Job, base: Peek, device: str, runs: Path) -> Estimate:
+def estimate(job: Job, base: Peek, device: str, card: str, runs: Path) -> Estimate:
     """What a job will take.
 
     Args:
         job: from ``plan``.
         base: family and size of the base model.
         device: what it will be trained on, such as ``cpu`` or ``cuda:0``.
+        card: what that is called; see ``device.card_name``.
         runs: the folder of the user's own runs.
     """
     kind, config, items = device.partition(":")[0], job.config, job.train_items
     steps, size = runfolder.total_steps(job), _bytes(config, kind)
     pixels = figures.largest(items)
-    figure = _nearest(figures.own(runs, kind), job, base, size) or _tabled(kind, base)
+    figure = _nearest(figures.own(runs, kind, card), job, base, size) or _tabled(kind, base)
     work = figures.work(config, items, base.family, base.parameters)
     memory = figures.memory(config, pixels, base.family, base.parameters, size or (figure.bytes if figure else 2))
-    seconds, how = None, "reckoned, not measured on such a device"
+    seconds: float | None = None
+    how: How = "count"
     if figure is not None:
         if figure.memory:
             memory = max(base.parameters * figure.bytes, figure.memory + memory - figure.reckoned)
         rate = figure.seconds / figure.work  # seconds a TFLOP
         seconds = rate * (steps * work + _beside(job, base, steps))
-        how = _how(figure, job, base, kind)
+        how = _how(figure, job, base)
     elif kind == "cuda":
         step = max(work / figures.CARD, figures.LAUNCHES * config.gradient_accumulation_steps)
-        seconds, how = steps * step + _beside(job, base, steps) / figures.CARD, figures.CARD_SOURCE
+        seconds, how = steps * step + _beside(job, base, steps) / figures.CARD, "published"
     return Estimate(
         images=sum(not item.regular for item in items),
         held_out=len(job.items) - len(items),
@@ -98,39 +104,8 @@ def estimate(job: Job, base: Peek, device: str, runs: Path) -> Estimate:
         encoding=_encoding(job, base) if kind == "cpu" else 0.0,
         memory=memory,
         how=how,
-        measured=figure is not None,
+        run=figure.run if figure is not None else "",
     )
-
-
-def lines(found: Estimate, device: str) -> list[str]:
-    """An estimate in words: what it will be; how that is known."""
-    parts = [_count(found.images, "picture")]
-    if found.regularisation:
-        parts.append(f"{found.regularisation:,} for regularisation")
-    if found.held_out:
-        parts.append(f"{found.held_out:,} held out")
-    parts.append(f"{_count(found.steps, 'step')} (pictures shown {found.presentations:,} times)")
-    where = "the CPU" if device == "cpu" else device
-    if found.seconds is not None:
-        parts.append(f"about {duration(found.seconds)} on {where}")
-    parts.append(f"about {found.memory / 1e9:.1f} GB")
-    told = [", ".join(parts), found.how]
-    if found.encoding >= 60:
-        told.insert(1, f"before that, once: encoding pictures and captions, about {duration(found.encoding)}")
-    return told
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: ``40 s``, ``2 min``, ``3 h 20 min``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(round(seconds / 600) * 10, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{seconds / 86400:.1f} days"
 
 
 def _bytes(config: TrainConfig, kind: str) -> int:
@@ -165,16 +140,15 @@ def _tabled(kind: str, base: Peek) -> Figure | None:
     return min(rows, key=lambda row: abs(log(row.parameters / base.parameters)), default=None)
 
 
-def _how(figure: Figure, job: Job, base: Peek, kind: str) -> str:
+def _how(figure: Figure, job: Job, base: Peek) -> How:
     config = job.config
-    alike = figure.pixels == figures.largest(job.train_items) and figure.batch == config.batch_size
-    alike = alike and figure.checkpointing == config.gradient_checkpointing
+    asked = (figures.largest(job.train_items), config.batch_size, config.gradient_checkpointing)
+    alike = (figure.pixels, figure.batch, figure.checkpointing) == asked
     if figure.run:
-        where = "this CPU" if kind == "cpu" else "this card"
-        return f"{'as' if alike else 'reckoned from what'} your run {figure.run[:4]}... did on {where}"
+        return "own" if alike else "own_like"
     if abs(figure.parameters / base.parameters - 1) > SAME_SIZE:
-        return f"reckoned from a model of another size, {figure.source}"
-    return figure.source if alike else f"reckoned from what was {figure.source}"
+        return "other_size"
+    return "table" if alike else "table_like"
 
 
 def _presentations(job: Job, steps: int) -> int:
@@ -210,7 +184,3 @@ def _encoding(job: Job, base: Peek) -> float:
         return 0.0
     pixels = sum(item.bucket[0] * item.bucket[1] * (2 if item.flipped else 1) for item in job.items)
     return pixels * figures.ENCODING["image"] + len(job.texts()) * figures.ENCODING["caption"]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -32,7 +32,7 @@ class RunStarted(Event):
 
     ``images`` are trained on, ``regularisation`` of them for the class; ``held_out`` are others, for validation.
     ``parameters`` are those that are not trained; ``buckets`` how many images there are of a size, such as 512x768;
-    ``seconds`` what the rest is expected to take, by one trial (0: not tried).
+    ``seconds`` what the rest is expected to take, by one trial (0: not tried). ``card`` is what the device is called.
     """
 
     name: str
@@ -50,6 +50,7 @@ class RunStarted(Event):
     seconds: float = 0.0
     held_out: int = 0
     regularisation: int = 0
+    card: str = ""
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,12 @@ class Figure:
         family: of the base model.
         parameters: weights of its denoiser.
         device: ``cpu``, ``cuda``, ...
+        card: what that is called; empty of a CPU.
         bytes: of a frozen weight: 4, or 2.
         seconds: an optimizer step.
         work: of that step, in TFLOP by ``work``.
         memory: peak bytes; 0: not measured.
         reckoned: what ``memory`` gives for it.
-        source: where it comes from, in words.
         run: the id of an own run; else empty.
         pixels: of its largest image.
         batch: its micro-batch.
@@ -69,11 +69,11 @@ class Figure:
     work: float
     memory: float = 0.0
     reckoned: float = 0.0
-    source: str = ""
     run: str = ""
     pixels: int = 0
     batch: int = 1
     checkpointing: bool = False
+    card: str = ""
 
 
 def forward(family: str, parameters: int, pixels: int) -> float:
@@ -115,8 +115,8 @@ def memory(config: TrainConfig, pixels: int, family: str, parameters: int, size:
     return parameters * size + adapters + activations + _PROCESS
 
 
-def _row(family: str, parameters: int, pixels: int, seconds: float, gib: float, source: str, **more: object) -> Figure:
-    """A row of the table: fp32 on a CPU, without checkpointing."""
+def _row(family: str, parameters: int, pixels: int, seconds: float, gib: float, **more: object) -> Figure:
+    """A row of the table: fp32 on two CPU cores, without checkpointing."""
     plain = {"mixed_precision": "no", "gradient_checkpointing": False, "batch_size": 1, **more}
     config = TrainConfig().model_copy(update=plain)
     return Figure(
@@ -128,17 +128,15 @@ def _row(family: str, parameters: int, pixels: int, seconds: float, gib: float, 
         _BACKWARD * config.batch_size * forward(family, parameters, pixels),
         gib * GIB,
         memory(config, pixels, family, parameters, 4),
-        source,
         pixels=pixels,
         batch=config.batch_size,
     )
 
 
-TWO_CORES = "measured on two CPU cores"
 TABLE = (
-    _row("sd15", 2_458_116, 128 * 128, 0.165, 0.6, TWO_CORES, batch_size=4, lora_targets="conv"),
-    _row("sd15", BASES["sd15"], 256 * 256, 3.56, 5.29, TWO_CORES),
-    _row("sdxl", BASES["sdxl"], 256 * 256, 8.0, 15.7, TWO_CORES),
+    _row("sd15", 2_458_116, 128 * 128, 0.165, 0.6, batch_size=4, lora_targets="conv"),
+    _row("sd15", BASES["sd15"], 256 * 256, 3.56, 5.29),
+    _row("sdxl", BASES["sdxl"], 256 * 256, 8.0, 15.7),
 )
 """docs/measurements.md: the demo, "A step, beside a bare PEFT loop", "A step of full-size SDXL"."""
 CARD = 2.1 * _CHECKPOINTING * forward("sdxl", BASES["sdxl"], 1024 * 1024) / 1.12
@@ -146,7 +144,6 @@ CARD = 2.1 * _CHECKPOINTING * forward("sdxl", BASES["sdxl"], 1024 * 1024) / 1.12
 LAUNCHES = 0.05
 """Seconds that a micro-batch takes at least on a card, however small it is: its thousands of kernels are started one by
 one (SDXL: 50 to 70 ms)."""
-CARD_SOURCE = "reckoned from a published figure of an RTX 3090 Ti, not measured on a card"
 ENCODING = {"image": 1 / 0.6 / (256 * 256), "caption": 0.12}
 """Seconds on two CPU cores: the VAE of full size for a pixel, CLIP for a caption."""
 
@@ -154,10 +151,15 @@ _known: dict[Path, tuple[object, Figure | None]] = {}
 MOST_RUNS = 40
 
 
-def own(root: Path, device: str) -> list[Figure]:
-    """The figures of the finished runs below a folder on a kind of device, the newest first.
+def own(root: Path, device: str, card: str) -> list[Figure]:
+    """The figures of the finished runs below a folder on a device, the newest first.
 
     What was read is remembered until the run's events change. A run that cannot be read has no figure.
+
+    Args:
+        root: where runs lie.
+        device: ``cpu``, ``cuda``, ...
+        card: what that is called: another card is another device.
     """
     finished = [path.parent for path in root.glob("*/result.json")]
     stamped = sorted(((_stamp(folder), folder) for folder in finished), reverse=True)[:MOST_RUNS]
@@ -166,7 +168,7 @@ def own(root: Path, device: str) -> list[Figure]:
         known = _known.get(folder)
         if known is None or known[0] != stamp:
             known = _known[folder] = (stamp, _figure(folder))
-        if known[1] is not None and known[1].device == device:
+        if known[1] is not None and (known[1].device, known[1].card) == (device, card):
             found.append(known[1])
     return found
 
@@ -180,18 +182,19 @@ def _stamp(folder: Path) -> tuple[int, int]:
 
 
 def _figure(folder: Path) -> Figure | None:
-    told = events.read(folder / "events.jsonl")[0]
-    started = [event for event in told if isinstance(event, RunStarted)]
-    steps = [event for event in told if isinstance(event, Step) and event.seconds > 0]
-    # The first step of a process is slower than the rest.
-    seconds = [event.seconds for event in steps if event.step > 1] or [event.seconds for event in steps]
-    if not started or not seconds or not runfolder.read_result(folder):
+    last, steps = None, []
+    for event in events.read(folder / "events.jsonl")[0]:
+        if isinstance(event, RunStarted):  # a process before may have had another card, or another batch
+            last, steps = event, []
+        elif isinstance(event, Step) and event.seconds > 0:
+            steps.append(event)
+    if last is None or not steps or not runfolder.read_result(folder):
         return None
     try:
         job = jobs.load(folder)
     except DarkroomError:
         return None
-    last, items, family = started[-1], job.train_items, job.base.family
+    items, family = job.train_items, job.base.family
     if family not in BASES or not items:
         return None
     size = 4 if last.precision == "fp32" else 2
@@ -201,15 +204,15 @@ def _figure(folder: Path) -> Figure | None:
         last.parameters,
         last.device.partition(":")[0],
         size,
-        median(seconds),
+        median(event.seconds for event in steps[1:] or steps),  # the first of a process is slower than the rest
         work(job.config, items, family, last.parameters),
         max(event.memory for event in steps),
         memory(job.config, pixels, family, last.parameters, size),
-        "",
         folder.name,
         pixels,
         job.config.batch_size,
         job.config.gradient_checkpointing,
+        last.card,
     )
 
 

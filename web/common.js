@@ -103,14 +103,18 @@ function holder(node) {
   new ResizeObserver(() => {
     const now = height();
     if (now === last || !inner.offsetWidth) return;
-    // What the user made larger stays larger; what only held the former content shrinks with it.
-    const [width, tall] = node.size;
-    const spare = Math.max(0, tall - node.computeSize()[1] - (last - now));
+    if (!window.LiteGraph?.vueNodesMode) fit(node, Math.max(now, last) - now);
     last = now;
-    node.setSize([width, node.computeSize()[1] + (spare < 24 ? 0 : spare)]);
-    node.setDirtyCanvas?.(true, true);
   }).observe(inner);
   return inner;
+}
+
+// As tall as what is in a node wants it. What the user made larger stays larger; what only held the former content, which
+// was taller by `shrunk`, does not. Nodes 2.0 does this by itself.
+export function fit(node, shrunk = 0) {
+  const needed = node.computeSize()[1], spare = node.size[1] - needed - shrunk;
+  node.setSize([node.size[0], needed + (spare < 24 ? 0 : spare)]);
+  node.setDirtyCanvas?.(true, true);
 }
 
 // A button that cannot be pressed again while what it started goes on; what that throws is shown.

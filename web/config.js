@@ -1,7 +1,9 @@
 // LoRA Train Config: a preset fills the widgets; the many are out of sight; what became of the YAML is told after a run.
 import { app } from "../../scripts/app.js";
+import { more } from "./advanced.js";
 import { ask, element, keep, onExecuted, panel, set, toast, widget } from "./common.js";
 import { wired } from "./graph.js";
+import { t } from "./text.js";
 
 let presets = null;
 
@@ -12,49 +14,18 @@ function fill(node, name) {
   }
   const file = widget(node, "yaml_file");
   if (file?.value && !links.has("yaml_file")) file.value = "";
-  if (String(widget(node, "yaml")?.value ?? "").trim()) {
-    toast("warn", node.title, "The pasted YAML of this node still wins over the preset's values.");
-  }
+  if (String(widget(node, "yaml")?.value ?? "").trim()) toast("warn", node.title, t("yaml_still_wins"));
   keep();
-}
-
-// The classic renderer shows advanced widgets always; Nodes 2.0 has a button of its own for them.
-function arrange(node, all) {
-  const links = new Set(wired(node));
-  for (const one of node.widgets ?? []) {
-    if (one.options?.advanced) one.hidden = !all && !links.has(one.name);
-  }
-  node.setSize([node.size[0], node.computeSize()[1]]);
-  node.setDirtyCanvas?.(true, true);
-}
-
-function more(node) {
-  const one = document.createElement("button");
-  one.type = "button";
-  let all = app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets") ?? false;
-  const show = () => {
-    one.textContent = all ? "Fewer settings" : "All settings";
-    one.hidden = window.LiteGraph?.vueNodesMode === true;
-    arrange(node, all || one.hidden);
-  };
-  one.addEventListener("click", () => {
-    all = !all;
-    show();
-  });
-  app.ui?.settings?.addEventListener?.("Comfy.VueNodes.Enabled.change", () => setTimeout(show, 100));
-  show();
-  return one;
 }
 
 function chooser(node) {
   const select = document.createElement("select");
-  select.title = "Fills the settings of this node. Your prompts, folders and seed stay as they are.";
+  select.title = t("preset_hint");
   const offer = (text, value) => select.add(new Option(text, value));
-  offer("Preset...", "");
+  offer(t("preset"), "");
   const load = async () => {
-    if (select.options.length > 1) return;
     presets ??= (await ask("/presets")).presets;
-    if (select.options.length === 1) Object.keys(presets).forEach((name) => offer(name, name));
+    Object.keys(presets).forEach((name) => offer(name, name));
   };
   select.addEventListener("change", () => {
     if (select.value) fill(node, select.value);

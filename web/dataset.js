@@ -3,8 +3,10 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ask, button, element, keep, panel, set, toast, widget } from "./common.js";
 import { upstream } from "./graph.js";
+import { t } from "./text.js";
 
-const TAKEN = /\.(png|jpe?g|webp|bmp|tiff?|gif|avif|txt|caption|csv|jsonl)$/i;
+const PICTURE = /\.(png|jpe?g|webp|bmp|tiff?|gif|avif)$/i;
+const CAPTION = /\.(txt|caption|csv|jsonl)$/i;
 const AT_ONCE = 3; // uploads
 const LOOK_EVERY = 700; // ms; what was the same for two looks is asked for
 const SHOWN = 5; // failures by name
@@ -39,28 +41,27 @@ async function dropped(items) {
 async function upload({ file, below }, folder) {
   const most = api.getServerFeature?.("max_upload_size");
   if (most && file.size > most) {
-    throw new Error(`larger than ${Number((most / 2 ** 20).toPrecision(1))} MB, which is what this server takes (--max-upload-size)`);
+    throw new Error(t("file_too_large", { limit: `${Number((most / 2 ** 20).toPrecision(2))} MB` }));
   }
   const body = new FormData();
   body.append("image", file, file.name);
   body.append("subfolder", [folder, ...below].join("/"));
   body.append("type", "input");
   const answer = await api.fetchApi("/upload/image", { method: "POST", body });
-  if (answer.status === 413) throw new Error("larger than what this server takes (--max-upload-size)");
-  if (!answer.ok) throw new Error(`the server refused it: ${answer.status} ${answer.statusText}`);
+  if (answer.status === 413) throw new Error(t("file_refused_as_too_large"));
+  if (!answer.ok) throw new Error(t("refused", { reason: `${answer.status} ${answer.statusText}` }));
   const { name } = await answer.json();
-  if (name !== file.name) throw new Error(`stored as ${name}: there was one of its name`);
+  if (name !== file.name) throw new Error(t("renamed", { name }));
 }
 
 // Puts files into one new folder below the input, and chooses it. None of them ever comes into a folder that is there.
 async function take(node, { files, name }) {
   const state = states.get(node);
-  if (state.busy) throw new Error("files are being uploaded already");
-  const wanted = files.filter(({ file }) => TAKEN.test(file.name));
-  const left = files.filter(({ file }) => !TAKEN.test(file.name)).map(({ file }) => `${file.name}: no picture, no caption`);
-  if (!wanted.some(({ file }) => /\.(png|jpe?g|webp|bmp|tiff?|gif|avif)$/i.test(file.name))) {
-    throw new Error("there is no picture among the files (png, jpg, webp, bmp, tiff, gif, avif)");
-  }
+  if (state.busy) throw new Error(t("busy"));
+  const taken = ({ file }) => PICTURE.test(file.name) || CAPTION.test(file.name);
+  const wanted = files.filter(taken);
+  const left = files.filter((one) => !taken(one)).map(({ file }) => `${file.name}: ${t("neither")}`);
+  if (!wanted.some(({ file }) => PICTURE.test(file.name))) throw new Error(t("no_picture"));
   state.busy = true;
   state.status.className = "dim";
   try {
@@ -74,17 +75,18 @@ async function take(node, { files, name }) {
         } catch (error) {
           failed.push(`${next.file.name}: ${error.message}`);
         }
-        state.status.textContent = `Uploading to ${folder}: ${++done} of ${wanted.length}`;
+        done += 1;
+        state.status.textContent = t("uploading", { folder, done, total: wanted.length });
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, work));
     const all = [...failed, ...left];
-    const more = all.length > SHOWN ? [`and ${all.length - SHOWN} more`] : [];
-    const said = [`${wanted.length - failed.length} files are now in ${folder}`, ...all.slice(0, SHOWN), ...more];
+    const more = all.length > SHOWN ? [t("and_more", { number: all.length - SHOWN })] : [];
+    const said = [t("uploaded", { number: wanted.length - failed.length, folder }), ...all.slice(0, SHOWN), ...more];
     state.status.textContent = said.join("\n");
     if (failed.length < wanted.length) state.name.value = "";
     state.status.className = failed.length ? "warn lines" : "dim lines";
-    if (failed.length) toast("warn", "Load Dataset", said.join("\n"), 20_000);
+    if (failed.length) toast("warn", node.title, said.join("\n"), 20_000);
     if (failed.length === wanted.length) {
       await ask("/dataset/discard", { folder });
       return;
@@ -152,7 +154,7 @@ async function look(node, state) {
     const kept = sessionStorage.getItem(remembered(node));
     if (kept) show(state, JSON.parse(kept));
     else {
-      state.lines.replaceChildren(element("div", "dim", "What is wired is shown when the graph has run."));
+      state.lines.replaceChildren(element("div", "dim", t("shown_after_run")));
       state.sheet.hidden = true;
     }
     return;
@@ -178,18 +180,18 @@ function build(node) {
   const row = element("div", "row");
   const open = () => ask("/dataset/open", { folder: widget(node, "folder").value, path: widget(node, "path").value });
   const name = document.createElement("input");
-  name.placeholder = "name (optional)";
-  name.title = "The name of the folder that the next files are put into";
+  name.placeholder = t("folder_name");
+  name.title = t("folder_name_hint");
   name.style.width = "11em";
   name.addEventListener("keydown", (event) => event.stopPropagation()); // Delete would delete the node
-  row.append(button("Choose files...", () => pick(node)), name, button("Open folder", open));
+  row.append(button(t("choose_files"), () => pick(node)), name, button(t("open_folder"), open));
   const lines = element("div", "lines"), sheet = element("img", ""), status = element("div", "dim");
   sheet.hidden = true;
-  sheet.alt = "contact sheet";
-  sheet.title = "Click for the whole size";
+  sheet.alt = t("contact_sheet");
+  sheet.title = t("whole_size");
   sheet.style.cursor = "zoom-in";
   sheet.addEventListener("click", () => window.open(sheet.src, "_blank", "noopener"));
-  inside.append(row, element("div", "dim", "Or drop pictures, or a folder, on this node."), status, lines, sheet);
+  inside.append(row, element("div", "dim", t("or_drop")), status, lines, sheet);
   node.setSize?.([Math.max(node.size[0], 420), node.size[1]]); // wide enough for captions to be read
   states.set(node, { lines, sheet, status, name, busy: false, asked: undefined, seen: undefined });
 }
@@ -228,7 +230,7 @@ app.registerExtension({
       }
       dropped(event.dataTransfer.items)
         .then((found) => take(this, found))
-        .catch((error) => toast("error", "Load Dataset", error.message));
+        .catch((error) => toast("error", this.title, error.message));
       return true;
     };
   },

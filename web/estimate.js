@@ -3,6 +3,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ask, element, panel, widget } from "./common.js";
 import { search, upstream, wired } from "./graph.js";
+import { count, duration, t } from "./text.js";
 
 const LOOK_EVERY = 600; // ms; what was the same for two looks is asked for
 const nodes = new Map(); // node -> {inside, asked, seen}
@@ -47,9 +48,31 @@ function question(node) {
   // Pictures that the graph has yet to make cannot be counted.
   const later = data?.inputs?.some((one) => one.name === "images" && one.link != null);
   if (!(config || unwired) || !data || later || !model) return null;
-  const { folder, path, repeats } = values(data);
   const settings = config ? { config: values(config), wired: wired(config) } : { config: {} };
-  return { dataset: { folder, path, repeats }, ...settings, base: model };
+  return { dataset: values(data), ...settings, base: model };
+}
+
+const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
+
+// What a run will be; how that is known; and whether it will not fit.
+export function told(found) {
+  const cpu = found.device === "cpu", where = cpu ? t("the_cpu") : found.card;
+  const parts = [
+    count("picture", found.images),
+    found.regularisation && t("for_regularisation", { number: found.regularisation }),
+    found.held_out && t("held_out", { number: found.held_out }),
+    t("shown_times", { steps: count("step", found.steps), times: found.presentations }),
+    found.seconds !== null && t("takes", { time: duration(found.seconds), where }),
+    t("needs", { memory: gigabytes(found.memory) }),
+  ];
+  const lines = [element("div", "", parts.filter(Boolean).join(t("comma")))];
+  if (found.encoding >= 60) lines.push(element("div", "dim", t("encoding", { time: duration(found.encoding) })));
+  const run = found.run.slice(0, 4), here = t(cpu ? "this_cpu" : "this_card");
+  lines.push(element("div", "dim", t(`by_${found.how}`, { run, here })));
+  if (found.room && found.memory > found.room) {
+    lines.push(element("div", "warn", t("does_not_fit", { where, memory: gigabytes(found.room) })));
+  }
+  return lines;
 }
 
 async function show(inside, state, asked) {
@@ -60,9 +83,7 @@ async function show(inside, state, asked) {
   }
   let lines;
   try {
-    const found = await ask("/estimate", JSON.parse(asked));
-    lines = found.lines.map((text, index) => element("div", index ? "dim" : "", text));
-    if (found.warning) lines.push(element("div", "warn", found.warning));
+    lines = told(await ask("/estimate", JSON.parse(asked)));
   } catch (error) {
     lines = [element("div", "error lines", error.message)];
   }

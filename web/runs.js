@@ -1,33 +1,9 @@
 // Load Trained LoRA and Strength Sweep: the runs of this ComfyUI to choose from; the choice fills the node's texts.
 import { app } from "../../scripts/app.js";
 import { ask, button, element, keep, panel, set, widget } from "./common.js";
+import { duration, t } from "./text.js";
 
 const NODES = { Darkroom_LoadTrainedLoRA: "checkpoint", Darkroom_StrengthSweep: "checkpoints" };
-const WORDS = {
-  en: {
-    choose: "Choose a run", close: "Close", none: "No run yet: train one with Train LoRA.", latest: "latest",
-    which: "Which step?", several: "Which steps? Click several.", all: "all", last: "last", step: "step", loss: "loss",
-    left: "left", running: "running", finished: "finished", stopped: "stopped", failed: "failed",
-    nothing: "nothing saved yet", newest: "whichever is the newest when it runs",
-  },
-  zh: {
-    choose: "选择训练", close: "关闭", none: "还没有训练：请先用“训练 LoRA”训练一次。", latest: "最近一次",
-    which: "哪一步？", several: "哪几步？可以点选多个。", all: "全部", last: "最后", step: "步", loss: "损失",
-    left: "剩余", running: "训练中", finished: "已完成", stopped: "已停止", failed: "失败",
-    nothing: "还没有保存任何东西", newest: "运行时最新的那一次",
-  },
-};
-
-function word(name) {
-  const language = app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en";
-  return (WORDS[language.startsWith("zh") ? "zh" : "en"])[name] ?? name;
-}
-
-function clock(seconds) {
-  const minutes = Math.max(1, Math.round(seconds / 60));
-  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-}
-
 function fill(node, name, value) {
   set(node, name, value);
   keep();
@@ -37,9 +13,9 @@ function fill(node, name, value) {
 function facts(run) {
   const parts = [run.id];
   if (run.started) parts.push(new Date(run.started * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }));
-  parts.push(`${word("step")} ${run.step} / ${run.total}`);
-  if (run.loss !== null) parts.push(`${word("loss")} ${run.loss.toFixed(4)}`);
-  if (run.state === "running" && run.seconds_left) parts.push(`${clock(run.seconds_left)} ${word("left")}`);
+  parts.push(t("step_of", { step: String(run.step), total: String(run.total) }));
+  if (run.loss !== null) parts.push(t("loss", { loss: run.loss.toFixed(4) }));
+  if (run.state === "running" && run.seconds_left) parts.push(t("left", { time: duration(run.seconds_left) }));
   return parts.join(" · ");
 }
 
@@ -52,7 +28,7 @@ function row(title, note, more, chosen) {
   head.style.justifyContent = "space-between";
   const name = element("span", "", title);
   name.style.fontWeight = "600";
-  head.append(name, element("span", note === word("failed") ? "error" : "dim", note));
+  head.append(name, element("span", note === t("failed") ? "error" : "dim", note));
   one.append(head, element("div", "dim", more));
   return one;
 }
@@ -64,36 +40,36 @@ function picker(node, steps) {
   // The wheel scrolls the list, not the canvas.
   list.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
   const several = steps === "checkpoints";
-  const opener = button(word("choose"), async () => {
+  const opener = button(t("choose_run"), async () => {
     if (list.isConnected) return close();
     await open();
   });
 
   function close() {
     list.remove();
-    opener.textContent = word("choose");
+    opener.textContent = t("choose_run");
   }
 
   async function open() {
     const { runs } = await ask("/runs");
     list.replaceChildren();
-    if (!runs.length) list.append(element("div", "dim", word("none")));
+    if (!runs.length) list.append(element("div", "dim", t("no_run")));
     const now = String(widget(node, "run").value ?? "").trim();
     if (runs.length) {
-      const newest = row(word("latest"), "", word("newest"), now === "latest" || !now);
+      const newest = row(t("latest"), "", t("newest"), now === "latest" || !now);
       newest.addEventListener("click", () => choose("latest", runs.find((run) => run.steps.length)));
       list.append(newest);
     }
     for (const run of runs) {
       const some = run.steps.length > 0;
-      const one = row(run.name, word(run.state), some ? facts(run) : `${facts(run)} · ${word("nothing")}`, now === run.label);
+      const one = row(run.name, t(run.state), some ? facts(run) : `${facts(run)} · ${t("nothing_saved")}`, now === run.label);
       one.title = run.id;
       one.disabled = !some;
       one.addEventListener("click", () => choose(run.label, run));
       list.append(one);
     }
     inner.append(list);
-    opener.textContent = word("close");
+    opener.textContent = t("close");
   }
 
   function choose(label, run) {
@@ -105,7 +81,7 @@ function picker(node, steps) {
 
   // Steps as small buttons: one for Load Trained LoRA, several for a sweep.
   function offer(run) {
-    list.replaceChildren(element("div", "", `${run.name} ${run.id}`), element("div", "dim", word(several ? "several" : "which")));
+    list.replaceChildren(element("div", "", `${run.name} ${run.id}`), element("div", "dim", t(several ? "which_steps" : "which_step")));
     const chips = element("div", "row");
     const named = () => String(widget(node, steps).value ?? "").split(/[,;\n]/).map((one) => one.trim()).filter(Boolean);
     const draw = () => {
@@ -118,7 +94,7 @@ function picker(node, steps) {
     };
     const texts = [...(several ? ["all"] : []), "last", ...[...run.steps].reverse().map(String)];
     for (const text of texts) {
-      const chip = element("button", "darkroom-step", word(text));
+      const chip = element("button", "darkroom-step", /\d/.test(text) ? text : t(text));
       chip.type = "button";
       chip.dataset.step = text;
       chip.addEventListener("click", () => {

@@ -2,6 +2,10 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { onExecuted, toast } from "./common.js";
+import { t } from "./text.js";
+
+// Node ids are execution ids: "7:3" is node 3 in subgraph 7. Titles of what is inside are not looked for.
+const title = (id) => app.graph?.getNodeById?.(Number(id))?.title ?? "LoRA Darkroom";
 
 app.registerExtension({
   name: "LoRADarkroom.Train",
@@ -11,11 +15,10 @@ app.registerExtension({
     onExecuted(node, () => { delete app.nodePreviewImages?.[String(node.id)]; });
   },
   setup() {
-    api.addEventListener("darkroom.toast", ({ detail }) => {
-      // Node ids are execution ids: "7:3" is node 3 in subgraph 7. Titles of what is inside are not looked for.
-      const node = app.graph?.getNodeById?.(Number(detail.node));
-      const errors = detail.severity === "error";
-      toast(detail.severity, node?.title ?? "LoRA Darkroom", detail.text, errors ? 20_000 : 8_000);
+    api.addEventListener("darkroom.trained", ({ detail: { node, steps, loss } }) => {
+      const values = { steps, loss: loss?.toFixed(4) };
+      toast("success", title(node), t(loss == null ? "trained" : "trained_to", values));
     });
+    api.addEventListener("darkroom.failed", ({ detail }) => toast("error", title(detail.node), detail.text, 20_000));
   },
 });

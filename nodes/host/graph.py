@@ -37,9 +37,9 @@ class NodeProgress:
             self._text = text
             PromptServer.instance.send_progress_text(text, self._node)
 
-    def toast(self, severity: str, text: str) -> None:
-        """Show a passing message on every open page; ``severity`` is success, info, warn or error."""
-        tell_page("toast", {"node": self._node, "severity": severity, "text": text})
+    def tell(self, event: str, **data: Any) -> None:
+        """Send an event of the node to every open page."""
+        tell_page(event, {"node": self._node, **data})
 
 
 def say(text: str) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_a_file_that_is_too_large_is_named(comfy: ComfyServer, page: Page, tmp_p
     source = two(tmp_path / "large")
     draw(source / "too large.png", 300, 300, seed=9)
     drop(page, source)
-    said(page, "too large.png: larger than 0.05 MB")
+    said(page, "too large.png: larger than 0.048 MB")
     said(page, "2 images (")
     assert "too large.png" not in names(comfy.base / "input" / page.evaluate(CHOSEN))
     said(page, "2 images (")

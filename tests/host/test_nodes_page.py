@@ -1,0 +1,216 @@
+"""How the nodes look in ComfyUI's page, in both renderers: as tall as what is in them, and in the page's language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.host.browser import close_dialogs, open_page, wait_until_ready
+from tests.host.server import ComfyServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
+NODES = (
+    "LoadDataset", "AutoCaption", "LoRATrainConfig", "TrainLoRA", "SaveLoRA", "ApplyLoRA", "LoadTrainedLoRA",
+    "StrengthSweep", "LabelledGrid", "ResizeLoRA", "MergeLoRAs", "DatasetImages",
+)  # fmt: skip
+ADD = """types => types.map((type, n) => {
+  const node = LiteGraph.createNode(`Darkroom_${type}`);
+  node.pos = [(n % 4) * 480, Math.floor(n / 4) * 560];
+  app.graph.add(node);
+  return node.id;
+})"""
+# Of each node, by its type: the room below what is in it, in pixels of the graph.
+ROOM = """() => Object.fromEntries(app.graph.nodes.map(node => {
+  if (!LiteGraph.vueNodesMode) return [node.type, node.size[1] - node.computeSize()[1]];
+  const outer = document.querySelector(`[data-node-id='${node.id}']`), scale = app.canvas.ds.scale;
+  const widgets = [...outer.querySelectorAll(".lg-node-widget")];
+  const low = Math.max(...widgets.map(one => one.getBoundingClientRect().bottom));
+  return [node.type, (outer.getBoundingClientRect().bottom - low) / scale];
+}))"""
+MOST_ROOM = {False: 24, True: 80}  # Nodes 2.0 has the pack's name and a button for the advanced below
+SPEAK = "language => app.extensionManager.setting.set('Comfy.Locale', language)"
+SHOW = "([x, y]) => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [x, y]; app.canvas.setDirty(true, true); }"
+
+
+@pytest.fixture(params=[False, True], ids=["classic", "nodes 2.0"])
+def nodes_2(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@pytest.fixture
+def page(comfy: ComfyServer, nodes_2: bool) -> Iterator[Page]:
+    """An empty graph, in either renderer; no complaints when the test is over."""
+    with open_page(comfy, nodes_2=nodes_2) as (page, complaints):
+        close_dialogs(page)
+        page.evaluate("() => app.graph.clear()")
+        page.wait_for_timeout(500)
+        yield page
+        assert not complaints
+
+
+@pytest.fixture
+def chinese(page: Page) -> Iterator[Page]:
+    """The page in Chinese."""
+    page.evaluate(SPEAK, "zh")
+    page.wait_for_timeout(1000)
+    page.reload(wait_until="domcontentloaded")
+    wait_until_ready(page)
+    page.evaluate("() => app.graph.clear()")
+    page.wait_for_timeout(500)
+    try:
+        yield page
+    finally:
+        page.evaluate(SPEAK, "en")
+        page.wait_for_timeout(1000)
+
+
+def look(page: Page) -> None:
+    """Everything in sight, and the pictures there."""
+    page.evaluate(SHOW, [250, 150])
+    page.wait_for_function("() => document.querySelector('.darkroom-panel img')?.naturalWidth > 300")
+    page.wait_for_timeout(1500)
+
+
+def test_nodes_are_as_tall_as_what_is_in_them(page: Page, nodes_2: bool):
+    page.evaluate(ADD, list(NODES))
+    look(page)
+    room = page.evaluate(ROOM)
+    assert len(room) == len(NODES)
+    assert {name: room[name] for name in room if not -5 <= room[name] <= MOST_ROOM[nodes_2]} == {}
+
+
+def test_a_node_shrinks_with_what_is_in_it_and_keeps_the_room_that_the_user_gave(page: Page, nodes_2: bool):
+    (node,) = page.evaluate(ADD, ["LoadDataset"])
+    look(page)
+    path = """([id, path]) => { app.graph.getNodeById(id).widgets.find(one => one.name === "path").value = path; }"""
+    height = "id => app.graph.getNodeById(id).size[1]"
+    tall = page.evaluate(height, node)
+    page.evaluate(path, [node, "/no/such folder"])
+    page.get_by_text("no/such folder does not exist").wait_for()
+    page.wait_for_timeout(1000)
+    assert page.evaluate(height, node) < tall - 150  # the picture is gone
+    page.evaluate(path, [node, ""])
+    look(page)
+    assert page.evaluate(height, node) == pytest.approx(tall, abs=3)
+    if nodes_2:
+        return
+    page.evaluate("id => { const node = app.graph.getNodeById(id); node.setSize([500, node.size[1] + 400]); }", node)
+    page.evaluate(path, [node, "/no/such folder"])
+    page.get_by_text("no/such folder does not exist").wait_for()
+    page.wait_for_timeout(1000)
+    assert page.evaluate(ROOM)["Darkroom_LoadDataset"] > 300
+
+
+def test_advanced_inputs_wait_until_they_are_asked_for_and_a_saved_graph_remembers(page: Page, nodes_2: bool):
+    apply, config = page.evaluate(ADD, ["ApplyLoRA", "LoRATrainConfig"])
+    page.evaluate(SHOW, [400, 200])
+    page.wait_for_timeout(1500)
+    shown = "id => { const n = app.graph.getNodeById(id); return n.widgets.filter(w => n.isWidgetVisible(w)).length; }"
+    if nodes_2:
+        shown = """id => document.querySelectorAll(`[data-node-id='${id}'] .lg-node-widget`).length"""
+    few = {node: page.evaluate(shown, node) for node in (apply, config)}
+    page.evaluate(
+        """id => {
+        const node = app.graph.getNodeById(id), made = LiteGraph.createNode("PrimitiveInt");
+        app.graph.add(made);
+        made.connect(0, node, node.inputs.findIndex(one => one.name === "save_steps"));
+    }""",
+        config,
+    )
+    page.wait_for_timeout(500)
+    assert page.evaluate(shown, config) == few[config] + 1, "what is wired is in sight"
+    for node in (apply, config):
+        page.evaluate("id => app.graph.getNodeById(id).toggleAdvanced()", node)  # as ComfyUI's menu of a node does
+    page.wait_for_timeout(500)
+    assert page.evaluate(shown, apply) == few[apply] + 1
+    assert page.evaluate(shown, config) > 40
+    page.evaluate("async () => { await app.loadGraphData(app.graph.serialize()); }")
+    page.wait_for_timeout(2000)
+    assert page.evaluate(shown, config) > 40
+    if not nodes_2:
+        page.get_by_role("button", name="Fewer settings").click()
+        assert page.evaluate(shown, config) == few[config] + 1
+        assert page.evaluate(ROOM)["Darkroom_LoRATrainConfig"] < 24
+
+
+def test_what_the_scripts_write_is_in_the_pages_language(chinese: Page):
+    data, config, train = chinese.evaluate(ADD, ["LoadDataset", "LoRATrainConfig", "TrainLoRA"])
+    chinese.evaluate(
+        """([data, config, train]) => {
+            const [from, how, to] = [data, config, train].map(id => app.graph.getNodeById(id));
+            const base = LiteGraph.createNode("Darkroom_LoadDemoBase");
+            app.graph.add(base);
+            const into = (node, slot, name) => node.connect(slot, to, to.inputs.findIndex(one => one.name === name));
+            into(from, 0, "dataset");
+            into(how, 0, "config");
+            into(base, 0, "model");
+        }""",
+        [data, config, train],
+    )
+    look(chinese)
+    for button in ("\u9009\u62e9\u6587\u4ef6", "\u6253\u5f00\u6587\u4ef6\u5939"):  # Choose files, Open folder
+        assert chinese.get_by_role("button", name=button).is_visible()
+    chinese.locator(
+        ".darkroom-panel", has_text="12 \u5f20\u56fe\u7247\uff0c30 \u6b65"
+    ).wait_for()  # 12 pictures, 30 steps
+    chinese.evaluate(
+        "api => api.dispatchCustomEvent('darkroom.trained', { node: '1', steps: 1200, loss: 0.125 })",
+        chinese.evaluate_handle("() => comfyAPI.api.api"),
+    )
+    chinese.get_by_text("\u5df2\u8bad\u7ec3 1,200 \u6b65\uff0c\u635f\u5931 0.1250").wait_for()
+
+
+@pytest.fixture
+def words(comfy: ComfyServer) -> Iterator[Callable[..., Any]]:
+    """`words(script, "name", argument ...)`: what a function of one of the page's scripts gives."""
+    with open_page(comfy) as (page, complaints):
+
+        def call(script: str, name: str, *arguments: Any) -> Any:
+            return page.evaluate(
+                """async ([script, name, values]) => {
+                    const found = performance.getEntriesByType("resource").find(one => one.name.endsWith(script)).name;
+                    const given = (await import(found))[name](...values);
+                    return Array.isArray(given) ? given.map(one => one.textContent) : given;
+                }""",
+                [f"/{script}.js", name, list(arguments)],
+            )
+
+        yield call
+        assert not complaints
+
+
+FOUND = {
+    "images": 12, "held_out": 1, "regularisation": 0, "steps": 400, "presentations": 1600, "seconds": 119.0,
+    "encoding": 0.0, "memory": 1.3e9, "how": "table", "run": "", "device": "cpu", "card": "cpu", "room": 0,
+}  # fmt: skip
+
+
+def test_an_estimate_in_words(words: Callable[..., Any]):
+    shown = "12 pictures, 1 held out, 400 steps (pictures shown 1,600 times), about 2 min on the CPU, about 1.3 GB"
+    assert words("estimate", "told", FOUND) == [shown, "measured on two CPU cores"]
+    first, how = words("estimate", "told", {**FOUND, "images": 1, "held_out": 0, "steps": 1, "seconds": None})
+    assert first == "1 picture, 1 step (pictures shown 1,600 times), about 1.3 GB"
+    card = {
+        "device": "cuda:0",
+        "card": "NVIDIA H100",
+        "room": 1.2e9,
+        "how": "own",
+        "run": "0123456789ab",
+        "encoding": 80,
+    }
+    first, before, how, warning = words("estimate", "told", {**FOUND, **card, "regularisation": 3})
+    assert first.startswith("12 pictures, 3 for regularisation, 1 held out, ")
+    assert "about 2 min on NVIDIA H100" in first
+    assert before == "before that, once: encoding pictures and captions, about 80 s"
+    assert how == "as your run 0123... did on this card"
+    assert warning.startswith("that is more than NVIDIA H100 has (1.2 GB); in less memory: ")
+    for seconds, text in (
+        (0.2, "1 s"), (66, "66 s"), (119, "2 min"), (4000, "67 min"), (7100, "2 h"), (12000, "3 h 20 min"),
+        (300_000, "3.5 days"),
+    ):  # fmt: skip
+        assert words("text", "duration", seconds) == text
