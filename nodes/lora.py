@@ -112,9 +112,9 @@ class ApplyLoRA(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str = WIRED, **_: Any) -> Any:
-        """Changes when the file does."""
-        if lora_name == WIRED:
+    def fingerprint_inputs(cls, lora_name: str | None = WIRED, **others: Any) -> Any:
+        """Changes when the file does, where it is used; what is wired is known by its link."""
+        if lora_name in (None, WIRED) or "lora" in others:
             return WIRED
         try:
             stat = places.lora(lora_name).stat()
@@ -176,7 +176,7 @@ class LoadTrainedLoRA(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, run: str = LATEST, checkpoint: str = LAST, **_: Any) -> Any:
+    def fingerprint_inputs(cls, run: str | None = LATEST, checkpoint: str | None = LAST, **_: Any) -> Any:
         """Changes when another run becomes the latest, or the LoRA does."""
         return fingerprint(run, checkpoint)
 

@@ -73,9 +73,9 @@ class StrengthSweep(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, run: str = LATEST, checkpoints: str = "", **_: Any) -> Any:
-        """Changes when the LoRAs of the run do; a wired one is known by its link."""
-        return trained.fingerprint(run, checkpoints)
+    def fingerprint_inputs(cls, run: str | None = LATEST, checkpoints: str | None = "", **others: Any) -> Any:
+        """Changes when the LoRAs of the run do; a wired one, which ComfyUI gives as None, is known by its link."""
+        return "wired" if "lora" in others else trained.fingerprint(run, checkpoints)
 
     @classmethod
     def execute(

@@ -88,8 +88,13 @@ def load_of(folder: Path, checkpoint: str) -> Loaded:
     return Loaded(runs.label(state), folder.name, loras, notes)
 
 
-def fingerprint(run: str, checkpoint: str) -> str:
-    """Changes when what ``load`` would give does; of what cannot be loaded, when the reason does."""
+def fingerprint(run: str | None, checkpoint: str | None) -> str:
+    """Changes when what ``load`` would give does; of what cannot be loaded, when the reason does.
+
+    What is wired ComfyUI gives as None; it is known by its link.
+    """
+    if run is None or checkpoint is None:
+        return "wired"
     try:
         if _is_file(run):
             stat = places.lora(run.strip()).stat()

@@ -59,9 +59,9 @@ def load(folder: str = DEMO_DATA, path: str = "", **more: Any) -> Graph:
     }
 
 
-def foreign(comfy: ComfyServer, path: str, data: dict[str, Any]) -> tuple[int, Any]:
-    """Status and JSON of a POST that comes from another machine."""
-    headers = {"Content-Type": "application/json", **ELSEWHERE}
+def foreign(comfy: ComfyServer, path: str, data: dict[str, Any], more: dict[str, str] | None = None) -> tuple[int, Any]:
+    """Status and JSON of a POST that comes from another machine; with other headers, of whoever sends these."""
+    headers = {"Content-Type": "application/json", **(ELSEWHERE if more is None else more)}
     request = urllib.request.Request(comfy.url + path, json.dumps(data).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -178,11 +178,22 @@ def test_a_wired_path_is_refused_when_it_is_known(comfy: ComfyServer, outside: P
     graph["data"]["inputs"]["path"] = ["text", 0]
     assert comfy.run(graph)["data"]["text"][0].splitlines()[1] == outside.as_posix()
     graph["data"]["inputs"]["repeats"] = 2  # so that it does not come out of the cache
-    status, answer = foreign(comfy, "/prompt", {"prompt": graph})
-    assert status == 200
-    entry = comfy.wait(answer["prompt_id"])
-    assert entry["status"]["status_str"] == "error"
-    assert "lies outside of the folders" in str(entry["status"]["messages"])
+    for extra in ({}, {"darkroom_local": True}, []):  # what a client says of itself does not count
+        status, answer = foreign(comfy, "/prompt", {"prompt": graph, "extra_data": extra})
+        assert status == 200
+        entry = comfy.wait(answer["prompt_id"])
+        assert entry["status"]["status_str"] == "error"
+        assert "lies outside of the folders" in str(entry["status"]["messages"])
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("127.0.0.1", 200), ("localhost:8188", 200), ("[::1]", 200), ("rebound.example:8188", 400)]
+)
+def test_a_name_that_leads_here_from_the_internet_is_not_this_machine(
+    comfy: ComfyServer, outside: Path, host: str, status: int
+):
+    """DNS rebinding: the browser of this machine asks, for a page of another site."""
+    assert foreign(comfy, "/darkroom/dataset", {"path": str(outside)}, {"Host": host})[0] == status
 
 
 def test_datasets_and_added_folders_are_offered_to_everybody(tmp_path: Path, outside: Path):

@@ -284,3 +284,22 @@ def test_vae_and_clip_are_mapped_as_they_come(comfy: ComfyServer, run: str):
     graph |= picture(model=["sweep", 0], clip=CLIP, vae=VAE)
     drawn = comfy.run(graph)["picture"]["images"]
     assert len(drawn) == 2
+
+
+def test_an_unchanged_graph_draws_nothing_anew(comfy: ComfyServer, run: str):
+    """Whatever run is the latest by now: what is wired is known by its link."""
+    applied = node(
+        "Darkroom_ApplyLoRA", model=MODEL, clip=CLIP, lora=["load", 0], lora_name="of another machine.safetensors",
+        strength_model=0.8, strength_clip=0.8,
+    )  # fmt: skip
+    graph = {
+        **demo_loader(), **training(training_seed=79), "load": node("Darkroom_LoadTrainedLoRA", run=["train", 4]),
+        "sweep": node("Darkroom_StrengthSweep", model=MODEL, clip=CLIP, lora=["train", 0], strengths="0.5, 1"),
+        **picture("swept ", model=["sweep", 0], clip=["sweep", 1], steps=2),
+        "apply": applied, **picture("applied ", model=["apply", 0], clip=["apply", 1], steps=2),
+    }  # fmt: skip
+    graph["load"]["inputs"]["checkpoint"] = "last"
+    comfy.run(graph)
+    entry = comfy.wait(comfy.queue(graph))
+    assert entry["status"]["status_str"] == "success"
+    assert comfy.executed(entry) == []
