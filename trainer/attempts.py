@@ -115,7 +115,8 @@ class Attempts:
                 run.doing = "trying a step"
                 self._emit(Phase(run.doing))
                 free = budget(self._device, self._job.config.vram_limit)
-                seconds, plan = rehearse(run, trained, free, twice=self._savings.paged)
+                # A card's first step is mostly the choosing of kernels: up to twenty times the time of the others.
+                seconds, plan = rehearse(run, trained, free, twice=self._savings.paged or self._device.type != "cpu")
                 if not plan.fits and (less := memory.enough(plan, self._savings, self._possible)):
                     return self._with(less, f"it needs {plan.total / GB:.1f} GB, and {plan.free / GB:.1f} are free", at)
                 self._tell(run, trained, mixed, seconds, plan)

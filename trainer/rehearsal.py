@@ -33,7 +33,8 @@ def rehearse(run: Training, trained: Trained, free: int, *, twice: bool = False)
         run: before its next step.
         trained: its model.
         free: bytes that it may take in all.
-        twice: the first time does not count: a model in RAM learns from it what to bring ahead.
+        twice: the first time does not count: a card chooses its kernels in it, and a model in RAM learns what to bring
+            ahead.
     """
     if twice:
         rehearse(run, trained, free)

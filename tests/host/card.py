@@ -4,7 +4,8 @@
 
 Checkpoints with random weights are written into DIR (SD1.5: 2 GB, SDXL: 7 GB): memory and time are those of real ones,
 the pictures are noise. One JSON line a case: how the run ended, what Train LoRA said, and the most memory that was in
-use on the card, of ComfyUI and the worker together, beyond what was before. Nothing else may use the card meanwhile.
+use on the card, of ComfyUI and the worker together, beyond what was before: while the worker trained, and in all
+(without a worker ComfyUI takes what it likes). Nothing else may use the card meanwhile.
 ``--toy`` tries the script itself, on the CPU.
 """
 
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,7 +108,10 @@ def tried(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     told["losses"] = [round(event.loss, 4) for event in steps]
     told["worker peak, GB"] = round(max((event.memory for event in steps), default=0) / 1e9, 2)
     told["s a step"] = round(min((event.seconds for event in steps), default=0.0), 3)
-    told["both, GB"] = round((max(used, default=0) - min(used, default=0)) / 1e9, 2)
+    before, (first, last) = min((size for _, size in used), default=0), trained_between(server)
+    training = (size for at, size in used if first <= at <= last)
+    told["both while it trains, GB"] = round((max(training, default=before) - before) / 1e9, 2)
+    told["both at most, GB"] = round((max((size for _, size in used), default=before) - before) / 1e9, 2)
     told["s in all"] = round(time.perf_counter() - began)
     return told
 
@@ -156,22 +161,32 @@ def journal(server: ComfyServer) -> list[events.Event]:
     return [event for path in found for event in events.read(path)[0]]
 
 
+def trained_between(server: ComfyServer) -> tuple[float, float]:
+    """When the worker wrote its first and its last line, by the clock."""
+    found = (server.base / "user").glob("__lora_darkroom/runs/*/events.jsonl")
+    times = [json.loads(line)["t"] for path in found for line in path.read_text(encoding="utf-8").splitlines()]
+    return min(times, default=0.0), max(times, default=0.0)
+
+
 @contextmanager
-def watched(toy: bool) -> Iterator[list[int]]:
-    """Bytes in use on the first card, ten times a second, while it is open."""
-    used: list[int] = []
+def watched(toy: bool) -> Iterator[list[tuple[float, int]]]:
+    """(Time, bytes in use) of the first card, ten times a second, while it is open."""
+    used: list[tuple[float, int]] = []
     if toy or shutil.which("nvidia-smi") is None:
         yield used
         return
     command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "100"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = process.stdout
+        reader = Thread(target=lambda: used.extend((time.time(), int(line) * 2**20) for line in lines))
+        reader.start()
         time.sleep(1)
         try:
             yield used
         finally:
             process.terminate()
-            assert process.stdout is not None
-            used += [int(line) * 2**20 for line in process.stdout.read().split()]
+            reader.join()
 
 
 if __name__ == "__main__":
