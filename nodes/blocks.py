@@ -14,7 +14,7 @@ from ..trainer.loras import blocks, drawing, files, merge, resize
 from ..trainer.loras.files import Layers
 from .host.graph import say
 from .host.lora import LoraModel
-from .payloads import CATEGORY
+from .payloads import CATEGORY, strength
 
 Lora = Mapping[str, torch.Tensor]
 
@@ -123,19 +123,10 @@ class MergeLoRAs(io.ComfyNode):
         """Inputs, outputs and texts."""
 
         def pair(number: int) -> list[io.Input]:
-            needed = number > 2
+            more = number > 2
             return [
-                io.LoraModel.Input(f"lora_{number}", optional=needed, tooltip=f"LoRA number {number}."),
-                io.Float.Input(
-                    f"strength_{number}",
-                    default=1.0,
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    round=0.01,
-                    optional=needed,
-                    tooltip=f"How much of LoRA number {number} goes in.",
-                ),
+                io.LoraModel.Input(f"lora_{number}", optional=more, tooltip=f"LoRA number {number}."),
+                strength(f"strength_{number}", 1.0, f"How much of LoRA number {number} goes in.", optional=more),
             ]
 
         return io.Schema(
@@ -168,9 +159,9 @@ class MergeLoRAs(io.ComfyNode):
         """Add, and say how near the result is."""
         wired: list[tuple[str, Lora, float]] = []
         for number in range(1, 5):
-            lora, strength = given.get(f"lora_{number}"), given.get(f"strength_{number}", 1.0)
-            if isinstance(lora, Mapping) and isinstance(strength, (int, float)) and strength:
-                wired.append((f"lora_{number}", lora, float(strength)))
+            lora, at = given.get(f"lora_{number}"), given.get(f"strength_{number}", 1.0)
+            if isinstance(lora, Mapping) and isinstance(at, (int, float)) and at:
+                wired.append((f"lora_{number}", lora, float(at)))
         if not wired:
             raise HostError("Merge LoRAs: every strength is 0", "give at least one another strength")
         parts = [(name, _layers(lora, name), strength) for name, lora, strength in wired]

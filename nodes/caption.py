@@ -13,7 +13,7 @@ from . import stored
 from .host import places
 from .host.graph import say
 from .overview import counted
-from .payloads import CATEGORY, DatasetRef, DatasetType
+from .payloads import CATEGORY, DatasetRef, DatasetType, explained
 
 # What reads the captions that are written in a format.
 READ_BY = {"csv": ("auto", "table"), "txt": ("auto", "files")}
@@ -46,15 +46,13 @@ class AutoCaption(io.ComfyNode):
                     "mode",
                     options=list(captioning.MODES),
                     default="missing",
-                    tooltip="What happens to an image that has a caption. "
-                    + "; ".join(f"{name}: {text}" for name, text in captioning.MODES.items())
-                    + ".",
+                    tooltip=f"What happens to an image that has a caption. {explained(captioning.MODES)}",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(captioning.FORMATS),
                     default="csv",
-                    tooltip="; ".join(f"{name}: {text}" for name, text in captioning.FORMATS.items()) + ".",
+                    tooltip=explained(captioning.FORMATS),
                 ),
                 io.String.Input(
                     "trigger_word",

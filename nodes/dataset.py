@@ -14,7 +14,7 @@ from ..trainer.errors import HostError
 from . import overview, stored
 from .host import demo_pictures, places
 from .host.graph import NodeProgress
-from .payloads import CATEGORY, DatasetRef, DatasetType, one
+from .payloads import CATEGORY, DatasetRef, DatasetType, explained, one
 
 DEMO = "(demo: 12 drawn pictures)"
 
@@ -74,7 +74,7 @@ class LoadDataset(io.ComfyNode):
                     options=list(SOURCES),
                     default="auto",
                     optional=True,
-                    tooltip="Where captions come from. " + "; ".join(f"{k}: {v}" for k, v in SOURCES.items()) + ".",
+                    tooltip=f"Where captions come from. {explained(SOURCES)}",
                 ),
                 io.Image.Input(
                     "images",

@@ -11,7 +11,7 @@ from ..trainer.errors import HostError
 from .host import lora as loras
 from .host import places, saving
 from .host.graph import say
-from .payloads import CATEGORY
+from .payloads import CATEGORY, strength
 from .runs import LAST, LATEST
 from .trained import fingerprint, load
 
@@ -67,7 +67,6 @@ class ApplyLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs, outputs and texts."""
-        strength = "0: not at all, 1: as trained. Begin with 0.7 to 0.8: too high loses the picture."
         return io.Schema(
             node_id="Darkroom_ApplyLoRA",
             display_name="Apply LoRA",
@@ -84,18 +83,13 @@ class ApplyLoRA(io.ComfyNode):
                     default=WIRED,
                     tooltip="A LoRA file, where none is wired.",
                 ),
-                io.Float.Input(
-                    "strength_model", default=0.8, min=-20.0, max=20.0, step=0.05, round=0.01, tooltip=strength
+                strength(
+                    "strength_model",
+                    0.8,
+                    "0: not at all, 1: as trained. Begin with 0.7 to 0.8: too high loses the picture.",
                 ),
-                io.Float.Input(
-                    "strength_clip",
-                    default=0.8,
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    round=0.01,
-                    tooltip="The same for the text encoder, where the LoRA changes it.",
-                    advanced=True,
+                strength(
+                    "strength_clip", 0.8, "The same for the text encoder, where the LoRA changes it.", advanced=True
                 ),
                 io.LoraModel.Input("lora", optional=True, tooltip="The LoRA from Train LoRA. Wins over lora_name."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +48,17 @@ class ConfigFields:
     """DARKROOM_CONFIG: fields of ``TrainConfig`` as plain values, checked when the node ran."""
 
     values: dict[str, Any]
+
+
+def strength(name: str, default: float, tooltip: str, **more: Any) -> io.Float.Input:
+    """The input of a LoRA's strength."""
+    bounds = {"min": -20.0, "max": 20.0, "step": 0.05, "round": 0.01}
+    return io.Float.Input(name, default=default, tooltip=tooltip, **bounds, **more)
+
+
+def explained(choices: Mapping[str, str]) -> str:
+    """What can be chosen, and what each means, for a tooltip."""
+    return "; ".join(f"{name}: {text}" for name, text in choices.items()) + "."
 
 
 def one(what: str, values: Sequence[T]) -> T:

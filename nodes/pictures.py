@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..trainer.dataset import load_pixels
 from .host.graph import NodeProgress, check_interrupted
-from .payloads import CATEGORY, DatasetRef, DatasetType
+from .payloads import CATEGORY, DatasetRef, DatasetType, explained
 
 SIZES = {
     "original": "as they are, each of its own size",
@@ -39,7 +39,7 @@ class DatasetImages(io.ComfyNode):
                     options=list(SIZES),
                     default="original",
                     optional=True,
-                    tooltip="; ".join(f"{name}: {text}" for name, text in SIZES.items()) + ".",
+                    tooltip=explained(SIZES),
                 ),
                 io.Int.Input(
                     "resolution",

@@ -11,7 +11,6 @@ import hashlib
 import io
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from PIL import Image
 from ..trainer.dataset import fingerprint
 from ..trainer.dataset.files import METADATA_NAME
 from ..trainer.errors import HostError
-from ..trainer.files import write_bytes
+from ..trainer.files import trim, write_bytes
 
 MOST_BYTES = 10 * 2**30
 IN_USE = 3600.0  # seconds for which a folder that was used stays, whatever its size
@@ -78,7 +77,7 @@ def store(
 
         _whole(root, fill, lambda new: folder.name)
     use(folder)
-    forget(root)
+    trim(root, MOST_BYTES, IN_USE)
     return folder
 
 
@@ -109,18 +108,6 @@ def changed(folder: Path, change: Callable[[Path], None]) -> Path:
 def use(folder: Path) -> None:
     """Remember that a stored folder is in use now."""
     os.utime(folder)
-
-
-def forget(root: Path, most: int = MOST_BYTES) -> None:
-    """Removes what was used longest ago, until what is left fits into ``most`` bytes; nothing that is in use."""
-    known = [(folder.stat().st_mtime, folder) for folder in root.iterdir() if folder.is_dir()]
-    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for _, folder in known}
-    total = sum(sizes.values())
-    for used, folder in sorted(known):
-        if total <= most or used > time.time() - IN_USE:
-            break
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= sizes[folder]
 
 
 def _whole(root: Path, fill: Callable[[Path], None], name: Callable[[Path], str]) -> Path:

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,28 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     """Writes a safetensors file atomically. Tensors may lie anywhere; they are made contiguous on the CPU."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     write_bytes(path, *_ordered(save(plain, metadata=dict(metadata) if metadata else None)))
+
+
+def trim(root: Path, most: int, in_use: float) -> None:
+    """Removes what was used longest ago from a folder, until the rest fits; what cannot be removed stays.
+
+    Args:
+        root: its entries are files, or folders of files; an entry's modification time says when it was last used.
+        most: bytes.
+        in_use: seconds for which what was used stays, whatever its size.
+    """
+    known = []
+    for entry in root.iterdir():
+        with suppress(OSError):  # another process removed it
+            size = sum(file.stat().st_size for file in (entry.iterdir() if entry.is_dir() else [entry]))
+            known.append((entry.stat().st_mtime, size, entry))
+    total = sum(size for _, size, _ in known)
+    for used, size, entry in sorted(known):
+        if total <= most or used > time.time() - in_use:
+            break
+        with suppress(OSError):  # Windows: another process has it open
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            total -= size
 
 
 def _ordered(data: bytes) -> tuple[bytes, memoryview]:

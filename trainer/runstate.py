@@ -23,6 +23,7 @@ _T = TypeVar("_T")
 TAIL = 32 * 1024
 MOST_WARNINGS = 8
 WIRED = "wired latents"  # the name of a run whose data set is no folder
+PICTURES = "wired pictures"  # and of one whose folder is named by what is in it
 _STATES: dict[type[Event], str] = {RunFinished: "finished", RunStopped: "stopped", RunFailed: "failed"}
 # Paths of the machine, which nobody needs who asks for a run.
 _PATHS = ("base_model", "train_data_dir", "metadata_path", "output_dir", "cache_dir", "reg_data_dir", "init_lora")
@@ -127,7 +128,7 @@ def _read(folder: Path) -> RunState:
     runs = closing is None
     return RunState(
         id=folder.name,
-        name=Path(job.get("config", {}).get("train_data_dir") or ".").name or WIRED,
+        name=_name(Path(job.get("config", {}).get("train_data_dir") or ".").name),
         family=job.get("base", {}).get("family", ""),
         state="running" if runs else _STATES[type(closing)],
         step=step,
@@ -139,6 +140,10 @@ def _read(folder: Path) -> RunState:
         checkpoints=tuple(checkpoint.complete(folder)),
         finished=tuple(lengths(folder)),
     )
+
+
+def _name(folder: str) -> str:
+    return PICTURES if re.fullmatch(r"[0-9a-f]{32}", folder) else folder or WIRED
 
 
 def _details(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ import torch
 from safetensors import safe_open
 
 from ...trainer.errors import HostError
-from ...trainer.files import ContentHashes, digest, write_tensors
+from ...trainer.files import ContentHashes, digest, trim, write_tensors
 from ...trainer.job import Base
+from ...trainer.peek import peek
 from . import places
 
 USE_BASE_FILE = "choose the checkpoint itself as base_file on Train LoRA; the wired MODEL then only shows previews"
 LOADERS = {comfy.sd.load_checkpoint_guess_config: "checkpoint", comfy.sd.load_diffusion_model: "diffusion model"}
 PREFIX = "diffusion_model."
+MOST_BYTES = 40 * 10**9  # of exported weights
+IN_USE = 3 * 86_400.0  # seconds: a training that runs may read its base again
 PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -36,6 +40,7 @@ def resolve(model: Any, base_file: str, say: Callable[[str], None]) -> Base:
 
     Raises:
         HostError: it cannot be trained on as it is wired; with the cure.
+        BaseModelError: ``base_file`` cannot be read, or is of a kind that cannot be trained.
     """
     family = _family(model)
     prediction, terminal = _prediction(model)
@@ -43,6 +48,11 @@ def resolve(model: Any, base_file: str, say: Callable[[str], None]) -> Base:
     hashes = ContentHashes(places.cache() / "hashes.json")
     if base_file:
         file = places.checkpoint(base_file)
+        if (other := peek(file).family) != family:
+            raise HostError(
+                f"base_file: {file.name} is of the kind {other}, but the wired MODEL is {family}",
+                "choose the checkpoint that the MODEL is of, or wire the MODEL, CLIP and VAE of this one",
+            )
         if model.patches:
             say(f"training starts from {file.name} as it is; what is patched onto the wired MODEL is not in it")
         return Base(file.resolve(), family, hashes(file), prediction, terminal)
@@ -160,6 +170,7 @@ def _export(model: Any, file: Path | None, content: str, say: Callable[[str], No
         _refuse_quantised(patched[0][0])
     target = places.bases() / f"{content}.safetensors"
     if target.is_file():
+        os.utime(target)
         return target
     tensors = {}
     for key, ((weight, convert), *patches) in weights.items():
@@ -171,6 +182,7 @@ def _export(model: Any, file: Path | None, content: str, say: Callable[[str], No
     say(f"the MODEL's patched weights are exported once, for the trainer ({size / 2**20:,.0f} MB)")
     # The demo base's own class knows its file, also where a ComfyUI before 0.15.1 does not tell a MODEL's.
     write_tensors(target, tensors, _header(file or getattr(model.model.model_config, "darkroom_file", None)))
+    trim(target.parent, MOST_BYTES, IN_USE)
     return target
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors import SafetensorError, safe_open
 
 from ...trainer import export
-from ...trainer.errors import ExportError, HostError
+from ...trainer.errors import HostError
+from ...trainer.files import write_bytes
 from . import graph, places
-from .lora import LoraModel, read
+from .lora import LoraModel
 
 MOST_NUMBERS = 10_000
+OURS = ("Software", "LoRA Darkroom")  # in a preview's header
 FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 
 
@@ -70,13 +75,34 @@ def _free_or_same(folder: Path, stem: str, tensors: dict[str, torch.Tensor]) -> 
 
 
 def _holds(path: Path, tensors: dict[str, torch.Tensor]) -> bool:
+    """Whether a file holds these tensors; it is read only as far as they are the same."""
     try:
-        there = read(path)
-    except ExportError:
+        with safe_open(str(path), framework="pt") as there:
+            if set(there.keys()) != tensors.keys():
+                return False
+            return all(_same(there.get_tensor(name), tensor) for name, tensor in tensors.items())
+    except (OSError, SafetensorError):
         return False
-    return there.keys() == tensors.keys() and all(torch.equal(there[name], t) for name, t in tensors.items())
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _write_preview(path: Path, picture: torch.Tensor) -> None:
+    """A preview beside the file; one that is not of this node stays."""
+    if path.exists() and not _is_ours(path):
+        return
     pixels = picture.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
-    Image.fromarray(pixels).save(path)
+    note, data = PngInfo(), io.BytesIO()
+    note.add_text(*OURS)
+    Image.fromarray(pixels).save(data, "PNG", pnginfo=note)
+    write_bytes(path, data.getvalue())
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with Image.open(path) as there:
+            return there.info.get(OURS[0]) == OURS[1]
+    except OSError:
+        return False

@@ -115,13 +115,13 @@ def train_then_preview(name: str) -> Template:
         if strength is not None:
             apply = str(10 * (row + 1))
             made.put(
-                apply, 1080, 340 + 200 * row, 320, 140, f"Apply LoRA at {strength}", class_type="Darkroom_ApplyLoRA",
+                apply, 1080, 300 + 250 * row, 320, 140, f"Apply LoRA at {strength}", class_type="Darkroom_ApplyLoRA",
                 model=MODEL, lora=["4", 0], lora_name=WIRED, strength_model=strength, strength_clip=strength,
             )  # fmt: skip
             model = [apply, 0]
         picture = draw(made, 10 * (row + 1) + 1, 1440, 340 * row, model, cfg=4.0 if demo else 7.0)
         show = str(10 * (row + 1) + 3)
-        made.put(show, 1990, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
+        made.put(show, 2030, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
         made.previews.append(show)
     return made
 
@@ -147,13 +147,13 @@ def continue_a_run() -> Template:
         if lora is not None:
             apply = str(10 * (row + 1))
             made.put(
-                apply, 1080, 340 + 200 * row, 320, 140, title, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=lora,
+                apply, 1080, 300 + 250 * row, 320, 140, title, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=lora,
                 lora_name=WIRED, strength_model=0.8, strength_clip=0.8,
             )  # fmt: skip
             model = [apply, 0]
         picture = draw(made, 10 * (row + 1) + 1, 1440, 340 * row, model, cfg=4.0)
         show = str(10 * (row + 1) + 3)
-        made.put(show, 1990, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
+        made.put(show, 2030, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
         made.previews.append(show)
     return made
 
@@ -205,7 +205,7 @@ def made_in_the_graph() -> Template:
             model = ["10", 0]
         picture = draw(made, 11 + 20 * row, 1440, 340 * row, model, cfg=4.0)
         show = str(13 + 20 * row)
-        made.put(show, 1990, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
+        made.put(show, 2030, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
         made.previews.append(show)
     return made
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host.browser import close_dialogs, open_page, wait_until_ready
+from tests.host.browser import close_dialogs, open_page, press_run, wait_until_ready
+from tests.host.graphs import demo_loader, training
 from tests.host.server import ComfyServer
 
 if TYPE_CHECKING:
@@ -163,6 +164,35 @@ def test_what_the_scripts_write_is_in_the_pages_language(chinese: Page):
         chinese.evaluate_handle("() => comfyAPI.api.api"),
     )
     chinese.get_by_text("\u5df2\u8bad\u7ec3 1,200 \u6b65\uff0c\u635f\u5931 0.1250").wait_for()
+
+
+LISTEN = """() => {
+  const api = comfyAPI.api.api;
+  window.heard = { texts: [], previews: 0 };
+  api.addEventListener("progress_text", ({ detail }) => heard.texts.push(detail.text));
+  api.addEventListener("b_preview_with_metadata", () => { heard.previews += 1; });
+}"""
+
+
+def test_train_lora_tells_how_far_it_is_shows_samples_and_says_that_it_has_ended(page: Page, nodes_2: bool):
+    graph = {**demo_loader(), **training(training_seed=1203 + nodes_2, epochs=2, sample_every=2)}
+    page.evaluate("graph => app.loadApiJson(graph, 'training')", graph)
+    page.wait_for_timeout(1500)
+    page.evaluate(LISTEN)
+    press_run(page)
+    page.get_by_text("6 steps, loss 0.").first.wait_for(timeout=120_000)
+    page.wait_for_timeout(500)
+    heard = page.evaluate("() => window.heard")
+    told = "\n".join(heard["texts"])
+    for text in ("Reading the data set", "Starting the worker", "Training: step 0 of 6, about ", "Step 1 of 6, loss "):
+        assert text in told
+    assert heard["previews"] >= 3
+    page.evaluate(
+        "() => { app.graph.nodes.find(one => one.type === 'Darkroom_LoRATrainConfig')"
+        ".widgets.find(one => one.name === 'yaml').value = 'optimizer: prodigy'; }"
+    )  # wants another rate
+    press_run(page)
+    page.get_by_text("prodigy").first.wait_for(timeout=60_000)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -127,6 +130,19 @@ def test_saving_never_writes_over_another_file(comfy: ComfyServer, first: dict[s
     comfy.post("/free", {"free_memory": True})
     comfy.run(graph)
     assert sorted(p.name for p in folder.glob("mine*")) == ["mine.safetensors", "mine_002.safetensors"]
+    theirs, ours = folder / "mine_002.preview.png", saved.with_suffix(".preview.png")
+    Image.new("RGB", (3, 3)).save(theirs)
+    before = theirs.read_bytes(), ours.read_bytes()
+    samples = {"samples": ["white", 0], "lora": ["train", 0]}
+    comfy.run(
+        {
+            **demo_loader(), **training(), "white": node("EmptyImage", width=8, height=8, batch_size=1, color=0xFFFFFF),
+            "save": node("Darkroom_SaveLoRA", **samples, filename="mine"),
+            "same": node("Darkroom_SaveLoRA", **samples, filename=f"styles/{saved.stem}"),
+        }
+    )  # fmt: skip
+    assert theirs.read_bytes() == before[0], "a preview that is not of this node"
+    assert ours.read_bytes() != before[1]
     for name in ("../mine", "", "a/../../b", "x:y"):
         with pytest.raises(PromptFailed, match="filename"):
             comfy.run({**graph, "save": node("Darkroom_SaveLoRA", lora=["train", 0], filename=name)})
@@ -294,6 +310,17 @@ def test_a_model_that_cannot_be_trained_is_refused(comfy: ComfyServer, change: d
     with pytest.raises(PromptFailed, match=message) as caught:
         comfy.run({**demo_loader(), "sampling": sampling, **training(model=["sampling", 0])})
     assert caught.value.details["node_type"] == "Darkroom_TrainLoRA"
+
+
+def test_a_base_file_of_another_kind_is_refused_before_anything_is_encoded(comfy: ComfyServer):
+    """Only its header is read, so that is all there is."""
+    shapes = {"x.attn2.to_k.weight": [8, 2048], "label_emb.0.0.weight": [8, 2816]}
+    about = {"dtype": "F16", "data_offsets": [0, 0]}
+    data = json.dumps({f"model.diffusion_model.{name}": {**about, "shape": shape} for name, shape in shapes.items()})
+    file = comfy.base / "models" / "checkpoints" / "an sdxl.safetensors"
+    file.write_bytes(struct.pack("<Q", len(data)) + data.encode())
+    with pytest.raises(PromptFailed, match=r"an sdxl\.safetensors is of the kind sdxl, but the wired MODEL is sd15"):
+        comfy.run({**demo_loader(), **training(base_file=file.name)})
 
 
 @pytest.mark.parametrize("zsnr", [False, True])

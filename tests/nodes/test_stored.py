@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -119,14 +118,11 @@ def test_other_captions_are_another_folder(stored: Any, root: Path):
     assert {path.name for path in root.iterdir()} == {first.name, second.name}
 
 
-def test_what_was_used_longest_ago_goes_first(stored: Any, root: Path):
-    folders = [stored.store(root, [picture(seed)], None) for seed in range(4)]
-    size = sum(file.stat().st_size for file in folders[0].iterdir())
-    for age, folder in zip((4, 9, 5, 0), folders, strict=True):
-        then = time.time() - age * 86_400
-        os.utime(folder, (then, then))
-    stored.use(folders[0])
-    stored.forget(root, most=int(2.5 * size))
-    assert [folder.is_dir() for folder in folders] == [True, False, False, True]
-    stored.forget(root, most=0)
-    assert [folder.is_dir() for folder in folders] == [True, False, False, True], "what is in use stays"
+def test_what_was_used_longest_ago_goes_when_there_is_too_much(
+    stored: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folders = [stored.store(root, [picture(seed)], None) for seed in range(2)]
+    os.utime(folders[0], (0, 0))
+    monkeypatch.setattr(stored, "MOST_BYTES", 1)
+    folders.append(stored.store(root, [picture(2)], None))
+    assert [folder.is_dir() for folder in folders] == [False, True, True], "what is in use stays"

@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,24 @@ def test_the_same_content_is_the_same_bytes_whatever_the_order_of_its_metadata(f
     length = int.from_bytes(one[:8], "little")
     assert length % 8 == 0
     assert list(json.loads(one[8 : 8 + length])["__metadata__"]) == sorted(names)
+
+
+def test_what_was_used_longest_ago_is_removed_until_the_rest_fits(folder: Path) -> None:
+    (folder / "a folder").mkdir(parents=True)
+    entries = [folder / "a folder", folder / "b", folder / "c", folder / "d"]
+    for entry, days in zip(entries, (9, 3, 5, 0), strict=True):
+        (entry / "inside" if entry.is_dir() else entry).write_bytes(bytes(100))
+        then = time.time() - days * 86_400
+        os.utime(entry, (then, then))
+
+    def left(most: int) -> list[str]:
+        files.trim(folder, most, in_use=3600)
+        return sorted(path.name for path in folder.iterdir())
+
+    assert left(400) == ["a folder", "b", "c", "d"]
+    assert left(399) == ["b", "c", "d"]
+    assert left(100) == ["d"]
+    assert left(0) == ["d"], "what is in use stays"
 
 
 def test_a_digest_is_stable_and_tells_values_apart() -> None:

@@ -126,6 +126,13 @@ def test_a_damaged_folder_gives_what_can_be_read(root: Path) -> None:
     assert runstate.details(folder)["config"] == {}
 
 
+def test_a_data_set_without_a_name_of_its_own_is_called_by_what_it_is(root: Path) -> None:
+    folder = write_run(root / RUN, begun())
+    config = TrainConfig(train_data_dir=root / ("0123456789abcdef" * 2)).to_plain()
+    (folder / "job.yaml").write_text(yaml_text.dumps({"config": config}), "utf-8")
+    assert runstate.state(folder).name == runstate.PICTURES
+
+
 def test_details_have_no_path_of_the_machine(root: Path) -> None:
     folder = root / RUN
     data = root.parent / "my \u6f2b\u753b"
