@@ -213,7 +213,8 @@ def _train(
     missing = [key for kind, key in job.cache_entries() if not cache.has(kind, key)]
     if missing:
         raise CacheError(f"{len(missing)} entries of the cache in {cache.folder} are gone", "start the run again")
-    done = attempts.to_the_end()
+    # A wish to stop that came while the process started is heard before seconds go into loading the base.
+    done = None if stop() else attempts.to_the_end()
     if done is None:
         return RunStopped(checkpoint.latest(folder) or 0, "as asked")
     path = folder / f"{job.name}.safetensors"

@@ -467,6 +467,13 @@ def test_a_stop_while_encoding_is_an_end_like_any_other(config: TrainConfig, see
     assert isinstance(run.start(config, []), RunFinished)
 
 
+def test_a_stop_while_the_process_starts_is_heard_before_the_base_is_loaded(config: TrainConfig, seen: Sinks) -> None:
+    assert isinstance(run.start(config.but(max_steps=1), []), RunFinished)  # so that all is encoded, and a step done
+    assert run.start(config, [seen.append], lambda: True) == RunStopped(1, "as asked")
+    assert "loading the base model" not in [event.name for event in seen if isinstance(event, Phase)]
+    assert isinstance(run.start(config.but(max_steps=2), []), RunFinished)
+
+
 @pytest.mark.parametrize("name", ["sample_prompts", "base_model", "train_data_dir", "sample_every"])
 def test_what_the_host_has_encoded_is_not_changed_on_the_command_line(config: TrainConfig, name: str) -> None:
     run.start(config.but(max_steps=1), [])
