@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.host.graphs import demo_loader, picture, training
 from tests.host.measure import runs
-from tests.host.server import PACK_NAME, ComfyServer, PromptFailed, comfy_python
+from tests.host.server import PACK_NAME, ComfyServer, PromptFailed, comfy_python, host_environment
 
 pytestmark = pytest.mark.host
+MOST_SECONDS = 0.3  # 0.1 on two cores at 2.5 GHz, 0.2 at the first start
 
 
 def test_loads_without_a_complaint(comfy: ComfyServer):
@@ -27,10 +31,25 @@ def test_imports_nothing_heavy(comfy: ComfyServer):
     assert not {"diffusers", "peft", "accelerate", "tensorboard"} & set(modules)
 
 
-def test_start_up_is_quick(comfy: ComfyServer):
-    (seconds,) = re.findall(rf"([\d.]+) seconds: .*{PACK_NAME}", comfy.log())
-    # Import, routes and schemas of all nodes: 0.2 s on two cores, 0.15 of it imports; the rest is for a busy machine.
-    assert float(seconds) <= 0.5
+def start_up(server: ComfyServer) -> dict[str, Any]:
+    """What the pack costs at ComfyUI's start, and what it brings; see startup_side.py."""
+    script = Path(__file__).with_name("startup_side.py")
+    command = [comfy_python(server.comfy), str(script), str(server.comfy), str(server.pack)]
+    environment = host_environment(server.comfy)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=server.comfy, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_start_up_is_quick_and_brings_nothing(tmp_path: Path):
+    """Import, routes and schemas of all nodes, in CPU time: what else the machine does is not the pack's."""
+    server = ComfyServer(tmp_path, start=False)
+    found = [start_up(server)]
+    while found[-1]["seconds"] >= MOST_SECONDS and len(found) < 3:  # the first start also compiles
+        found.append(start_up(server))
+    assert min(one["seconds"] for one in found) < MOST_SECONDS, found
+    (own,) = found[0]["packages"]
+    assert PACK_NAME in own
 
 
 def test_web_files_are_served_once(comfy: ComfyServer):

@@ -22,7 +22,7 @@ _MOST_BITS, _MOST_COLOUR = 7, 16.0
 # So many images that share a band (plain ones) are compared with their neighbours by hash only.
 _LARGE, _NEIGHBOURS = 2000, 50
 _THREADS = 4
-_POPCOUNT = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
+_POPCOUNT = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(1, dtype=np.uint8)
 
 Bits = npt.NDArray[np.uint16]
 Colours = npt.NDArray[np.uint8]
