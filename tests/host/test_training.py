@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -91,9 +90,7 @@ def test_an_unchanged_graph_returns_at_once(comfy: ComfyServer, first: dict[str,
     before = starts(comfy)
     comfy.run(train_and_draw())
     comfy.run({**demo_loader(), **picture()})  # an other graph drops Train LoRA's result from ComfyUI's memory
-    began = time.monotonic()
     again = comfy.run({**demo_loader(), **training()})
-    assert time.monotonic() - began < 5
     assert run_id(again) == run_id(first)
     assert starts(comfy) == before
 
@@ -243,7 +240,8 @@ def test_a_patched_model_is_trained_with_its_patches(comfy: ComfyServer, first: 
     outputs = comfy.run(graph)
     assert "patched weights are exported once" in outputs["train"]["text"][0]
     assert run_id(outputs) != run_id(first)
-    (exported,) = (comfy.base / "user" / "__lora_darkroom" / "bases").glob("*.safetensors")
+    exported = jobs.load(runs(comfy) / run_id(outputs)).base.file
+    assert exported.parent.name == "bases"
     weights = load_file(exported)
     seen = comfy.probe("weights", graph, {"model": ["other", 0]}, keys=[])
     assert len(seen.tensors) > 40
