@@ -43,7 +43,7 @@ def planned_run(comfy: ComfyServer, graph: dict[str, Any]) -> str:
         assert time.monotonic() < deadline, comfy.log()[-3000:]
         if jobs() != before:
             comfy.request("/interrupt", {})
-        time.sleep(0.2)
+        time.sleep(0.1)
     written = [name for name, when in jobs().items() if before.get(name) != when]
     if written:
         return written[0]

@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,11 +22,11 @@ from trainer import checkpoint
 from trainer.events import RunFinished, RunStopped
 
 pytestmark = pytest.mark.host
-STEPS, SAVE_EVERY = 36, 5
+STEPS, SAVE_EVERY = 18, 4
 
 
 def graph(seed: int) -> Graph:
-    """36 steps, saved every 5, told every one."""
+    """18 steps, saved every 4, told every one."""
     return {**demo_loader(), **training(training_seed=seed, epochs=STEPS // 3, save_steps=SAVE_EVERY)}
 
 
@@ -101,9 +100,7 @@ def test_a_killed_server_and_the_one_after_it(start_comfy: Callable[..., ComfySe
     server.stop()
 
     server = start_comfy()
-    began = time.monotonic()
     assert run_id(server.run(graph(103))) == run.name
-    assert time.monotonic() - began < 15
     assert starts(run) == [0, stopped.step]
 
 
