@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,13 @@ NOISE = (  # what ComfyUI's page says of itself, or when there is no internet
     "Failed to load resource", "Content Security Policy", "is deprecated", "before initialization", "Fetch API",
     "[Settings]", "Autofocus",
 )  # fmt: skip
+
+# On a busy machine this takes as long as it takes; a fixed time would be too short there, and too long elsewhere.
+SETTLED = """async () => {
+  const idle = () => new Promise((done) => requestIdleCallback(done, { timeout: 5000 }));
+  const frame = () => new Promise((done) => requestAnimationFrame(done));
+  for (let quiet = 0; quiet < 5; quiet++) { await frame(); await idle(); await new Promise((d) => setTimeout(d, 50)); }
+}"""
 
 
 class Complaints(list[str]):
@@ -48,18 +56,26 @@ def open_page(
             page.on("pageerror", lambda error: complaints.append(f"exception: {error}"))
             page.goto(comfy.url, wait_until="domcontentloaded")
             wait_until_ready(page)
+            # While a graph runs, the page pulses: without a graphics card that takes a third of a core.
+            page.add_style_tag(content="* { animation: none !important }")
             # The server remembers it: what another page chose must not count here.
             page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", nodes_2)
-            page.wait_for_timeout(500)
+            page.wait_for_function("on => LiteGraph.vueNodesMode === on", arg=nodes_2)
+            settle(page)
             yield page, complaints
         finally:
             browser.close()
 
 
 def wait_until_ready(page: Page) -> None:
-    """Until the page has its graph and its extensions."""
-    page.wait_for_function("() => window.app?.graph && window.app.extensionManager")
-    page.wait_for_timeout(1500)
+    """Until the page has its graph and its extensions, and shows them."""
+    page.wait_for_function("() => window.app?.vueAppReady && window.app.extensionManager?.spinner === false")
+    settle(page)
+
+
+def settle(page: Page) -> None:
+    """Until the page has done what it has begun: it has drawn, and has had nothing to do for a while."""
+    page.evaluate(SETTLED)
 
 
 def close_dialogs(page: Page) -> None:
@@ -68,7 +84,14 @@ def close_dialogs(page: Page) -> None:
         if page.locator("[role=dialog]").count() == 0:
             return
         page.keyboard.press("Escape")
-        page.wait_for_timeout(400)
+        settle(page)
+
+
+def new_graph(page: Page) -> None:
+    """An empty graph in a tab of its own: one that is only cleared gives new nodes the values of former ones."""
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("() => app.graph.nodes.length === 0")
+    settle(page)
 
 
 def nodes_of(page: Page) -> list[dict[str, Any]]:
@@ -85,9 +108,54 @@ def open_template(page: Page, name: str) -> None:
     page.get_by_text("LoRA-Darkroom", exact=True).first.click()
     page.get_by_text(name).first.click()
     page.wait_for_function("() => window.app.graph.nodes.some(n => n.type === 'Darkroom_TrainLoRA')")
-    page.wait_for_timeout(1500)
+    settle(page)
 
 
 def press_run(page: Page) -> None:
     """Click Run."""
     page.get_by_role("button", name="Run", exact=True).first.click()
+
+
+def finish(comfy: ComfyServer, known: set[str], limit: float = 900.0) -> dict[str, Any]:
+    """The history entry of the prompt that the page has queued since."""
+    deadline = time.monotonic() + limit
+    while not (new := set(comfy.get("/history")) - known):
+        assert time.monotonic() < deadline, comfy.log()[-3000:]
+        time.sleep(0.5)
+    return comfy.wait(new.pop(), limit)
+
+
+def run_by_click(page: Page, comfy: ComfyServer) -> dict[str, Any]:
+    """Press Run, and wait until the server is done; its history entry."""
+    known = set(comfy.get("/history"))
+    press_run(page)
+    entry = finish(comfy, known)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    settle(page)
+    return entry
+
+
+def shown_pictures(page: Page) -> dict[str, int]:
+    """How many pictures each node of the page that is about pictures shows."""
+    counts = """() => window.app.graph.nodes
+        .filter(n => ["PreviewImage", "Darkroom_LabelledGrid"].includes(n.type))
+        .map(n => [n.title, n.imgs?.length ?? 0])"""
+    return dict(page.evaluate(counts))
+
+
+def check_pictures(page: Page, wanted: dict[str, int]) -> None:
+    """That ``shown_pictures`` are these; they come one by one after a run."""
+    deadline = time.monotonic() + 20
+    while shown_pictures(page) != wanted and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    assert shown_pictures(page) == wanted
+
+
+def set_widgets(page: Page, **values: Any) -> None:
+    """Type values into the widgets of these names, wherever they are."""
+    page.evaluate(
+        """values => window.app.graph.nodes.forEach(n => (n.widgets ?? []).forEach(w => {
+            if (w.name in values) w.value = values[w.name];
+        }))""",
+        values,
+    )

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from tests.conftest import REPO
-from tests.host.browser import close_dialogs, open_page, open_template, press_run
+from tests.host.browser import close_dialogs, open_page, open_template, run_by_click
 from tests.host.checkpoints import add_random_sd15, add_random_sdxl
 from tests.host.server import ComfyServer
 from tests.host.templates import CHECKPOINTS, DEMO, SD15, SDXL, TEMPLATES, Template
@@ -167,11 +167,7 @@ def graph_of(comfy: ComfyServer, name: str, width: int = 900, run: bool = False)
     with open_page(comfy, 2400, 1300) as (page, _):
         open_template(page, name)
         if run:
-            known = set(comfy.get("/history"))
-            press_run(page)
-            while not (new := set(comfy.get("/history")) - known):
-                page.wait_for_timeout(500)
-            comfy.wait(new.pop(), limit=1800)
+            run_by_click(page, comfy)
         page.evaluate(FIT)
         page.mouse.move(1200, 1290)  # where nothing shows a hint
         page.wait_for_timeout(3000)

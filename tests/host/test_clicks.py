@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.browser import close_dialogs, nodes_of, open_page, open_template
+from tests.host.browser import (
+    check_pictures,
+    close_dialogs,
+    nodes_of,
+    open_page,
+    open_template,
+    run_by_click,
+    set_widgets,
+    settle,
+)  # fmt: skip
 from tests.host.checkpoints import SD15 as CHECKPOINT
 from tests.host.checkpoints import add_random_sd15
 from tests.host.measure import runs
 from tests.host.regenerate import FIT, QUICK
 from tests.host.server import ComfyServer
-from tests.host.templates import SD15
-from tests.host.test_browser import run_by_click, set_widgets, shown_pictures
+from tests.host.templates import SD15, SHOWN
 from tests.host.test_dataset import two
 from tests.host.test_dataset_page import CHOSEN, drop, said
 from trainer import job as jobs
@@ -58,19 +66,18 @@ def test_from_a_template_to_a_picture_at_08_in_five_clicks(comfy: ComfyServer, t
         set_widgets(page, epochs=1, resolution=64, steps=2, width=64, height=64, sample_inference_steps=2)
         count_clicks(page)
         page.evaluate(LOOK_AT, "Load Dataset")
-        page.wait_for_timeout(500)
+        settle(page)
         drop(page, folder)
         said(page, "4 files are now in")
         page.evaluate(LOOK_AT, "Load Checkpoint")
-        page.wait_for_timeout(500)
+        settle(page)
         page.mouse.click(*page.evaluate(WIDGET, ["Load Checkpoint", "ckpt_name"]))
         page.get_by_text(CHECKPOINT, exact=True).last.click()
         chosen = page.evaluate(CHOSEN)
         run_by_click(page, comfy)
         assert 0 < page.evaluate("() => window.clicksMade") <= MOST_CLICKS
         page.evaluate(FIT)  # what is out of sight has no pictures yet
-        page.wait_for_timeout(1500)
-        assert shown_pictures(page)["With the LoRA at 0.8"] == 1
+        check_pictures(page, {title: 1 for title, _ in SHOWN})
         assert not complaints
     (run,) = set(runs(comfy).glob("*")) - before
     assert Path(jobs.load(run).items[0].path).parent == comfy.base / "input" / chosen
@@ -82,10 +89,10 @@ def test_the_blueprint_trains_as_one_node(comfy: ComfyServer):
         close_dialogs(page)
         page.evaluate("() => app.graph.clear()")
         page.mouse.dblclick(1200, 800)
-        page.wait_for_timeout(1500)  # until the search is there
+        page.locator("input:focus").wait_for()  # the search
         page.keyboard.type(QUICK)
         page.get_by_text(QUICK).first.wait_for()
-        page.wait_for_timeout(1000)
+        settle(page)
         page.keyboard.press("Enter")
         page.wait_for_function("title => app.graph.nodes.some((one) => one.title === title)", arg=QUICK)
         (node,) = nodes_of(page)
@@ -97,6 +104,7 @@ def test_the_blueprint_trains_as_one_node(comfy: ComfyServer):
                 const slot = (one, name) => one.inputs.findIndex((input) => input.name === name);
                 const base = make("Darkroom_LoadDemoBase"), apply = make("Darkroom_ApplyLoRA");
                 const show = make("PreviewImage");
+                show.title = "Samples";
                 ["model", "clip", "vae"].forEach((name, index) => base.connect(index, quick, slot(quick, name)));
                 quick.connect(quick.outputs.findIndex((one) => one.name === "samples"), show, 0);
                 quick.connect(quick.outputs.findIndex((one) => one.name === "lora"), apply, slot(apply, "lora"));
@@ -109,7 +117,7 @@ def test_the_blueprint_trains_as_one_node(comfy: ComfyServer):
         assert {"epochs", "lora_rank", "learning_rate", "resolution", "folder", "trigger_word"} <= set(outside)
         set_widgets(page, epochs=1, resolution=128)
         entry = run_by_click(page, comfy)
-        assert list(shown_pictures(page).values()) == [3]
+        check_pictures(page, {"Samples": 3})
         assert not complaints
     kinds = {one["class_type"] for one in entry["prompt"][2].values()}
     assert {"Darkroom_TrainLoRA", "Darkroom_LoadDataset", "Darkroom_LoRATrainConfig"} <= kinds

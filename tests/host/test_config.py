@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.conftest import REPO
-from tests.host.browser import close_dialogs, open_page
+from tests.host.browser import Complaints, close_dialogs, new_graph, open_page
 from tests.host.checkpoints import add_random_sd15
 from tests.host.graphs import DEMO_DATA, Graph, demo_loader, node, training
 from tests.host.measure import planned_run, runs
@@ -200,7 +201,6 @@ ADD = """types => types.map(type => {
 })"""
 GRAPH = """() => {
     const graph = window.app.graph;
-    graph.clear();
     const names = ["LoadDemoBase", "LoadDataset", "LoRATrainConfig", "TrainLoRA"];
     const [base, data, config, train] = names.map((name, n) => {
         const node = window.LiteGraph.createNode(`Darkroom_${name}`);
@@ -218,6 +218,24 @@ VALUE = "([id, name]) => window.app.graph.getNodeById(id).widgets.find(w => w.na
 SET = "([id, name, value]) => { window.app.graph.getNodeById(id).widgets.find(w => w.name === name).value = value; }"
 
 
+@pytest.fixture(scope="module")
+def opened(comfy: ComfyServer) -> Iterator[tuple[Page, Complaints]]:
+    """The page, for all tests."""
+    with open_page(comfy) as (page, complaints):
+        close_dialogs(page)
+        yield page, complaints
+
+
+@pytest.fixture
+def page(opened: tuple[Page, Complaints]) -> Iterator[Page]:
+    """The page with an empty graph; no complaints when the test is over."""
+    page, complaints = opened
+    complaints.clear()
+    new_graph(page)
+    yield page
+    assert not complaints
+
+
 def estimate_of(page: Page, starting: str, limit: float = 30_000) -> str:
     """Waits until an estimate begins so; returns it."""
     found = page.locator(".darkroom-panel").filter(has_text=starting).first
@@ -226,64 +244,53 @@ def estimate_of(page: Page, starting: str, limit: float = 30_000) -> str:
 
 
 @pytest.mark.browser
-def test_a_preset_fills_the_widgets_and_is_not_serialised(comfy: ComfyServer):
-    with open_page(comfy) as (page, complaints):
-        close_dialogs(page)
-        page.evaluate("() => window.app.graph.clear()")
-        (config,) = page.evaluate(ADD, ["Darkroom_LoRATrainConfig"])
-        page.evaluate(SET, [config, "sample_prompts", "mine"])
-        chooser = page.locator(".darkroom-panel select")
-        chooser.locator("option", has_text="sdxl_8gb").wait_for(state="attached")
-        chooser.select_option("sdxl_8gb")
-        wanted = comfy.get("/darkroom/presets")["presets"]["sdxl_8gb"]
-        assert {name: page.evaluate(VALUE, [config, name]) for name in wanted} == wanted
-        assert page.evaluate(VALUE, [config, "sample_prompts"]) == "mine"
-        assert chooser.input_value() == ""
-        saved = page.evaluate("() => window.app.graph.serialize().nodes[0].widgets_values")
-        inputs = comfy.node_info("Darkroom_LoRATrainConfig")["input"]["optional"]
-        assert len(saved) == len(inputs)
-        prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
-        assert set(prompt[str(config)]["inputs"]) == set(inputs)
-        assert not complaints
+def test_a_preset_fills_the_widgets_and_is_not_serialised(comfy: ComfyServer, page: Page):
+    (config,) = page.evaluate(ADD, ["Darkroom_LoRATrainConfig"])
+    page.evaluate(SET, [config, "sample_prompts", "mine"])
+    chooser = page.locator(".darkroom-panel select")
+    chooser.locator("option", has_text="sdxl_8gb").wait_for(state="attached")
+    chooser.select_option("sdxl_8gb")
+    wanted = comfy.get("/darkroom/presets")["presets"]["sdxl_8gb"]
+    assert {name: page.evaluate(VALUE, [config, name]) for name in wanted} == wanted
+    assert page.evaluate(VALUE, [config, "sample_prompts"]) == "mine"
+    assert chooser.input_value() == ""
+    saved = page.evaluate("() => window.app.graph.serialize().nodes[0].widgets_values")
+    inputs = comfy.node_info("Darkroom_LoRATrainConfig")["input"]["optional"]
+    assert len(saved) == len(inputs)
+    prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert set(prompt[str(config)]["inputs"]) == set(inputs)
 
 
 @pytest.mark.browser
-def test_the_estimate_appears_and_follows_the_widgets(comfy: ComfyServer):
-    with open_page(comfy) as (page, complaints):
-        close_dialogs(page)
-        data, config, train = page.evaluate(GRAPH)
-        for name, value in {"resolution": 128, "epochs": 10, "batch_size": 4}.items():
-            page.evaluate(SET, [config, name, value])
-        assert "12 pictures, 30 steps (pictures shown 120 times)" in estimate_of(page, "12 pictures, 30 steps")
-        page.evaluate(SET, [config, "epochs", 20])
-        estimate_of(page, "12 pictures, 60 steps")
-        page.evaluate(SET, [data, "path", "/no/such folder"])
-        estimate_of(page, "/no/such folder does not exist")
-        page.evaluate(SET, [data, "path", ""])
-        estimate_of(page, "12 pictures, 60 steps")
-        page.evaluate("id => window.app.graph.getNodeById(id).disconnectInput(0)", train)
-        page.wait_for_function(
-            "() => ![...document.querySelectorAll('.darkroom-panel')].some(p => p.textContent.includes('60 steps'))"
-        )
-        assert not complaints
+def test_the_estimate_appears_and_follows_the_widgets(page: Page):
+    data, config, train = page.evaluate(GRAPH)
+    for name, value in {"resolution": 128, "epochs": 10, "batch_size": 4}.items():
+        page.evaluate(SET, [config, name, value])
+    assert "12 pictures, 30 steps (pictures shown 120 times)" in estimate_of(page, "12 pictures, 30 steps")
+    page.evaluate(SET, [config, "epochs", 20])
+    estimate_of(page, "12 pictures, 60 steps")
+    page.evaluate(SET, [data, "path", "/no/such folder"])
+    estimate_of(page, "/no/such folder does not exist")
+    page.evaluate(SET, [data, "path", ""])
+    estimate_of(page, "12 pictures, 60 steps")
+    page.evaluate("id => window.app.graph.getNodeById(id).disconnectInput(0)", train)
+    page.wait_for_function(
+        "() => ![...document.querySelectorAll('.darkroom-panel')].some(p => p.textContent.includes('60 steps'))"
+    )
 
 
 @pytest.mark.browser
-def test_the_many_settings_wait_for_a_button(comfy: ComfyServer):
+def test_the_many_settings_wait_for_a_button(comfy: ComfyServer, page: Page):
     hidden = "id => window.app.graph.getNodeById(id).widgets.filter(w => w.hidden).map(w => w.name)"
-    with open_page(comfy) as (page, complaints):
-        close_dialogs(page)
-        page.evaluate("() => window.app.graph.clear()")
-        (config,) = page.evaluate(ADD, ["Darkroom_LoRATrainConfig"])
-        inputs = comfy.node_info("Darkroom_LoRATrainConfig")["input"]["optional"]
-        assert set(page.evaluate(hidden, config)) == {name for name, spec in inputs.items() if spec[1].get("advanced")}
-        low = page.evaluate("id => window.app.graph.getNodeById(id).size[1]", config)
-        page.get_by_role("button", name="All settings").click()
-        assert page.evaluate(hidden, config) == []
-        assert page.evaluate("id => window.app.graph.getNodeById(id).size[1]", config) > 3 * low
-        page.evaluate("() => document.querySelector('.darkroom-panel button').click()")
-        assert page.evaluate("id => window.app.graph.getNodeById(id).size[1]", config) == pytest.approx(low, abs=30)
-        assert not complaints
+    (config,) = page.evaluate(ADD, ["Darkroom_LoRATrainConfig"])
+    inputs = comfy.node_info("Darkroom_LoRATrainConfig")["input"]["optional"]
+    assert set(page.evaluate(hidden, config)) == {name for name, spec in inputs.items() if spec[1].get("advanced")}
+    low = page.evaluate("id => window.app.graph.getNodeById(id).size[1]", config)
+    page.get_by_role("button", name="All settings").click()
+    assert page.evaluate(hidden, config) == []
+    assert page.evaluate("id => window.app.graph.getNodeById(id).size[1]", config) > 3 * low
+    page.evaluate("() => document.querySelector('.darkroom-panel button').click()")
+    assert page.evaluate("id => window.app.graph.getNodeById(id).size[1]", config) == pytest.approx(low, abs=30)
 
 
 BETWEEN = """([train, data, config]) => {
@@ -315,22 +322,20 @@ INTO_A_SUBGRAPH = """ids => {
 
 
 @pytest.mark.browser
-def test_the_estimate_sees_through_what_lies_between(comfy: ComfyServer):
-    with open_page(comfy) as (page, _):
-        close_dialogs(page)
-        data, config, train = page.evaluate(GRAPH)
-        page.evaluate(SET, [config, "resolution", 128])
-        estimate_of(page, "12 pictures, 30 steps")
-        page.evaluate(BETWEEN, [train, data, config])
-        estimate_of(page, "12 pictures, 90 steps")  # of the primitive that is wired into epochs
-        page.evaluate(INTO_A_SUBGRAPH, [data, config])
-        page.evaluate("() => { window.app.graph.nodes.find(n => n.type === 'PrimitiveInt').widgets[0].value = 20; }")
-        estimate_of(page, "12 pictures, 60 steps")
-        page.evaluate(INTO_A_SUBGRAPH, [train])
-        page.evaluate("() => { window.app.graph.nodes.find(n => n.type === 'PrimitiveInt').widgets[0].value = 10; }")
-        inside = """() => {
-            const [train] = window.app.graph.nodes.flatMap(n => n.subgraph?.nodes ?? [])
-                .filter(n => n.type === "Darkroom_TrainLoRA");
-            return train.widgets.find(w => w.type === "darkroom_panel").element.textContent.includes("30 steps");
-        }"""
-        page.wait_for_function(inside)
+def test_the_estimate_sees_through_what_lies_between(page: Page):
+    data, config, train = page.evaluate(GRAPH)
+    page.evaluate(SET, [config, "resolution", 128])
+    estimate_of(page, "12 pictures, 30 steps")
+    page.evaluate(BETWEEN, [train, data, config])
+    estimate_of(page, "12 pictures, 90 steps")  # of the primitive that is wired into epochs
+    page.evaluate(INTO_A_SUBGRAPH, [data, config])
+    page.evaluate("() => { window.app.graph.nodes.find(n => n.type === 'PrimitiveInt').widgets[0].value = 20; }")
+    estimate_of(page, "12 pictures, 60 steps")
+    page.evaluate(INTO_A_SUBGRAPH, [train])
+    page.evaluate("() => { window.app.graph.nodes.find(n => n.type === 'PrimitiveInt').widgets[0].value = 10; }")
+    inside = """() => {
+        const [train] = window.app.graph.nodes.flatMap(n => n.subgraph?.nodes ?? [])
+            .filter(n => n.type === "Darkroom_TrainLoRA");
+        return train.widgets.find(w => w.type === "darkroom_panel").element.textContent.includes("30 steps");
+    }"""
+    page.wait_for_function(inside)

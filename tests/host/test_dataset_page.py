@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.browser import close_dialogs, open_page, wait_until_ready
+from tests.host.browser import Complaints, close_dialogs, new_graph, open_page, wait_until_ready
 from tests.host.server import ComfyServer
 from tests.host.test_dataset import draw, two
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 NAME = "Mein B\u00fcro \u6f2b\u753b \U0001f408"
 ADD = """() => {
-  app.graph.clear();
   const node = LiteGraph.createNode("Darkroom_LoadDataset");
   node.pos = [60, 60];
   app.graph.add(node);
@@ -33,17 +33,27 @@ MIDDLE = """() => {
 }"""
 CHOSEN = """() => app.graph.nodes.find((one) => one.type === "Darkroom_LoadDataset")
   .widgets.find((one) => one.name === "folder").value"""
+KEPT = "text => Object.values(localStorage).some((one) => one.includes(text))"  # the graph, for the next time
 
 
-@pytest.fixture(params=[False, True], ids=["classic", "nodes 2.0"])
-def page(comfy: ComfyServer, request: pytest.FixtureRequest) -> Any:
-    """The page with a Load Dataset in it, in either renderer; no complaints when the test is over."""
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2.0"])
+def opened(comfy: ComfyServer, request: pytest.FixtureRequest) -> Iterator[tuple[Page, Complaints]]:
+    """The page in either renderer. One for all tests, as a person uses one for hours."""
     with open_page(comfy, nodes_2=request.param) as (page, complaints):
         close_dialogs(page)
-        page.evaluate(ADD)
-        page.locator(".darkroom-panel img").wait_for()
-        yield page
-        assert not complaints
+        yield page, complaints
+
+
+@pytest.fixture
+def page(opened: tuple[Page, Complaints]) -> Iterator[Page]:
+    """The page with nothing but a Load Dataset in it; no complaints when the test is over."""
+    page, complaints = opened
+    complaints.clear()
+    new_graph(page)
+    page.evaluate(ADD)
+    page.locator(".darkroom-panel img").wait_for()
+    yield page
+    assert not complaints
 
 
 def drop(page: Page, *paths: Path) -> None:
@@ -91,7 +101,7 @@ def test_a_dropped_folder_is_a_data_set(comfy: ComfyServer, page: Page, tmp_path
     assert names(comfy.base / "input" / chosen) == names(source)
     said(page, again)
 
-    page.wait_for_timeout(3000)  # until the page has kept its graph
+    page.wait_for_function(KEPT, arg=again)
     page.reload(wait_until="domcontentloaded")
     wait_until_ready(page)
     assert page.evaluate(CHOSEN) == again
@@ -130,16 +140,19 @@ def test_dropped_and_chosen_files_are_a_data_set(comfy: ComfyServer, page: Page,
 
 
 def test_a_file_that_is_too_large_is_named(comfy: ComfyServer, page: Page, tmp_path: Path):
-    limit = """() => { const { api } = comfyAPI.api, flags = api.serverFeatureFlags;
-      flags.value = { ...flags.value, max_upload_size: 50_000 }; }"""
-    page.evaluate(limit)
+    limit = """bytes => { const { api } = comfyAPI.api, flags = api.serverFeatureFlags, before = flags.value;
+      flags.value = { ...before, max_upload_size: bytes };
+      return before.max_upload_size; }"""
     source = two(tmp_path / "large")
     draw(source / "too large.png", 300, 300, seed=9)
-    drop(page, source)
-    said(page, "too large.png: larger than 0.048 MB")
-    said(page, "2 images (")
+    usual = page.evaluate(limit, 50_000)
+    try:
+        drop(page, source)
+        said(page, "too large.png: larger than 0.048 MB")
+        said(page, "2 images (")
+    finally:
+        page.evaluate(limit, usual)
     assert "too large.png" not in names(comfy.base / "input" / page.evaluate(CHOSEN))
-    said(page, "2 images (")
 
 
 def test_a_typed_path_is_looked_at_before_run(comfy: ComfyServer, page: Page, tmp_path: Path):
@@ -180,7 +193,7 @@ def test_wired_pictures_are_shown_after_run_and_after_a_reload(page: Page, tmp_p
     said(page, "3 images (3 at 512x512), 0 with captions")
     shown(page)
     page.mouse.click(1200, 900)  # the page keeps its graph after a click
-    page.wait_for_timeout(3000)
+    page.wait_for_function(KEPT, arg="EmptyImage")
     page.reload(wait_until="domcontentloaded")
     wait_until_ready(page)
     page.screenshot(path=str(tmp_path / "wired.png"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host.browser import close_dialogs, open_page, press_run
+from tests.host.browser import Complaints, close_dialogs, new_graph, open_page, run_by_click, settle
 from tests.host.graphs import demo_loader, training
 from tests.host.measure import run_id
 from tests.host.server import ComfyServer
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 ADD = """type => {
-  app.graph.clear();
   const node = LiteGraph.createNode(type);
   node.pos = [60, 60];
   app.graph.add(node);
@@ -36,13 +35,22 @@ def runs(comfy: ComfyServer) -> list[str]:
     return [run_id(comfy.run({**demo_loader(), **training(training_seed=seed, **settings)})) for seed in (901, 902)]
 
 
-@pytest.fixture(params=[False, True], ids=["classic", "nodes 2.0"])
-def page(comfy: ComfyServer, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The page in either renderer; no complaints when the test is over."""
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2.0"])
+def opened(comfy: ComfyServer, request: pytest.FixtureRequest) -> Iterator[tuple[Page, Complaints]]:
+    """The page in either renderer, for all tests."""
     with open_page(comfy, nodes_2=request.param) as (page, complaints):
         close_dialogs(page)
-        yield page
-        assert not complaints
+        yield page, complaints
+
+
+@pytest.fixture
+def page(opened: tuple[Page, Complaints]) -> Iterator[Page]:
+    """The page; no complaints when the test is over."""
+    page, complaints = opened
+    complaints.clear()
+    new_graph(page)
+    yield page
+    assert not complaints
 
 
 def test_a_run_and_an_earlier_step_are_chosen(page: Page, comfy: ComfyServer, runs: list[str]):
@@ -92,9 +100,9 @@ def test_what_a_node_said_is_on_it_and_stays(page: Page, comfy: ComfyServer, run
     show = {"class_type": "PreviewAny", "inputs": {"source": ["1", 2]}}
     graph = {"1": {"class_type": "Darkroom_LoadTrainedLoRA", "inputs": {"run": runs[0], "checkpoint": "1"}}, "2": show}
     page.evaluate("graph => app.loadApiJson(graph, 'said')", graph)
-    page.wait_for_timeout(1000)
+    settle(page)
     for _ in range(2):  # the second time, everything is cached
-        press_run(page)
+        run_by_click(page, comfy)
         page.locator(".darkroom-said").wait_for()
-        page.wait_for_timeout(1000)
+        settle(page)
         assert page.locator(".darkroom-said").inner_text() == f"darkroom_demo {runs[0]}, step 1"
