@@ -1,4 +1,4 @@
-"""Finding a real ComfyUI and a Chromium, and saying loudly when tests went without."""
+"""Finding a real ComfyUI and a Chromium, saying loudly when tests went without, and spreading many over the cores."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
+MOST_PROCESSES = 4
 
 
 def find_comfy() -> Path | None:
@@ -45,26 +46,40 @@ def _reasons() -> dict[str, str]:
     return reasons
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes test folders: one a core, up to four. Single files are done before a second one would start.
+
+    Each has one thread: more would only wait for each other, and a server and a worker are beside it anyway.
+    """
+    if not all(Path(argument).is_dir() for argument in config.args):
+        return 0
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return min(os.cpu_count() or 1, MOST_PROCESSES)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot run here; with DARKROOM_REQUIRE_HOST=1 nothing is skipped, so it fails instead."""
+    if os.environ.get("DARKROOM_REQUIRE_HOST") == "1":
+        return
     reasons = _reasons()
-    left_out: dict[str, int] = {}
-    if os.environ.get("DARKROOM_REQUIRE_HOST") != "1":
-        for item in items:
-            for marker, reason in reasons.items():
-                if item.get_closest_marker(marker):
-                    item.add_marker(pytest.mark.skip(reason=reason))
-                    left_out[marker] = left_out.get(marker, 0) + 1
-                    break
-    config.stash[_LEFT_OUT] = {f"{count} {marker} tests": reasons[marker] for marker, count in left_out.items()}
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+                break
 
 
-_LEFT_OUT = pytest.StashKey[dict[str, str]]()
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A skipped host is no green host: say so where nobody can miss it.
 
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """A skipped host is no green host: say so where nobody can miss it."""
-    left_out = config.stash.get(_LEFT_OUT, {})
+    Told by the reports, which also come from other processes.
+    """
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    left_out = {}
+    for marker, reason in _reasons().items():
+        if count := sum(reason in why for why in skipped):
+            left_out[f"{count} {marker} tests"] = reason
     if left_out:
         terminalreporter.section("NOT TESTED IN A REAL COMFYUI", sep="!", red=True, bold=True)
         for what, why in left_out.items():
