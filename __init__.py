@@ -12,10 +12,9 @@ __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
 async def comfy_entrypoint() -> Any:
     """Called by ComfyUI when it loads the pack; returns the extension that names the nodes."""
     try:
-        from .nodes import DarkroomExtension
-        from .nodes.host import compat
+        from .nodes import DarkroomExtension, begin
 
-        compat.accept_later_keywords()
+        begin()
         return DarkroomExtension()
     except Exception as error:
         from .trainer import dependencies

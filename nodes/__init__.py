@@ -20,20 +20,24 @@ from .train import TrainLoRA
 class DarkroomExtension(ComfyExtension):
     """What ComfyUI asks for the nodes."""
 
-    async def on_load(self) -> None:
-        """Make the demo base's architecture known, so that the stock loader takes its file as well; add the routes."""
-        from .host import clients, demo_base, web
-        from .routes import ROUTES
-
-        clients.watch()
-        web.register(ROUTES)
-
-        if not demo_base.register():
-            logging.warning("LoRA Darkroom: the demo base %s is missing; Load Demo Base will not work", demo_base.FILE)
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""
         return [
             LoadDataset, AutoCaption, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase, LoadTrainedLoRA,
             StrengthSweep, LabelledGrid, LoRABlocks, ResizeLoRA, MergeLoRAs, DatasetImages,
         ]  # fmt: skip
+
+
+def begin() -> None:
+    """Make the demo base's architecture known, so that the stock loader takes its file as well; add the routes.
+
+    Not in the extension's ``on_load``, which ComfyUI calls only from 0.14 on.
+    """
+    from .host import clients, compat, demo_base, web
+    from .routes import ROUTES
+
+    compat.accept_later_keywords()
+    clients.watch()
+    web.register(ROUTES)
+    if not demo_base.register():
+        logging.warning("LoRA Darkroom: the demo base %s is missing; Load Demo Base will not work", demo_base.FILE)

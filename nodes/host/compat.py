@@ -89,6 +89,11 @@ def _teach(owner: type, keywords: Iterable[str]) -> bool:
 def _without(init: Callable[..., None], names: frozenset[str]) -> Callable[..., None]:
     @wraps(init)
     def taking(self: Any, *args: Any, **keywords: Any) -> None:
-        init(self, *args, **{name: value for name, value in keywords.items() if name not in names})
+        later = {name: keywords.pop(name) for name in names & keywords.keys()}
+        init(self, *args, **keywords)
+        if hasattr(
+            self, "extra_dict"
+        ):  # an input's: what it says goes to the page as it is, where our own scripts look
+            self.extra_dict.update(later)
 
     return taking

@@ -63,6 +63,7 @@ def try_demo(comfy: Path) -> None:
             assert loaded, server.log()
             assert not any("FAILED" in line for line in loaded), server.log()
             print(*loaded)
+            assert server.get("/darkroom/presets")["presets"], "the routes are missing"
             began = time.monotonic()
             shown = server.run(graph)
             print(

@@ -28,6 +28,12 @@ class Inherited(Plain):
     pass
 
 
+class Telling(Plain):
+    def __init__(self, id: str, tooltip: str = ""):
+        super().__init__(id, tooltip)
+        self.extra_dict: dict[str, Any] = {}
+
+
 class Current:
     def __init__(self, id: str, advanced: bool | None = None):
         self.id, self.advanced = id, advanced
@@ -59,20 +65,26 @@ def compat(
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """comfy_api.latest.io of an old ComfyUI; its classes are as they were afterwards."""
-    for cls in (Plain, Whole, OldSchema):
+    for cls in (Plain, Whole, Telling, OldSchema):
         monkeypatch.setattr(cls, "__init__", cls.__init__)
     kinds = {name: SimpleNamespace(Input=cls) for name, cls in
-             {"Model": Plain, "Int": Whole, "Clip": Inherited, "New": Current}.items()}  # fmt: skip
+             {"Model": Plain, "Int": Whole, "Clip": Inherited, "Combo": Telling, "New": Current}.items()}  # fmt: skip
     return SimpleNamespace(Schema=OldSchema, NodeOutput=object, **kinds)
 
 
 def test_later_keywords_are_left_out(compat: Any, old: SimpleNamespace):
-    assert compat.accept_later_keywords(old) == 3
+    assert compat.accept_later_keywords(old) == 4
     assert vars(old.Int.Input("a", "why", min=3, advanced=True)) == {"id": "a", "tooltip": "why", "min": 3}
     assert vars(old.Clip.Input("b", advanced=None)) == {"id": "b", "tooltip": ""}
     assert old.New.Input("c", advanced=True).advanced is True
     schema = old.Schema(node_id="n", inputs=[1], search_aliases=["x"], has_intermediate_output=True)
     assert vars(schema) == {"node_id": "n", "inputs": [1]}
+
+
+def test_what_an_input_says_for_the_page_reaches_it(compat: Any, old: SimpleNamespace):
+    compat.accept_later_keywords(old)
+    assert old.Combo.Input("a", advanced=True).extra_dict == {"advanced": True}
+    assert old.Combo.Input("a").extra_dict == {}
 
 
 def test_other_unknown_keywords_are_errors_still(compat: Any, old: SimpleNamespace):
