@@ -54,7 +54,7 @@ async ([graph, layout, note, at, name]) => {
   text.widgets[0].value = note;
   const saved = all.serialize();
   saved.extra = {};
-  return saved;
+  return JSON.stringify(saved);  // as the page saves it: without what is undefined, which would come as null
 }
 """
 
@@ -87,7 +87,7 @@ QUICKLY = """
   for (const other of [base, apply, save]) all.remove(other);
   const saved = all.serialize();
   saved.extra = {};
-  return saved;
+  return JSON.stringify(saved);  // as the page saves it: without what is undefined, which would come as null
 }
 """
 
@@ -133,14 +133,15 @@ def write_templates(comfy: ComfyServer) -> None:
         with open_page(comfy) as (page, _):  # a page of its own: a page remembers the widgets of former graphs
             close_dialogs(page)
             saved = page.evaluate(ARRANGE, [made.graph, made.layout, made.note, list(made.note_at), name])
-        write_json(REPO / "workflows" / f"{name}.json", saved)
+        write_json(REPO / "workflows" / f"{name}.json", json.loads(saved))
 
 
 def write_blueprints(comfy: ComfyServer) -> None:
     """The subgraph that trains in one node."""
     with open_page(comfy) as (page, _):
         close_dialogs(page)
-        write_json(REPO / "subgraphs" / f"{QUICK}.json", page.evaluate(QUICKLY, [QUICK, OUTSIDE]))
+        saved = page.evaluate(QUICKLY, [QUICK, OUTSIDE])
+        write_json(REPO / "subgraphs" / f"{QUICK}.json", json.loads(saved))
 
 
 def write_thumbnails(comfy: ComfyServer) -> None:
