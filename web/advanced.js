@@ -10,8 +10,11 @@ function always() {
 }
 
 // ComfyUI asks `advanced` for a node's size, and so does its menu. The classic renderer leaves empty the room of what is
-// advanced, but not of what is hidden.
+// advanced, but not of what is hidden; that of an older page leaves this too, unless a widget asks for none.
+const none = () => [0, -4]; // four are added to each
+
 function wait(node, widget) {
+  const size = widget.computeSize;
   let hidden = widget.hidden;
   const waits = () => !always() && !wired(node).includes(widget.name);
   Object.defineProperty(widget, "advanced", { get: waits, set() {}, configurable: true, enumerable: true });
@@ -21,6 +24,7 @@ function wait(node, widget) {
     configurable: true,
     enumerable: true,
   });
+  Object.defineProperty(widget, "computeSize", { get: () => (widget.hidden ? none : size), set() {}, configurable: true });
 }
 
 // A button that shows and hides them, for the classic renderer; Nodes 2.0 has its own.

@@ -94,7 +94,8 @@ function holder(node) {
   const outer = document.createElement("div");
   outer.append(inner);
   const margin = 8;
-  const height = () => (inner.offsetHeight ? inner.offsetHeight + 2 * margin : 0);
+  // Before the page has given it a width, its text is one word a line.
+  const height = () => (inner.offsetWidth && inner.offsetHeight ? inner.offsetHeight + 2 * margin : 0);
   const one = node.addDOMWidget("darkroom", "darkroom_panel", outer, {
     serialize: false, hideOnZoom: false, margin, getMinHeight: height, getMaxHeight: height,
   });

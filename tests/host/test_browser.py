@@ -158,6 +158,25 @@ def test_a_template_for_checkpoints_runs_with_one_of_its_name(comfy: ComfyServer
         assert not complaints
 
 
+def test_a_saved_graph_that_is_opened_again_keeps_its_measures(comfy: ComfyServer):
+    """A node's pictures and lines come after it has its size, which has a place for them already."""
+    heights = "() => window.app.graph.nodes.map(n => [n.title, n.size[1]])"
+    again = "async () => { await window.app.loadGraphData(window.app.graph.serialize()); }"
+    with open_page(comfy) as (page, complaints):
+        open_template(page, DEMO)
+        seen = []
+        for _ in range(3):
+            page.get_by_text("12 images (12 at 128x128)").wait_for()
+            page.get_by_text("12 pictures, 402 steps").wait_for()
+            page.wait_for_timeout(1000)
+            seen.append(page.evaluate(heights))
+            page.evaluate(again)
+        assert seen[0] == seen[1] == seen[2]
+        saved = {node["title"]: node["size"][1] for node in FILES[DEMO]["nodes"] if "title" in node}
+        assert all(height == saved.get(title, height) for title, height in seen[0] if title != "Load Dataset")
+        assert not complaints
+
+
 def test_the_page_speaks_chinese(comfy: ComfyServer):
     with open_page(comfy) as (page, _):
         speak = "language => window.app.extensionManager.setting.set('Comfy.Locale', language)"
