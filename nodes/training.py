@@ -95,7 +95,7 @@ def train(
         note(f"{problem.path.name}: {problem.message}")
     progress.say("Looking at the base model")
     base = base_model.resolve(model, base_file, note)
-    encoder = HostEncoder(clip, vae, base.family)
+    encoder = HostEncoder(clip, vae, base.family, base_model.text_width(model))
     cache = Cache(places.cache())
     job = prepare.plan(
         settings.but(base_model=base.file.as_posix()),

@@ -65,6 +65,11 @@ def resolve(model: Any, base_file: str, say: Callable[[str], None]) -> Base:
     return Base(_export(model, file, content, say), family, content, prediction, terminal)
 
 
+def text_width(model: Any) -> int:
+    """How wide the text encoder's output is that a MODEL takes."""
+    return int(model.model.model_config.unet_config["context_dim"])
+
+
 def own_file(model: Any) -> Path | None:
     """The safetensors file that core's own loaders read this MODEL from; None if it came another way."""
     origin = getattr(model, "cached_patcher_init", None)

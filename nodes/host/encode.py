@@ -14,7 +14,7 @@ from ...trainer.errors import HostError
 from ...trainer.files import digest
 from .base_model import patches_hash
 
-SDXL_WIDTH, SDXL_POOLED = 2048, 1280
+SDXL_POOLED = 1280
 
 _hashes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
@@ -26,12 +26,13 @@ class HostEncoder:
         clip: the CLIP.
         vae: the VAE.
         family: of the base model.
+        width: of the text encoder's output that the base model takes.
 
     Raises:
         HostError: they are not of the family's kind.
     """
 
-    def __init__(self, clip: Any, vae: Any, family: str) -> None:
+    def __init__(self, clip: Any, vae: Any, family: str, width: int) -> None:
         if clip is None:
             raise HostError("CLIP: this checkpoint has no text encoder", "load one with Load CLIP, and wire it")
         vae.throw_exception_if_invalid()
@@ -40,7 +41,7 @@ class HostEncoder:
                 f"VAE: its latents have {vae.latent_channels} channels; this model has 4",
                 "wire the VAE of the checkpoint",
             )
-        self._clip, self._vae, self._pooled = clip, vae, family == "sdxl"
+        self._clip, self._vae, self._pooled, self._width = clip, vae, family == "sdxl", width
 
     @property
     def latents_fingerprint(self) -> str:
@@ -52,8 +53,8 @@ class HostEncoder:
         """The CLIP by content, with its patches, clip skip and tokenizer settings."""
         clip = self._clip
         return digest(
-            # What the same CLIP gives depends on what it is wired for: the pooled output is SDXL's alone.
-            "host-clip-1 pooled" if self._pooled else "host-clip-1",
+            # Also of what it is wired for: the pooled output is SDXL's alone; what does not fit is not in the cache.
+            f"host-clip-2 {self._width}" + " pooled" * self._pooled,
             _content(clip.cond_stage_model),
             patches_hash(clip.patcher.patches),
             clip.layer_idx,
@@ -69,15 +70,16 @@ class HostEncoder:
         with _embeddings_off(self._clip.tokenizer):
             tokens = self._clip.tokenize(caption, disable_weights=True)
         hidden, pooled = self._clip.encode_from_tokens(tokens, return_pooled=True)
-        if hidden.ndim != 3:
-            raise HostError(f"CLIP: its output has the shape {list(hidden.shape)}", "wire the CLIP of the checkpoint")
+        fits = hidden.ndim == 3 and hidden.shape[-1] == self._width
+        if not fits or (self._pooled and (pooled is None or pooled.shape[-1] != SDXL_POOLED)):
+            loader = "both with Dual CLIP Loader (type sdxl)" if self._pooled else "one with Load CLIP"
+            raise HostError(
+                f"CLIP: its output is {hidden.shape[-1]} wide; this model takes one that is {self._width} wide"
+                + ", and a pooled output" * self._pooled,
+                f"wire the CLIP of the checkpoint, or load {loader}",
+            )
         if not self._pooled:
             return {"hidden": hidden.float().cpu()}
-        if pooled is None or hidden.shape[-1] != SDXL_WIDTH or pooled.shape[-1] != SDXL_POOLED:
-            raise HostError(
-                f"CLIP: its output is {hidden.shape[-1]} wide; SDXL's is {SDXL_WIDTH}, of two text encoders",
-                "wire the CLIP of the checkpoint, or load both with Dual CLIP Loader (type sdxl)",
-            )
         return {"hidden": hidden.float().cpu(), "pooled": pooled.float().cpu()}
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -61,5 +61,5 @@ def test_text_encoders_of_another_model_are_refused(comfy: ComfyServer, outputs:
     comfy.run(own)
     (demo,) = demo_loader().values()
     graph = {**checkpoint_loader(SDXL), "other": demo, **training(clip=["other", 1], **SHORT)}
-    with pytest.raises(PromptFailed, match="SDXL's is 2048, of two text encoders"):
+    with pytest.raises(PromptFailed, match="96 wide; this model takes one that is 2048 wide, and a pooled output"):
         comfy.run(graph)

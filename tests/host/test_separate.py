@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.host.checkpoints import SD15, SDXL, Parts, add_random_sd15, add_random_sdxl, split
-from tests.host.graphs import Graph, Link, apply_lora, checkpoint_loader, node, picture, training
+from tests.host.graphs import CLIP, Graph, Link, apply_lora, checkpoint_loader, demo_loader, node, picture, training
 from tests.host.measure import run_id, runs
-from tests.host.server import ComfyServer
+from tests.host.server import ComfyServer, PromptFailed
 from trainer import job as jobs
 
 pytestmark = pytest.mark.host
@@ -121,3 +121,12 @@ def test_in_fp8_it_is_the_same_run(comfy: ComfyServer, separate: Trained):
     assert torch.equal(pictures["base"], pictures["zero"])
     assert not torch.equal(pictures["base"], pictures["usual"])
     assert not torch.equal(pictures["base"], drawn(comfy, separate.outputs)["base"]), "fp8 costs something"
+
+
+def test_a_clip_of_another_model_is_refused_by_name(comfy: ComfyServer, separate: Trained):
+    """Also when its output for these captions is cached already, from a training of its own model."""
+    comfy.run({**demo_loader(), **training(**SHORT)})
+    wires = {**WIRES, "clip": CLIP}
+    width = 768 if len(separate.parts.texts) == 1 else 2048
+    with pytest.raises(PromptFailed, match=f"its output is 96 wide; this model takes one that is {width} wide"):
+        comfy.run({**demo_loader(), **loaders(separate.parts), **training(**wires, **SHORT)})
