@@ -147,7 +147,7 @@ class LoadTrainedLoRA(io.ComfyNode):
             display_name="Load Trained LoRA",
             category=CATEGORY,
             description="A LoRA that was trained here, without training: of the latest run or of any other one, the "
-            "last or an earlier step. Going back is choosing an earlier step.",
+            "last, the best or an earlier step. Going back is choosing an earlier step.",
             search_aliases=[
                 "load lora", "checkpoint", "rollback", "history", "runs", "resume",
                 "\u52a0\u8f7dLoRA", "\u8bad\u7ec3\u8bb0\u5f55", "\u56de\u6eda",
@@ -158,8 +158,10 @@ class LoadTrainedLoRA(io.ComfyNode):
                 io.String.Input(
                     "checkpoint",
                     default=LAST,
-                    tooltip="Which step: last, or the number of a checkpoint, such as step 200. last is the finished "
-                    "LoRA, or the newest checkpoint of a run that has not finished.",
+                    tooltip="Which step: last, best, or the number of a checkpoint, such as step 200. last is the "
+                    "finished LoRA, or the newest checkpoint of a run that has not finished. best is the one that "
+                    "Train LoRA would hand on: the last, or an earlier one that the validations show to be better by "
+                    "more than noise.",
                 ),
             ],
             outputs=[

@@ -12,13 +12,14 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..trainer import checkpoint, runfolder, runstate
 from ..trainer.errors import HostError
 from ..trainer.files import write_bytes
 from ..trainer.runstate import RunState
 
-LATEST, LAST, ALL = "latest", "last", "all"
+LATEST, LAST, BEST, ALL = "latest", "last", "best", "all"
 MOST_NAMED = 5
 
 
@@ -30,17 +31,40 @@ class Found:
     result: Path | None
 
     @property
+    def outcome(self) -> dict[str, Any]:
+        """The ``result.json`` of the result."""
+        assert self.result is not None
+        return runfolder.read_result(self.result.parent)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the result."""
+        return int(self.outcome["step"])
+
+    @property
+    def best(self) -> tuple[int, Path, str]:
+        """The LoRA to hand on: its step, its file, and why it is another one than the result (empty: it is that)."""
         assert self.result is not None
-        return int(runfolder.read_result(self.result.parent)["step"])
+        told = self.outcome.get("best", {})
+        step = int(told.get("step", self.steps))
+        file = checkpoint.lora(self.folder, step)
+        if step >= self.steps or not file.is_file():
+            return self.steps, self.result, ""
+        return step, file, str(told["reason"])
 
 
-def find(root: Path, run_id: str, total: int) -> Found:
-    """The folder of a run with a total length in steps, and its LoRA if it has finished with that length."""
+def find(root: Path, run_id: str, total: int, patience: int = 0) -> Found:
+    """The folder of a run with a total length in steps, and its LoRA if it has finished with that length.
+
+    Args:
+        root: the folder of all runs.
+        run_id: which one.
+        total: the length.
+        patience: ``early_stopping_patience``.
+    """
     own, shorter = root / run_id, root / f"{run_id}-{total}"
     for folder in (own, own / "finished" / str(total), shorter):
-        result = runfolder.finished(folder, total)
+        result = runfolder.finished(folder, total, patience)
         if result is not None:
             return Found(shorter if folder == shorter else own, result)
     beyond = (checkpoint.latest(own) or 0) > total
@@ -53,9 +77,10 @@ def keep_finished(folder: Path) -> None:
     if not result:
         return
     kept = folder / "finished" / str(result["total"])
-    if kept.exists():
+    # One that was stopped early makes room for one that was not.
+    if kept.exists() and not runfolder.read_result(kept).get("stopped"):
         return
-    kept.mkdir(parents=True)
+    kept.mkdir(parents=True, exist_ok=True)
     shutil.copy2(folder / str(result["path"]), kept / str(result["path"]))
     write_bytes(kept / "result.json", (folder / "result.json").read_bytes())
 
@@ -99,16 +124,17 @@ def label(run: RunState) -> str:
 
 def saved(folder: Path) -> dict[int, Path]:
     """The LoRA files of a run by their steps, in order: its checkpoints, and what it finished with."""
-    steps = {step: checkpoint.folder_of(folder, step) / "lora.safetensors" for step in checkpoint.complete(folder)}
+    steps = {step: checkpoint.lora(folder, step) for step in checkpoint.complete(folder)}
     return dict(sorted({**steps, **runstate.lengths(folder)}.items()))
 
 
-def choose_steps(there: dict[int, Path], text: str) -> list[int]:
-    """The steps that a user named, in that order: ``last, step 200, 100``, or ``all`` from the first to the last.
+def choose_steps(there: dict[int, Path], text: str, best: int | None = None) -> list[int]:
+    """The steps that a user named, in that order: ``last, step 200, best``, or ``all`` from the first to the last.
 
     Args:
         there: ``saved`` of the run; not empty.
         text: separated by commas or lines; empty is ``last``.
+        best: what ``best`` means; None: it is the last.
 
     Raises:
         HostError: one is not there, or is none.
@@ -116,16 +142,18 @@ def choose_steps(there: dict[int, Path], text: str) -> list[int]:
     wanted = [word.strip().lower() for word in re.split(r"[,;\n]", text) if word.strip()] or [LAST]
     if ALL in wanted:
         return list(there)
-    return list(dict.fromkeys(_one_step(there, word) for word in wanted))
+    return list(dict.fromkeys(_one_step(there, word, best) for word in wanted))
 
 
-def _one_step(there: dict[int, Path], word: str) -> int:
-    if word == LAST:
+def _one_step(there: dict[int, Path], word: str, best: int | None) -> int:
+    if word == LAST or (word == BEST and best not in there):
         return max(there)
+    if word == BEST and best is not None:
+        return best
     match = re.fullmatch(r"(?:steps?)?[\s-]*(\d+)", word)
     if match is None or int(match[1]) not in there:
         what = f"there is no step {match[1]} in this run" if match else f"{word} is no step"
-        raise HostError(f"checkpoint: {what}", f"there are {', '.join(map(str, there))}, and {LAST}")
+        raise HostError(f"checkpoint: {what}", f"there are {', '.join(map(str, there))}, {LAST} and {BEST}")
     return int(match[1])
 
 

@@ -59,7 +59,7 @@ _ADVANCED = (
     "validation_images", "validation_steps", "save_steps", "sample_every", "sample_inference_steps", "sample_guidance",
     "sample_strength", "log_interval", "sample_prompts",
 )  # fmt: skip
-ADDED = ("base_weights", "vram_limit")
+ADDED = ("base_weights", "vram_limit", "early_stopping_patience")
 """Fields whose inputs lie behind the YAML's: saved graphs rely on the order of those that were there first."""
 NAMES = {field: field for field in (*IN_SIGHT, *_ADVANCED, *ADDED)} | {"seed": "training_seed"}
 """Field -> input, in order. Not called seed: ComfyUI's page would draw a new one for every run, and train anew."""

@@ -51,8 +51,8 @@ class StrengthSweep(io.ComfyNode):
                     "checkpoints",
                     default="",
                     optional=True,
-                    tooltip="Steps of the run to compare, such as: 100, 200, last. all: every one. Empty: the wired "
-                    "LoRA alone, or the last one of the run.",
+                    tooltip="Steps of the run to compare, such as: 100, 200, best, last. all: every one. Empty: the "
+                    "wired LoRA alone, or the last one of the run.",
                 ),
                 io.String.Input(
                     "run", default=LATEST, optional=True, tooltip=f"{RUN_TOOLTIP} A wired LoRA wins."

@@ -30,7 +30,8 @@ class TrainLoRA(io.ComfyNode):
             category=CATEGORY,
             description="Trains a LoRA on the wired model, in a process of its own, and hands it on: wire it into "
             "Apply LoRA and see it work in the same graph. If nothing changed, the finished LoRA comes back at once; "
-            "Cancel saves, and the next run goes on from there; more epochs extend the run.",
+            "Cancel saves, and the next run goes on from there; more epochs extend the run. It hands on the last "
+            "checkpoint, or an earlier one that its validations show to be better by more than noise.",
             search_aliases=[
                 "train", "training", "finetune", "fine-tune", "lora trainer", "dreambooth", "style",
                 "\u8bad\u7ec3", "\u8bad\u7ec3LoRA", "\u5fae\u8c03", "\u70bc\u4e39",
@@ -78,8 +79,10 @@ class TrainLoRA(io.ComfyNode):
             outputs=[
                 io.LoraModel.Output(display_name="lora", tooltip="The LoRA, for Apply LoRA and Save LoRA."),
                 io.LossMap.Output(display_name="loss_map", tooltip="The training loss, for Plot Loss Graph."),
-                io.Image.Output(display_name="samples", tooltip="The last samples that the trainer drew."),
-                io.Int.Output(display_name="steps", tooltip="Optimizer steps done."),
+                io.Image.Output(
+                    display_name="samples", tooltip="The last samples that the trainer drew up to the LoRA's step."
+                ),
+                io.Int.Output(display_name="steps", tooltip="Optimizer steps that the LoRA was trained for."),
                 io.String.Output(display_name="run", tooltip="The run's id."),
             ],
         )  # fmt: skip

@@ -52,7 +52,7 @@ def _is_file(run: str) -> bool:
 
 
 def _load_file(name: str, checkpoint: str) -> Loaded:
-    if checkpoint.strip().lower() not in ("", runs.LAST, runs.ALL):
+    if checkpoint.strip().lower() not in ("", runs.LAST, runs.BEST, runs.ALL):
         raise HostError(f"checkpoint: {name} is a file, which has no steps to choose from", f"type {runs.LAST}")
     lora = read(places.lora(name))
     steps = lora.metadata.get("ss_steps", "")
@@ -69,7 +69,9 @@ def load_of(folder: Path, checkpoint: str) -> Loaded:
     state, there, notes = runstate.state(folder), runs.saved(folder), []
     if not there:
         raise HostError(f"nothing of the run {runs.label(state)} is saved yet", "wait for its first checkpoint")
-    steps = runs.choose_steps(there, checkpoint)
+    steps = runs.choose_steps(there, checkpoint, state.best and state.best.step)
+    if state.best is not None and runs.BEST in re.findall(r"[a-z]+", checkpoint.lower()):
+        notes.append(f"best is step {state.best.step}: {state.best.reason}")
     by_step = {int(number) for number in re.findall(r"\d+", checkpoint)}
     loras: dict[int, LoraModel] = {}
     older = [step for step in reversed(there) if step < max(there)] if steps == [max(there)] else []
@@ -101,7 +103,7 @@ def fingerprint(run: str | None, checkpoint: str | None) -> str:
             return f"{run} {stat.st_size} {stat.st_mtime_ns}"
         found = runs.choose(places.runs(), run)
         there = runs.saved(places.runs() / found.id)
-        files = [there[step] for step in runs.choose_steps(there, checkpoint)]
+        files = [there[step] for step in runs.choose_steps(there, checkpoint, found.best and found.best.step)]
         stats = [file.stat() for file in files]
     except (HostError, OSError) as error:
         return str(error)

@@ -54,7 +54,7 @@ class Trained:
         lora: the LoRA.
         losses: the training loss, a value a logged step.
         samples: the last samples, [N, H, W, 3] in 0..1.
-        steps: optimizer steps done.
+        steps: optimizer steps that the LoRA was trained for.
         run: the run's id.
         notes: what the user should know.
         anew: whether anything was trained now; False if the run was finished already.
@@ -108,7 +108,8 @@ def train(
         init=_init(settings),
     )
     total = runfolder.total_steps(job)
-    found = runs.find(places.runs(), job.run_id, total)
+    patience = job.config.early_stopping_patience
+    found = runs.find(places.runs(), job.run_id, total, patience)
     if trained := found.result is None:
         job = replace(job, config=job.config.but(output_dir=found.folder.as_posix()))
         dependencies.check()
@@ -119,15 +120,19 @@ def train(
             _prepare(job, dataset, regularisation, encoder, cache, found.folder, progress)
             memory.make_room(note)
             _work(found.folder, total, model, vae, progress, note)
-        found = runs.find(places.runs(), job.run_id, total)
+        found = runs.find(places.runs(), job.run_id, total, patience)
     if found.result is None:
         raise WorkerError(f"the run in {found.folder} says that it finished, but its LoRA is gone", "queue again")
     progress.set(total, total)
     story = [e for e in events.history(found.folder / "events.jsonl") if getattr(e, "step", 0) <= found.steps]
     losses = [event.loss for event in story if isinstance(event, Step) and math.isfinite(event.loss)]
-    lora = read(found.result, run=job.run_id)
-    samples = _samples(story, found.folder, encoder)
-    return Trained(lora, losses, samples, found.steps, job.run_id, notes, trained)
+    if stopped := found.outcome.get("stopped"):
+        notes.insert(0, f"stopped after {found.steps} of {total} steps: {stopped['reason']}")
+    step, file, why = found.best
+    if why:
+        notes.insert(0, f"this is step {step} of {found.steps}, the best one: {why}")
+    samples = _samples(story, step, found.folder, encoder)
+    return Trained(read(file, run=job.run_id), losses, samples, step, job.run_id, notes, trained)
 
 
 def _settings(source: Source, config: ConfigFields) -> TrainConfig:
@@ -234,12 +239,13 @@ def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress
     raise RunError(message, "queue again: it goes on from there")
 
 
-def _samples(story: list[Event], folder: Path, encoder: HostEncoder) -> torch.Tensor:
-    """The samples of the last step that has some, decoded by the wired VAE."""
-    drawn = [event for event in story if isinstance(event, Sample)]
-    if not drawn:
+def _samples(story: list[Event], step: int, folder: Path, encoder: HostEncoder) -> torch.Tensor:
+    """The samples of the last step up to the LoRA's that has some, decoded by the wired VAE."""
+    every = [event for event in story if isinstance(event, Sample)]
+    if not every:
         raise RunError(f"the run in {folder} drew no samples", "raise epochs, and queue again")
-    by_index = {event.index: event for event in drawn if event.step == drawn[-1].step}
+    drawn = [event for event in every if event.step <= step] or every[:1]
+    by_index = {event.index: event for event in every if event.step == drawn[-1].step}
     pictures = [encoder.decode(preview.load(folder / by_index[index].latents)) for index in sorted(by_index)]
     size = pictures[0].shape[1:3]  # a batch has one size; prompts may ask for others
     return torch.cat([one if one.shape[1:3] == size else _resized(one, size) for one in pictures])

@@ -113,7 +113,7 @@ def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gau
     prepared, optimizer = accelerator.prepare(trained.denoiser, optimizer)
     if state is not None and accelerator.scaler is not None and state.scaler:
         accelerator.scaler.load_state_dict(state.scaler)
-    task = Diffusion(job, family, Cache(job.cache_dir), accelerator.device, trained.encoders)
+    task = Diffusion(job, family, Cache(job.cache_dir), accelerator.device, trained.encoders, savings.batch)
     run = Training(
         config,
         job.train_items,

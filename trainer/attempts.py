@@ -34,11 +34,19 @@ BYTES_EACH = 4  # a LoRA file's numbers are fp32
 
 
 class Result(NamedTuple):
-    """Args: lora: as it is at the end. step: optimizer steps done. memory: what was planned, seen and given up."""
+    """How a run ended.
+
+    Args:
+        lora: as it is at the end.
+        step: optimizer steps done.
+        memory: what was planned, seen and given up.
+        outcome: which checkpoint is best, and whether it was stopped early.
+    """
 
     lora: dict[str, torch.Tensor]
     step: int
     memory: dict[str, Any]
+    outcome: dict[str, Any]
 
 
 class Attempts:
@@ -119,11 +127,12 @@ class Attempts:
                 seconds, plan = rehearse(run, trained, free, twice=self._savings.paged or self._device.type != "cpu")
                 if not plan.fits and (less := memory.enough(plan, self._savings, self._possible)):
                     return self._with(less, f"it needs {plan.total / GB:.1f} GB, and {plan.free / GB:.1f} are free", at)
-                self._tell(run, trained, mixed, seconds, plan)
+                run.step_seconds = seconds * -(-run.config.window // run.micro_batch)
+                self._tell(run, trained, mixed, plan)
                 if not train(run, studio, self._requests, self._emit):
                     return None
                 run.doing = "writing the LoRA"
-                return Result(studio.lora(), run.position.step, self._figures(plan))
+                return Result(studio.lora(), run.position.step, self._figures(plan), studio.outcome(run.position))
         except DivergedError:
             if run is None or run.position.halved >= HALVINGS:
                 raise
@@ -198,7 +207,7 @@ class Attempts:
             position.total, position.extended_at = self._total, position.step
         return position
 
-    def _tell(self, run: Training, trained: Trained, mixed: Precision, seconds: float, plan: Plan) -> None:
+    def _tell(self, run: Training, trained: Trained, mixed: Precision, plan: Plan) -> None:
         """What is known before the first step. Its time and memory are tried, not guessed."""
         left, config = run.position.total - run.position.cursor, self._job.config
         buckets = Counter(f"{item.bucket[0]}x{item.bucket[1]}" for item in run.items)
@@ -218,7 +227,7 @@ class Attempts:
                 name,
                 dict(buckets.most_common()),
                 trainable * BYTES_EACH,
-                seconds * -(-config.window // run.micro_batch) * left,
+                run.step_seconds * left,
                 len(self._job.items) - len(run.items),
                 sum(item.regular for item in run.items),
                 card_name(self._device),

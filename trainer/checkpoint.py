@@ -86,6 +86,11 @@ def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:06d}"
 
 
+def lora(run: Path, step: int) -> Path:
+    """The LoRA file of a step's checkpoint."""
+    return folder_of(run, step) / "lora.safetensors"
+
+
 def save(run: Path, state: State, lora: dict[str, torch.Tensor], header: dict[str, str]) -> Path:
     """Writes a checkpoint: under a temporary name, read back, renamed, marked complete last.
 

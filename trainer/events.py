@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 VERSION = 1
+HELD_OUT, TRAIN, DRIFT = "held_out", "train", "drift"
+"""What a validation measures: the loss on samples that are not trained on, the loss on a few that are, and how far the
+model has moved where it should not have (the squared distance of its predictions from the base model's)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Step(Event):
 
 @dataclass(frozen=True)
 class Validation(Event):
-    """The objective on fixed images, noise and timesteps. ``signal``: held_out or train."""
+    """The objective on fixed samples, noise and timesteps. ``signal``: HELD_OUT, TRAIN or DRIFT."""
 
     step: int
     signal: str
@@ -141,11 +144,17 @@ class Warned(Event):
 
 @dataclass(frozen=True)
 class RunFinished(Event):
-    """All steps done; ``path`` is the LoRA."""
+    """All steps done; ``path`` is the LoRA.
+
+    ``stopped``: why it ended before its time. ``best`` is the checkpoint to keep, and ``reason`` why (0: not known).
+    """
 
     terminal: ClassVar[bool] = True
     step: int
     path: str
+    stopped: str = ""
+    best: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True)

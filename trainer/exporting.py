@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import checkpoint, export
+from . import checkpoint, export, validation
 from . import job as jobs
 from .errors import RunFolderError, UserError
 
+LAST, BEST = "last", "best"
 _NAMED = 12  # steps that an error lists
 
 
@@ -17,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run", dest="run_folder", type=Path, required=True, metavar="RUN", help="the output_dir of a run"
     )
-    parser.add_argument("--step", type=_step, required=True, metavar="N", help="a step that has a checkpoint, or last")
+    parser.add_argument(
+        "--step", type=_step, required=True, metavar="N", help="a step that has a checkpoint, or last, or best"
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -35,16 +38,18 @@ def run(args: argparse.Namespace) -> int:
         ExportError: the checkpoint's LoRA is broken, or cannot be written.
     """
     path, step = copy_out(args.run_folder, args.step, args.output)
-    print(f"{path}: step {step}, {path.stat().st_size / 1e6:.1f} MB")
+    best = validation.of(args.run_folder) if args.step == BEST else None
+    why = f"; the best: {best.reason}" if best is not None else ""
+    print(f"{path}: step {step}, {path.stat().st_size / 1e6:.1f} MB{why}")
     return 0
 
 
-def copy_out(run: Path, step: int | None, target: Path | None = None) -> tuple[Path, int]:
+def copy_out(run: Path, step: int | str, target: Path | None = None) -> tuple[Path, int]:
     """Copies the LoRA of a checkpoint, checked and read back.
 
     Args:
         run: the run folder.
-        step: of a complete checkpoint; None: of the last.
+        step: of a complete checkpoint, or ``LAST``, or ``BEST`` by its validations.
         target: the file to write, or a folder; None: into the run folder.
 
     Returns:
@@ -58,13 +63,16 @@ def copy_out(run: Path, step: int | None, target: Path | None = None) -> tuple[P
     steps = checkpoint.complete(run)
     if not steps:
         raise RunFolderError(f"{run} has no complete checkpoint yet", "train on: one is written every save_steps")
-    if step is not None and step not in steps:
+    best = validation.of(run)
+    assert best is not None
+    by_name: dict[int | str, int] = {one: one for one in steps}
+    found = (by_name | {LAST: steps[-1], BEST: best.step}).get(step)
+    if found is None:
         listed = [str(one) for one in steps]
         if len(listed) > _NAMED:
             listed = [*listed[: _NAMED - 2], "...", listed[-1]]
         raise UserError(f"--step {step}: {run} has no checkpoint of that step", f"give {', '.join(listed)}, or last")
-    found = steps[-1] if step is None else step
-    tensors, header = export.read(checkpoint.folder_of(run, found) / "lora.safetensors")
+    tensors, header = export.read(checkpoint.lora(run, found))
     export.check(tensors)
     name = f"{header.get('ss_output_name') or run.absolute().name}-{found:06d}.safetensors"
     path = _target(run, target, name)
@@ -82,9 +90,9 @@ def _target(run: Path, given: Path | None, name: str) -> Path:
     return given if given.suffix == ".safetensors" else given.with_name(f"{given.name}.safetensors")
 
 
-def _step(text: str) -> int | None:
-    if text == "last":
-        return None
+def _step(text: str) -> int | str:
+    if text in (LAST, BEST):
+        return text
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a number of steps, or last, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number of steps, last or best, got {text!r}")
     return int(text)

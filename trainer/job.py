@@ -97,6 +97,21 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class ClassPrompt:
+    """What an image shows, without the trigger word: there the LoRA should change little.
+
+    Args:
+        image: id of an item that is trained on.
+        text: the prompt.
+        conditioning: its key.
+    """
+
+    image: str
+    text: str
+    conditioning: str
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything a run needs.
 
@@ -112,6 +127,7 @@ class Job:
         init: hash of the LoRA file that training starts from; empty if it starts from nothing.
         vae: fingerprint of what encoded the pictures.
         text_encoder: fingerprint of what encoded the captions, with its settings.
+        class_prompts: what drift is measured on; none without validation.
     """
 
     config: TrainConfig
@@ -125,6 +141,7 @@ class Job:
     init: str = ""
     vae: str = ""
     text_encoder: str = ""
+    class_prompts: tuple[ClassPrompt, ...] = ()
 
     @property
     def name(self) -> str:
@@ -177,6 +194,7 @@ class Job:
         found = {self.empty: ""}
         if self.class_prompt:
             found[self.class_prompt] = self.config.class_prompt
+        found |= {one.conditioning: one.text for one in self.class_prompts}
         for prompt in self.prompts:
             found[prompt.conditioning] = prompt.text
             found[prompt.negative_conditioning] = prompt.negative
@@ -200,6 +218,7 @@ class Job:
             "vae": self.vae,
             "text_encoder": self.text_encoder,
             "prompts": [asdict(prompt) for prompt in self.prompts],
+            "class_prompts": [asdict(one) for one in self.class_prompts],
             "identity": self.identity(),
             "config": self.config.to_plain(),
         }
@@ -249,6 +268,7 @@ def load(folder: Path) -> Job:
             init=data["init"],
             vae=data["vae"],
             text_encoder=data["text_encoder"],
+            class_prompts=tuple(ClassPrompt(**one) for one in data.get("class_prompts", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         said = "; ".join(error.problems) if isinstance(error, ConfigError) else repr(error)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -39,8 +40,8 @@ UNSTABLE = (
 class Studio(Protocol):
     """What the loop asks for between two steps."""
 
-    def validate(self, position: Position) -> None:
-        """Measures the objective on the fixed set."""
+    def validate(self, position: Position) -> bool:
+        """Measures the objective on the fixed set, if that is due. Returns whether training on is of no use."""
         ...
 
     def sample(self, position: Position) -> None:
@@ -78,6 +79,8 @@ class Training:
         asked: the requests that were seen already.
         whole: false while an optimizer step is under way: until it is done, a part of the weights may have moved.
         doing: what is being done, in words.
+        step_seconds: what an optimizer step takes, by a trial; 0: not tried.
+        enough: whether it is of no use to train on.
     """
 
     config: TrainConfig
@@ -97,6 +100,8 @@ class Training:
     asked: Requests = field(default_factory=Requests)
     whole: bool = True
     doing: str = ""
+    step_seconds: float = 0.0
+    enough: bool = False
 
     @property
     def micro_batch(self) -> int:
@@ -105,7 +110,9 @@ class Training:
 
 
 def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit: Callable[[Event], None]) -> bool:
-    """Trains from ``run.position`` to its total. Returns whether it got there, or was asked to stop.
+    """Trains from ``run.position`` to its total, or until its validations say that this is of no use.
+
+    Returns whether it came to that end; False: it was asked to stop.
 
     One optimizer step is one window: gradients are divided by the samples truly in it, the schedule and the counter
     move only when the optimizer did. A window whose gradients overflowed in fp16 is done again with a smaller scale;
@@ -119,17 +126,17 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         RunError: fp16 overflowed too many times in a row.
     """
     config, position = run.config, run.position
-    save_steps = max(1, min(config.save_steps, position.total // CHECKPOINTS))
     clock, losses, overflows = _Clock(position.step), [], 0
     epoch_windows: tuple[int, list[Window]] = (-1, [])
     interrupted = bool(run.due)
-    if config.validation_steps and position.step == 0:
-        run.due = ["validate"]
+    if config.validation_steps and "validate" not in run.due:
+        # Before the first step; or where the process ended between a checkpoint and its validation.
+        run.due.insert(0, "validate")
     _do_what_is_due(run, studio, clock)
     if interrupted and requests().stop:
-        return position.cursor == position.total
+        return run.enough or position.cursor == position.total
 
-    while position.cursor < position.total:
+    while not run.enough and position.cursor < position.total:
         epoch, index = divmod(position.cursor, run.per_epoch)
         if epoch != epoch_windows[0]:
             epoch_windows = epoch, windows(run.items, seed=config.seed, epoch=epoch, size=config.window)
@@ -166,10 +173,13 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         due = (stepped or ended) and not stop  # a stop only saves, so that Cancel is quick
         # Saved first: a validation or a sample that fails (out of memory) must not cost the steps.
         if position.step != run.saved and (
-            ended or stop or run.asked.save > before.save or (due and _due(position.step, save_steps))
+            ended
+            or stop
+            or run.asked.save > before.save
+            or (due and _due(position.step, save_steps(config, position.total)))
         ):
             run.due.append("save")
-        if due and config.validation_steps and (_due(position.step, config.validation_steps) or ended):
+        if due and config.validation_steps:  # the studio knows at which steps
             run.due.append("validate")
         if run.asked.sample > before.sample or (
             due and config.sample_every and (_due(position.step, config.sample_every) or ended)
@@ -178,7 +188,7 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         _do_what_is_due(run, studio, clock)
         if stop:
             return False
-        if run.asked.pause and not ended:
+        if run.asked.pause and not (ended or run.enough):
             clock.outside(studio.pause)
     return True
 
@@ -188,10 +198,21 @@ def _do_what_is_due(run: Training, studio: Studio, clock: _Clock) -> None:
     while run.due:
         what = run.due[0]
         run.doing = f"{doings[what]} at step {run.position.step}"
-        clock.outside(lambda: getattr(studio, what)(run.position))  # noqa: B023 - called at once
+        over = clock.outside(partial(getattr(studio, what), run.position))
+        run.due.pop(0)
         if what == "save":
             run.saved = run.position.step
-        run.due.pop(0)
+        if what == "validate" and over:  # as at the last step
+            run.enough = True
+            if run.position.step != run.saved:
+                run.due.insert(0, "save")
+            if run.config.sample_every and "sample" not in run.due:
+                run.due.append("sample")
+
+
+def save_steps(config: TrainConfig, total: int) -> int:
+    """Optimizer steps between two checkpoints of a run of ``total`` steps."""
+    return max(1, min(config.save_steps, total // CHECKPOINTS))
 
 
 def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch.Tensor, torch.Tensor, bool]:
@@ -233,11 +254,12 @@ class _Clock:
     def __init__(self, step: int) -> None:
         self._since, self._step, self._away = time.perf_counter(), step, 0.0
 
-    def outside(self, do: Callable[[], None]) -> None:
-        """Does something that is no training."""
+    def outside(self, do: Callable[[], Any]) -> Any:
+        """Does something that is no training, and returns what it gives."""
         start = time.perf_counter()
-        do()
+        done = do()
         self._away += time.perf_counter() - start
+        return done
 
     def per_step(self, step: int) -> float:
         """Mean seconds per step since the last call."""

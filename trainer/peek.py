@@ -49,6 +49,19 @@ def peek(path: Path) -> Peek:
     raise BaseModelError(f"{path.name} is neither a Stable Diffusion 1.5 nor an SDXL model", "choose one of them")
 
 
+def described(path: Path, family: str) -> dict[str, Any]:
+    """What a file that describes itself says (see ``families.stable_diffusion``); empty for any other.
+
+    Raises:
+        BaseModelError: it is no such file.
+    """
+    text = _header(path).get("__metadata__", {}).get(f"darkroom.{family}", "{}")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise BaseModelError(f"{path.name}: its darkroom.{family} is no JSON object", "write the file again") from error
+
+
 def _header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:

@@ -16,15 +16,18 @@ from torch.nn.functional import interpolate
 
 from . import draws
 from .cache import Cache, conditioning_key, latents_key
+from .canaries import canary
 from .config import SamplePrompt, TrainConfig
 from .dataset import Dataset, ImageItem, load_mask, load_pixels
+from .dataset.near import alike
 from .dataset.pixels import check_unchanged
 from .dataset.variants import shuffled, without
 from .errors import ConfigError, DatasetError
 from .events import Event, Phase
-from .job import REGULARISATION, Base, Item, Job, Prompt
+from .job import REGULARISATION, Base, ClassPrompt, Item, Job, Prompt
 
 CAPTIONS_SAMPLED = 3
+CLASS_PROMPTS = 4
 
 
 class Fingerprints(Protocol):
@@ -127,7 +130,7 @@ def plan(
             wish.width,
             wish.height,
         )
-        for wish in _prompts(config, items)
+        for wish in _prompts(config, base, items)
     )
     return Job(
         config,
@@ -141,6 +144,9 @@ def plan(
         init=init,
         vae=vae,
         text_encoder=text,
+        class_prompts=tuple(
+            ClassPrompt(image, prompt, conditioning_key(text, prompt)) for image, prompt in _generic(config, items)
+        ),
     )
 
 
@@ -218,18 +224,22 @@ def _variants(image: ImageItem, config: TrainConfig) -> tuple[str, ...]:
 
 
 def _held_out(images: Sequence[ImageItem], config: TrainConfig) -> set[str]:
-    """Ids to hold out: drawn by content, so that a duplicate is never on both sides."""
+    """Ids to hold out: drawn by content, with all that looks alike, so that no picture is on both sides.
+
+    Of pictures that look alike those that are most of the data set are never held out.
+    """
     count = config.validation_images
     if not count:
         return set()
-    contents = sorted({image.content for image in images}, key=lambda i: draws.uniform(config.seed, "hold out", i))
-    if count >= len(contents):
+    every = alike(images)
+    groups = [group for group in every if len(group) <= len(images) / 2]
+    if count > len(groups) - (len(groups) == len(every)):  # something must be left
         raise DatasetError(
-            f"validation_images: {count} cannot be held out of {len(contents)} different images",
+            f"validation_images: {count} cannot be held out of {len(every)} different images",
             "hold out fewer, or add images",
         )
-    chosen = set(contents[:count])
-    return {image.id for image in images if image.content in chosen}
+    order = sorted(groups, key=lambda group: min(draws.uniform(config.seed, "hold out", i.content) for i in group))
+    return {image.id for group in order[:count] for image in group}
 
 
 def _shared_out(images: Sequence[ImageItem], shown: int, seed: int) -> list[tuple[ImageItem, int]]:
@@ -242,8 +252,20 @@ def _shared_out(images: Sequence[ImageItem], shown: int, seed: int) -> list[tupl
     return [(image, each + (place < more)) for place, image in enumerate(order) if each or place < more]
 
 
-def _prompts(config: TrainConfig, items: Sequence[Item]) -> list[SamplePrompt]:
-    """The configured prompts; else three captions, and what the images show without the trigger word."""
+def _generic(config: TrainConfig, items: Sequence[Item]) -> list[tuple[str, str]]:
+    """A few images that are trained on, and what is to stay as it was: the class prompt, or their captions without the
+    trigger word. (Without either it is the captions themselves, and what has moved there is what was learnt.)
+    """
+    if not config.validation_steps:
+        return []
+    own = [item for item in items if not item.held_out and not item.regular]
+    chosen = sorted(own, key=lambda item: draws.uniform(config.seed, "class prompt", item.id))[:CLASS_PROMPTS]
+    given = config.class_prompt.strip()
+    return [(item.id, given or without(item.captions[0], config.trigger_word)) for item in chosen]
+
+
+def _prompts(config: TrainConfig, base: Base, items: Sequence[Item]) -> list[SamplePrompt]:
+    """The configured prompts; else three captions, what the images show without the trigger word, and the canary."""
     if config.sample_prompts:  # may be drawn on request, whatever sample_every says
         return list(config.sample_prompts)
     if not config.sample_every:
@@ -251,4 +273,5 @@ def _prompts(config: TrainConfig, items: Sequence[Item]) -> list[SamplePrompt]:
     own = [item for item in items if not item.held_out and not item.regular]
     chosen = list(dict.fromkeys(item.captions[0] for item in own))[:CAPTIONS_SAMPLED]
     plain = config.class_prompt.strip() or without(chosen[0], config.trigger_word)
-    return [SamplePrompt(prompt=prompt) for prompt in dict.fromkeys([*chosen, *[plain] * bool(plain)])]
+    far = canary(base.family, base.file, (caption for item in items for caption in item.captions))
+    return [SamplePrompt(prompt=prompt) for prompt in dict.fromkeys([*chosen, *[plain] * bool(plain), far])]

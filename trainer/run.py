@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -173,8 +174,8 @@ def _execute(
             emit(event)
         for sink in sinks:
             emit.add(sink)
-        if path := finished(folder, total):
-            return emit.last(RunFinished(read_result(folder)["step"], path.name))
+        if finished(folder, total, job.config.early_stopping_patience):
+            return emit.last(_finished(read_result(folder)))
         (folder / "control.json").unlink(missing_ok=True)  # requests to a former process
         try:
             board = TensorBoard(folder)
@@ -220,8 +221,17 @@ def _train(
     path = folder / f"{job.name}.safetensors"
     export.write(path, done.lora, metadata.header(job, done.step, done.lora))
     result = {"total": total, "step": done.step, "path": path.name, "run": job.run_id, "memory": done.memory}
+    result |= done.outcome
     write_json(folder / "result.json", result)
-    return RunFinished(done.step, path.name)
+    return _finished(result)
+
+
+def _finished(result: Mapping[str, Any]) -> RunFinished:
+    """The event of a ``result.json``."""
+    best, stopped = result.get("best", {}), result.get("stopped", {})
+    return RunFinished(
+        result["step"], result["path"], stopped.get("reason", ""), best.get("step", 0), best.get("reason", "")
+    )
 
 
 def _remarks(job: Job, total: int) -> Iterator[str]:

@@ -50,7 +50,7 @@ def check_length(folder: Path, done: int, total: int) -> None:
 
 # What may be changed of a run whose captions and samples the host has encoded.
 _CHANGEABLE = {
-    "epochs", "max_steps", "save_steps", "log_interval", "validation_steps", "batch_size",
+    "epochs", "max_steps", "save_steps", "log_interval", "validation_steps", "early_stopping_patience", "batch_size",
     "gradient_accumulation_steps", "gradient_checkpointing", "vram_limit", "device", "output_dir",
     "sample_inference_steps", "sample_guidance", "sample_strength",
 }  # fmt: skip
@@ -83,10 +83,19 @@ def total_steps(job: Job) -> int:
     return min(total, config.max_steps or total)
 
 
-def finished(folder: Path, total: int) -> Path | None:
-    """The LoRA of a run that has finished with this length; None if it has not."""
+def finished(folder: Path, total: int, patience: int = 0) -> Path | None:
+    """The LoRA of a run that has finished with this length; None if it has not.
+
+    One that was stopped early has finished for whoever is as patient, or less.
+
+    Args:
+        folder: the run's.
+        total: the length, in steps.
+        patience: ``early_stopping_patience``; 0: it is never stopped.
+    """
     result = read_result(folder)
-    if result.get("total") != total:
+    stopped = result.get("stopped")
+    if result.get("total") != total or (stopped and not 0 < patience <= stopped["patience"]):
         return None
     path = folder / str(result.get("path"))
     return path if path.is_file() else None

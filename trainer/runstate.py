@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from . import checkpoint, events, runfolder
+from . import checkpoint, events, runfolder, validation
 from .events import Event, RunFailed, RunFinished, RunStarted, RunStopped, Step, Validation, Warned
 from .lock import held
+from .validation import Best
 
 _T = TypeVar("_T")
 TAIL = 32 * 1024
@@ -47,6 +48,7 @@ class RunState:
         ended: when the last event was told, if it does not run; else 0.
         checkpoints: their steps.
         finished: the lengths that it finished with.
+        best: the checkpoint to keep, by its validations; None without checkpoints.
     """
 
     id: str
@@ -61,6 +63,7 @@ class RunState:
     ended: float
     checkpoints: tuple[int, ...]
     finished: tuple[int, ...]
+    best: Best | None = None
 
     @property
     def loadable(self) -> bool:
@@ -139,6 +142,7 @@ def _read(folder: Path) -> RunState:
         ended=last,
         checkpoints=tuple(checkpoint.complete(folder)),
         finished=tuple(lengths(folder)),
+        best=validation.of(folder),
     )
 
 

@@ -47,7 +47,9 @@ def describe(event: Event) -> str:
         case Warned():
             return f"warning: {event.message}"
         case RunFinished():
-            return f"finished after {event.step} steps: {event.path}"
+            early = f", early ({event.stopped})" if event.stopped else ""
+            best = f"\nthe best is step {event.best}: {event.reason}" if 0 < event.best < event.step else ""
+            return f"finished after {event.step} steps{early}: {event.path}{best}"
         case RunStopped():
             return f"stopped after {event.step} steps ({event.reason})" + "; all of them are saved" * (event.step > 0)
         case RunFailed():

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import torch
 
-from . import checkpoint, export, metadata, optim
+from . import checkpoint, export, metadata, optim, validation
 from .checkpoint import Position, State
 from .control import Requests
 from .events import Checkpoint, Event, Phase, Sample, Validation, Warned
 from .files import write_tensors
 from .job import Job
-from .loop import Training
+from .loop import Training, save_steps
 from .sheet import to_image
 from .trained import Trained
 
@@ -37,17 +41,68 @@ class Studio:
     ) -> None:
         self._job, self._folder, self._run, self._trained = job, folder, run, trained
         self._emit, self._requests, self._decode = emit, requests, decode
+        self.stopped = ""
+        """Why it is of no use to train on; empty while it is."""
+        known = validation.read(folder)
+        self._validations = known.until(run.position.step)
+        if known != self._validations:  # what was lost with the steps after the last checkpoint
+            validation.write(folder, self._validations)
 
     def lora(self) -> dict[str, torch.Tensor]:
         """The LoRA as it is now."""
         with self._shown():
             return self._trained.exported()
 
-    def validate(self, position: Position) -> None:
-        """Measures the objective on the fixed set."""
+    def validate(self, position: Position) -> bool:
+        """Measures the objective on the fixed set, if that is due and not yet done. Returns whether it is of no use to
+        train on; ``stopped`` then says why.
+        """
+        step, config, record = position.step, self._run.config, self._validations
+        saving = save_steps(config, position.total)
+        if step and position.cursor < position.total:
+            every = validation.interval(config, position.total, saving, record.cost or 0.0)
+            if not validation.due(step, every, saving):
+                return False
+        if step not in record.steps:
+            signals, seconds = self._measured()
+            cost = None
+            if record.cost is None:
+                cost = record.cost = seconds / self._run.step_seconds
+                self._tell_interval(position.total, saving, cost)
+            validation.append(self._folder, step, signals, cost)
+            record.steps[step] = signals
+            for signal, values in signals.items():
+                self._emit(Validation(step, signal, fmean(values.values()), self._by_band(values)))
+        self.stopped = validation.exhausted(record.steps, config.early_stopping_patience, position.extended_at)
+        return bool(self.stopped)
+
+    def _measured(self) -> tuple[dict[str, dict[str, float]], float]:
+        """The signals, and the seconds that they take once everything is warm and known."""
+        signals, began, each = {}, time.perf_counter(), math.inf
         with self._shown(), self._run.accelerator.autocast():
-            signal, losses = self._run.task.validate(self._trained.denoiser)
-        self._emit(Validation(position.step, signal, sum(losses.values()) / len(losses), losses))
+            for signal, values in self._run.task.validate(self._trained.denoiser):
+                signals[signal] = values
+                ended = time.perf_counter()
+                each, began = min(each, (ended - began) / len(values)), ended
+        return signals, each * sum(map(len, signals.values()))
+
+    def _by_band(self, values: dict[str, float]) -> dict[str, float]:
+        found: dict[str, list[float]] = {}
+        for pair, value in values.items():
+            found.setdefault(self._run.task.band(pair), []).append(value)
+        return {band: fmean(found[band]) for band in sorted(found, key=lambda band: (len(band), band)) if band}
+
+    def _tell_interval(self, total: int, saving: int, cost: float) -> None:
+        config = self._run.config
+        every = validation.interval(config, total, saving, cost)
+        if every > max(saving, config.validation_steps):
+            when = f"every {every} steps" if every < total else "before the first step and after the last"
+            self._emit(
+                Warned(
+                    f"validation_steps: {config.validation_steps}, but a validation takes as long as {cost:.1f} steps; "
+                    f"there is one {when}, so that they take {validation.SHARE:.0%} of the time"
+                )
+            )
 
     def sample(self, position: Position) -> None:
         """Draws the samples. One that is no picture is said; it is no reason for the run to fail."""
@@ -89,6 +144,20 @@ class Studio:
         path = checkpoint.save(self._folder, self.state(position), lora, header)
         relative = path.relative_to(self._folder).as_posix()
         self._emit(Checkpoint(position.step, relative, export.change_norm(lora)))
+
+    def outcome(self, position: Position) -> dict[str, Any]:
+        """What ``result.json`` says at the end of the checkpoint to keep, and of a stop before the time."""
+        told: dict[str, Any] = {}
+        if self.stopped:
+            told["stopped"] = {"reason": self.stopped, "patience": self._run.config.early_stopping_patience}
+        found = validation.best(self._validations.steps, checkpoint.complete(self._folder))
+        if found is not None and self._validations.steps:
+            path = checkpoint.lora(self._folder, found.step).relative_to(self._folder).as_posix()
+            told["best"] = {
+                **asdict(found),
+                "path": f"{self._job.name}.safetensors" if found.step == position.step else path,
+            }
+        return told
 
     def pause(self) -> None:
         """Gives the device back until it is asked to go on, or to stop."""

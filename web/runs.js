@@ -92,14 +92,15 @@ function picker(node, steps) {
         chip.setAttribute("aria-pressed", String(on));
       }
     };
-    const texts = [...(several ? ["all"] : []), "last", ...[...run.steps].reverse().map(String)];
+    const texts = [...(several ? ["all"] : []), "best", "last", ...[...run.steps].reverse().map(String)];
     for (const text of texts) {
       const chip = element("button", "darkroom-step", /\d/.test(text) ? text : t(text));
       chip.type = "button";
       chip.dataset.step = text;
+      if (text === "best" && run.best) chip.title = `${run.best.step}: ${run.best.reason}`;
       chip.addEventListener("click", () => {
         if (!several) {
-          fill(node, steps, text === "last" ? text : `step ${text}`);
+          fill(node, steps, Number(text) ? `step ${text}` : text);
           return close();
         }
         const others = named().filter((one) => one !== text && (text === "all") === (one === "all"));

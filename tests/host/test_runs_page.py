@@ -76,6 +76,10 @@ def test_a_run_and_an_earlier_step_are_chosen(page: Page, comfy: ComfyServer, ru
     shown = {"show": {"class_type": "PreviewAny", "inputs": {"source": ["load", 2]}}}
     assert comfy.run({"load": loader, **shown})["show"]["text"] == ["2"]
     opener.click()
+    page.locator(f".darkroom-run[title='{runs[0]}']").click()
+    page.locator(".darkroom-step[data-step='best']").click()
+    assert page.evaluate(TEXTS)["checkpoint"] == "best"
+    opener.click()
     page.locator(".darkroom-run").first.click()
     page.locator(".darkroom-step[data-step='last']").click()
     texts = page.evaluate(TEXTS)

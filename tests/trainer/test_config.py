@@ -475,6 +475,7 @@ def test_the_identity_is_what_shapes_the_trajectory() -> None:
         # Of these, only the effective batch counts.
         "batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "vram_limit",
         "epochs", "max_steps", "device", "log_interval", "save_steps", "validation_steps",
+            "early_stopping_patience",
         "sample_every", "sample_prompts", "sample_inference_steps", "sample_guidance", "sample_strength",
     }  # fmt: skip
     void = {"keep_tokens", "mask_outside", "prior_weight", "class_prompt", "lokr_factor", "lr_cycles", "lr_power",

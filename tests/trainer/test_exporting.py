@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import checkpoint, export, exporting
+from trainer import checkpoint, export, exporting, validation
 from trainer.checkpoint import Position, State
 from trainer.errors import ExportError, RunFolderError, UserError
 from trainer.files import write_tensors
@@ -55,6 +55,19 @@ def test_a_step_is_copied_out_as_it_is(folder: Path, tmp_path: Path, capsys: pyt
 def test_last_goes_into_the_run_with_its_step_in_the_name(folder: Path) -> None:
     assert call("--run", folder, "--step", "last") == 0
     assert same(folder / "my st\u00fcle-000300.safetensors", 300)
+
+
+def test_best_is_what_the_validations_say_or_else_the_last(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--run", folder, "--step", "best") == 0
+    assert same(folder / "my st\u00fcle-000300.safetensors", 300)
+    for step, loss in ((100, 3.0), (200, 1.0), (300, 2.0)):
+        validation.append(
+            folder, step, {"held_out": {f"{image}@1": loss + number for number, image in enumerate("abcd")}}
+        )
+    capsys.readouterr()
+    assert call("--run", folder, "--step", "best") == 0
+    assert same(folder / "my st\u00fcle-000200.safetensors", 200)
+    assert "step 200, 0.0 MB; the best: held-out loss 2.5000, at step 300 3.5000" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("given", "name"), [("", "my st\u00fcle-000100.safetensors"), ("x.v2", "x.v2.safetensors")])
@@ -122,5 +135,5 @@ def test_a_broken_lora_is_not_copied(folder: Path, tmp_path: Path) -> None:
 def test_what_is_no_step(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         call("--run", folder, f"--step={text}")
-    assert f"argument --step: expected a number of steps, or last, got {text!r}" in capsys.readouterr().err
+    assert f"argument --step: expected a number of steps, last or best, got {text!r}" in capsys.readouterr().err
     assert json.loads((folder / "checkpoints/step-000100/complete.json").read_text("utf-8"))["step"] == 100

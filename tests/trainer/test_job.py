@@ -252,6 +252,7 @@ OTHER: dict[str, Any] = {
     "log_interval": 5,
     "save_steps": 5,
     "validation_steps": 5,
+    "early_stopping_patience": 3,
     "sample_every": 5,
     "sample_prompts": ["a"],
     "sample_inference_steps": 5,

@@ -60,16 +60,18 @@ def x(key: str, epoch: int) -> torch.Tensor:
 
 @dataclass
 class Recorder:
-    """A studio that only remembers."""
+    """A studio that only remembers. Of no use to train on is it from step ``enough`` on."""
 
     asked: list[str] = field(default_factory=list)
     model: Model | None = None
+    enough: float = math.inf
 
     def _note(self, what: str, position: Position) -> None:
         self.asked.append(f"{what} {position.step}")
 
-    def validate(self, position: Position) -> None:
+    def validate(self, position: Position) -> bool:
         self._note("validate", position)
+        return position.step >= self.enough
 
     def sample(self, position: Position) -> None:
         self._note("sample", position)
@@ -122,9 +124,11 @@ def training(
     )  # fmt: skip
 
 
-def run_it(run: Training, requests: Callable[[], Requests] = Requests) -> tuple[list[Event], list[str], bool]:
+def run_it(
+    run: Training, requests: Callable[[], Requests] = Requests, enough: float = math.inf
+) -> tuple[list[Event], list[str], bool]:
     seen: list[Event] = []
-    studio = Recorder()
+    studio = Recorder(enough=enough)
     reached = train(run, studio, requests, seen.append)
     return seen, studio.asked, reached
 
@@ -389,17 +393,36 @@ def test_there_are_at_least_five_checkpoints_whatever_save_steps_says(
 
 
 def test_what_is_due_when(accelerator: Any) -> None:
+    """The studio is asked for a validation after every step; it knows whether one is due."""
     settings = config(save_steps=3, validation_steps=2, sample_every=4)
     _, asked, _ = run_it(training(accelerator, settings, total=7))
-    assert [a for a in asked if "validate" in a] == [
-        "validate 0",
-        "validate 2",
-        "validate 4",
-        "validate 6",
-        "validate 7",
-    ]
+    assert [a for a in asked if "validate" in a] == [f"validate {n}" for n in range(8)]
+    assert asked.index("save 3") < asked.index("validate 3")
     assert [a for a in asked if "sample" in a] == ["sample 4", "sample 7"]
     assert [a for a in asked if "save" in a] == ["save 3", "save 6", "save 7"]
+
+
+def test_without_validation_nobody_is_asked_for_one(accelerator: Any) -> None:
+    _, asked, _ = run_it(training(accelerator, config(), total=3))
+    assert asked == ["save 3"]
+
+
+@pytest.mark.parametrize(("enough", "saved"), [(3, ["save 3"]), (4, ["save 3", "save 4"])])
+def test_where_training_on_is_of_no_use_it_ends_as_at_the_last_step(
+    accelerator: Any, enough: int, saved: list[str]
+) -> None:
+    run = training(accelerator, config(save_steps=3, validation_steps=1, sample_every=100), total=7)
+    _, asked, reached = run_it(run, enough=enough)
+    assert reached
+    assert run.position == Position(step=enough, cursor=enough, total=7)
+    assert [a for a in asked if "save" in a] == saved
+    assert asked[-1] == f"sample {enough}"
+
+
+def test_a_run_that_was_ended_so_does_not_go_on_by_itself(accelerator: Any) -> None:
+    run = training(accelerator, config(validation_steps=1), total=7)
+    run.position, run.saved = Position(step=4, cursor=4, total=7), 4
+    assert run_it(run, enough=4) == ([], ["validate 4"], True)
 
 
 def test_what_fails_beside_the_training_costs_no_step(accelerator: Any) -> None:
@@ -421,7 +444,8 @@ def test_nothing_is_done_twice_when_the_run_goes_on(accelerator: Any) -> None:
     run = training(accelerator, settings, total=7)
     run.position = Position(step=3, cursor=3, total=7)
     seen, asked, _ = run_it(run)
-    assert asked == ["validate 4", "save 6", "validate 6", "save 7", "validate 7"]
+    assert [a for a in asked if "save" in a] == ["save 6", "save 7"]
+    assert [a for a in asked if "validate" in a][:2] == ["validate 3", "validate 4"]
     assert [e.step for e in seen if isinstance(e, Step)] == [4, 5, 6, 7]
 
 
@@ -436,7 +460,7 @@ def test_the_log_is_the_mean_since_the_last_line(accelerator: Any) -> None:
 def test_a_run_that_is_at_its_end_does_nothing(accelerator: Any) -> None:
     run = training(accelerator, config(validation_steps=1), total=4)
     run.position = Position(step=4, cursor=4, total=4)
-    assert run_it(run) == ([], [], True)
+    assert run_it(run) == ([], ["validate 4"], True)
 
 
 # --- requests
@@ -472,7 +496,7 @@ def test_a_stop_only_saves_and_is_quick(accelerator: Any) -> None:
     _, asked, reached = run_it(run, asking((3, Requests(stop=True))))
     assert not reached
     assert run.position.step == 3
-    assert asked == ["validate 0", "save 3"]
+    assert asked == ["validate 0", "validate 1", "validate 2", "save 3"]
 
 
 def test_a_stop_at_the_last_step_is_the_end(accelerator: Any) -> None:

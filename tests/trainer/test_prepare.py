@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import ImageEnhance
 
-from trainer import prepare
+from trainer import canaries, demo, prepare
 from trainer.cache import Cache
 from trainer.config import TrainConfig, parse
-from trainer.dataset import Dataset, ImageItem
+from trainer.dataset import Dataset, ImageItem, scan
+from trainer.demo import world
 from trainer.errors import CacheError, ConfigError, DatasetError
 from trainer.events import Event, Phase
 from trainer.job import Base, Job, differences
@@ -83,6 +85,11 @@ def filled(job: Job, images: Sequence[ImageItem], encoder: CountingEncoder, cach
     return seen
 
 
+def own(job: Job) -> list[str]:
+    """The prompts of the samples, but for the one that is far from the data set."""
+    return [prompt.text for prompt in job.prompts if prompt.text not in canaries.PROMPTS]
+
+
 IMAGES = (image("a"), image("b"), image("c", bucket=(128, 64)))
 
 
@@ -125,7 +132,7 @@ def test_what_differs_of_an_image_is_said_and_nothing_else(
 def test_filling_encodes_each_thing_once_and_only_what_is_lacking(encoder: CountingEncoder, cache: Cache) -> None:
     job = planned(IMAGES, encoder)
     filled(job, IMAGES, encoder, cache)
-    assert sorted(encoder.captions) == ["", "a picture of a", "a picture of b", "a picture of c"]
+    assert sorted(encoder.captions) == ["", canaries.PROMPTS[0], "a picture of a", "a picture of b", "a picture of c"]
     assert encoder.pictures == [(1, 3, 128, 64), (1, 3, 128, 64), (1, 3, 64, 128)]
     assert all(cache.has(kind, key) for kind, key in job.cache_entries())
 
@@ -146,7 +153,7 @@ def test_another_vae_or_clip_encodes_anew(encoder: CountingEncoder, cache: Cache
     filled(planned(IMAGES, vae), IMAGES, vae, cache)
     assert (len(vae.pictures), len(vae.captions)) == (3, 0)
     filled(planned(IMAGES, clip), IMAGES, clip, cache)
-    assert (len(clip.pictures), len(clip.captions)) == (0, 4)
+    assert (len(clip.pictures), len(clip.captions)) == (0, 5)
 
 
 def test_the_prompts_of_the_samples_are_encoded_too(encoder: CountingEncoder, cache: Cache) -> None:
@@ -169,7 +176,7 @@ def test_the_prompts_of_the_samples_are_encoded_too(encoder: CountingEncoder, ca
 )
 def test_which_prompts_are_drawn(encoder: CountingEncoder, fields: dict[str, object], prompts: list[str]) -> None:
     images = (image("1", "same"), image("2", "same"), image("3", "b"), image("4", "c"))
-    assert [p.text for p in planned(images, encoder, **fields).prompts] == prompts
+    assert own(planned(images, encoder, **fields)) == prompts
 
 
 @pytest.mark.parametrize(
@@ -191,7 +198,65 @@ def test_one_prompt_is_without_the_trigger_word(
     encoder: CountingEncoder, fields: dict[str, object], captions: tuple[str, ...], prompts: list[str]
 ) -> None:
     images = [image(str(number), caption) for number, caption in enumerate(captions)]
-    assert [p.text for p in planned(images, encoder, **fields).prompts] == prompts
+    assert own(planned(images, encoder, **fields)) == prompts
+
+
+def test_one_prompt_is_far_from_the_data_set(encoder: CountingEncoder, cache: Cache) -> None:
+    """Neither a caption nor the class: it has no word that says something in common with them."""
+    prompt = planned(IMAGES, encoder).prompts[-1]
+    assert prompt.text in canaries.PROMPTS
+    assert "lighthouse" in prompt.text
+    seaside = [image(str(n), f"a lighthouse by the rocky coast, photograph {n}") for n in range(3)]
+    other = planned(seaside, encoder).prompts[-1]
+    assert other.text in canaries.PROMPTS
+    assert "lighthouse" not in other.text
+    assert planned(IMAGES[::-1], encoder).prompts[-1] == prompt
+    filled(planned(IMAGES, encoder), IMAGES, encoder, cache)
+    assert prompt.text in encoder.captions
+
+
+def test_a_base_with_words_of_its_own_is_asked_for_what_it_knows(encoder: CountingEncoder, tmp_path: Path) -> None:
+    world.write_dataset(tmp_path / "pictures")
+    scanned = scan(tmp_path / "pictures", resolution=128)
+    job = plan(config(), scanned, replace(BASE, file=demo.BASE), encoder, Path("/cache"))
+    words = set(job.prompts[-1].text.replace(",", "").split())
+    assert words <= set(world.WORDS)
+    assert "watercolor" in words  # a style that no caption names
+    assert [p.text for p in job.prompts[:-1]] == [item.captions[0] for item in job.items[:3]]
+
+
+# --- what drift is measured on
+
+
+@pytest.mark.parametrize(
+    ("fields", "texts"),
+    [
+        ({"trigger_word": "zwx"}, {"a house", "a photo of in snow", "zwxy", ""}),
+        ({"trigger_word": "zwx", "class_prompt": " a woman "}, {"a woman"}),
+        ({}, {"zwx, a house", "a photo of zwx in snow", "zwxy", "zwx"}),
+    ],
+)
+def test_drift_is_measured_without_the_trigger_word(
+    encoder: CountingEncoder, cache: Cache, fields: dict[str, object], texts: set[str]
+) -> None:
+    captions = ("zwx, a house", "a photo of zwx in snow", "zwxy", "zwx")
+    images = [image(str(number), caption) for number, caption in enumerate(captions)]
+    job = planned(images, encoder, **fields)
+    assert {one.text for one in job.class_prompts} == texts
+    assert {one.image for one in job.class_prompts} == {item.id for item in job.items}
+    filled(job, images, encoder, cache)
+    assert all(cache.has("conditioning", one.conditioning) for one in job.class_prompts)
+    assert planned(images, encoder, **fields, validation_steps=0).class_prompts == ()
+    assert planned(images, encoder, **fields).run_id == planned(images, encoder, **fields, validation_steps=0).run_id
+
+
+def test_drift_is_measured_on_a_few_images_that_are_trained_on(encoder: CountingEncoder) -> None:
+    images = [image(f"{n:032x}") for n in range(30)]
+    job = planned(images, encoder, validation_images=20)
+    assert len(job.class_prompts) == 4
+    assert {one.image for one in job.class_prompts} <= {item.id for item in job.train_items}
+    again = planned(images[::-1], encoder, validation_images=20)
+    assert set(again.class_prompts) == set(job.class_prompts)
 
 
 def test_a_prompt_s_settings_are_in_the_job(encoder: CountingEncoder, cache: Cache) -> None:
@@ -321,7 +386,7 @@ def test_regularisation_images_are_neither_held_out_nor_sampled(encoder: Countin
     job = regularised(encoder, 4, validation_images=2)
     assert all(not item.held_out for item in job.items if item.id.startswith("reg-"))
     assert sum(item.repeats for item in job.items if item.id.startswith("reg-")) == 2
-    assert [p.text for p in job.prompts] == ["a picture of " + item.id for item in job.items[:3] if not item.held_out]
+    assert own(job) == ["a picture of " + item.id for item in job.items[:3] if not item.held_out]
 
 
 def test_regularisation_images_are_encoded_too(encoder: CountingEncoder, cache: Cache) -> None:
@@ -421,6 +486,28 @@ def test_a_duplicate_is_never_on_both_sides(encoder: CountingEncoder) -> None:
         assert len({name[:32] for name in chosen}) == 1
 
 
+def test_pictures_that_look_alike_are_held_out_together(encoder: CountingEncoder, tmp_path: Path) -> None:
+    """Saved again in another format, size and brightness: other bytes, but the same picture."""
+    for number, drawing in enumerate(world.neon_drawings()[:6]):
+        drawing.image.save(tmp_path / f"{number}.png")
+        drawing.image.resize((160, 160)).save(tmp_path / f"{number} larger.jpg", quality=80)
+        ImageEnhance.Brightness(drawing.image).enhance(1.04).save(tmp_path / f"{number} brighter.png")
+    images = scan(tmp_path, resolution=128).items
+    for seed in range(5):
+        chosen = held_out(images, encoder, 2, seed)
+        names = sorted(image.path.stem.partition(" ")[0] for image in images if image.id in chosen)
+        assert len(names) == 6
+        assert len(set(names)) == 2
+
+
+def test_what_most_of_the_pictures_show_is_not_held_out(encoder: CountingEncoder) -> None:
+    images = [image(f"{'f' * 32}{copy}") for copy in ("", "-2", "-3")] + [image(f"{n:032x}") for n in range(2)]
+    for seed in range(5):
+        assert {name[0] for name in held_out(images, encoder, 2, seed)} == {"0"}
+    with pytest.raises(DatasetError, match="validation_images: 3 cannot be held out of 3 different images"):
+        held_out(images, encoder, 3)
+
+
 def test_duplicates_share_their_latents(encoder: CountingEncoder, cache: Cache) -> None:
     images = [image("f" * 32), image("f" * 32 + "-2")]
     job = planned(images, encoder)
@@ -437,7 +524,7 @@ def test_something_must_be_left_to_train_on(encoder: CountingEncoder, count: int
 
 def test_prompts_are_taken_from_what_is_trained(encoder: CountingEncoder) -> None:
     job = planned([image(f"{n:032x}") for n in range(3)], encoder, validation_images=2)
-    assert [p.text for p in job.prompts] == [job.train_items[0].captions[0]]
+    assert own(job) == [job.train_items[0].captions[0]]
 
 
 def test_nothing_of_a_picture_that_was_changed_meanwhile_is_kept(

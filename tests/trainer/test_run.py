@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer import checkpoint, control, events, export, job, loop, run
+from trainer import checkpoint, control, events, export, job, loop, run, validation
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DatasetError, RunFolderError, UserError
 from trainer.events import (
@@ -63,7 +64,7 @@ def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 def test_a_run_tells_everything_and_leaves_a_whole_folder(config: TrainConfig, seen: Sinks) -> None:
     config = config.but(
-        validation_steps=10,
+        validation_steps=1000,
         sample_every=10,
         sample_prompts=["a house"],
         sample_inference_steps=2,
@@ -77,14 +78,16 @@ def test_a_run_tells_everything_and_leaves_a_whole_folder(config: TrainConfig, s
     folder = config.output_dir
     assert {p.name for p in folder.iterdir()} == {
         "job.yaml", "dataset.jsonl", "events.jsonl", "log.txt", "logs", "checkpoints", "samples", "result.json",
-        "run.lock", f"{config.name}.safetensors",
+        "run.lock", "validation.jsonl", f"{config.name}.safetensors",
     }  # fmt: skip
     assert checkpoint.complete(folder) == [4, 8, 12, 16, 20]
     started = next(e for e in seen if isinstance(e, RunStarted))
     assert (started.total_steps, started.images, started.effective_batch, started.precision) == (20, 5, 2, "fp32")
     assert any(isinstance(e, Warned) and "fp16 cannot be trained on a CPU" in e.message for e in seen)
     assert any(isinstance(e, Warned) and "warmup_steps" in e.message for e in seen)
-    assert [e.step for e in seen if isinstance(e, Validation)] == [0, 10, 20]
+    assert [(e.step, e.signal) for e in seen if isinstance(e, Validation)] == [
+        (step, signal) for step in (0, 20) for signal in ("train", "drift")
+    ]
     pictures = [e for e in seen if isinstance(e, Sample)]
     assert [(e.step, e.prompt) for e in pictures] == [(10, "a house"), (20, "a house")]
     assert all((folder / e.image).is_file() and (folder / e.latents).is_file() for e in pictures)
@@ -319,13 +322,95 @@ def test_pause_gives_the_device_back_and_goes_on(config: TrainConfig, tmp_path: 
     assert final(paused).read_bytes() == final(plain).read_bytes()
 
 
+# --- validations, and what follows from them
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validations may take whatever they take: how often there is one does not depend on the machine."""
+    monkeypatch.setattr(validation, "SHARE", 1e9)
+
+
+@pytest.fixture
+def overfits(config: TrainConfig, unhurried: None, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """What is held out gets better at first, and then worse and worse."""
+    from trainer.tasks.diffusion import Diffusion
+
+    losses = itertools.chain([5.0, 3.0, 2.0], itertools.count(2.5, 0.5))
+
+    def validate(task: Diffusion, model: torch.nn.Module) -> Iterator[tuple[str, dict[str, float]]]:
+        loss = next(losses)
+        yield "held_out", {f"{image}@{timestep}": loss * timestep for image in "abcd" for timestep in (125, 625)}
+
+    monkeypatch.setattr(Diffusion, "validate", validate)
+    return config.but(validation_steps=1, save_steps=2, epochs=4)  # of 4 steps each
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_an_interrupted_run_has_the_validations_of_an_unbroken_one(
+    config: TrainConfig, tmp_path: Path, seen: Sinks
+) -> None:
+    config = config.but(validation_images=1, validation_steps=2, epochs=5)
+    unbroken = config.but(output_dir=(tmp_path / "unbroken" / config.name).as_posix())
+    run.start(unbroken, [])
+    for step in (3, 8):
+        seen.clear()
+        run.start(config, [seen.append], stop_at(seen, step))
+    run.start(config, [])
+    whole, cut = (validation.read(folder).steps for folder in (unbroken.output_dir, config.output_dir))
+    assert whole == cut
+    assert len(whole) > 5
+
+
+def test_what_validations_cost_bounds_them(config: TrainConfig, seen: Sinks) -> None:
+    """A toy's step is a hundredth of a second: a twentieth of twenty such is no time for anything between."""
+    run.start(config.but(validation_steps=1), [seen.append])
+    assert {e.step for e in seen if isinstance(e, Validation)} == {0, 20}
+    assert any("before the first step and after the last" in e.message for e in seen if isinstance(e, Warned))
+
+
+def test_a_run_ends_early_is_then_finished_and_goes_on_only_for_more(overfits: TrainConfig, seen: Sinks) -> None:
+    config = overfits.but(early_stopping_patience=3)
+    end = run.start(config, [seen.append])
+    assert isinstance(end, RunFinished)
+    assert (end.step, end.best) == (5, 2)
+    assert end.stopped == "3 validations in a row were no better than step 2 (held-out loss 750.0000)"
+    result = json.loads((config.output_dir / "result.json").read_text(encoding="utf-8"))
+    assert (result["step"], result["total"], result["best"]["step"]) == (5, 16, 2)
+    assert export.read(config.output_dir / result["best"]["path"])[1]["ss_steps"] == "2"
+    assert export.read(final(config))[1]["ss_steps"] == "5"
+
+    seen.clear()
+    assert run.start(config, [seen.append]) == end  # the same at once
+    assert not losses(seen)
+    longer = run.start(config.but(epochs=5), [seen.append])  # all the patience again
+    assert isinstance(longer, RunFinished)
+    assert (longer.step, longer.best) == (8, 2)
+    assert any("length changes from 16 to 20" in e.message for e in seen if isinstance(e, Warned))
+
+
+def test_a_run_that_was_stopped_early_goes_on_to_its_end_without_patience(
+    overfits: TrainConfig, tmp_path: Path, seen: Sinks
+) -> None:
+    early = run.start(overfits.but(early_stopping_patience=1), [])
+    assert isinstance(early, RunFinished)
+    assert early.step == 3
+    end = run.start(overfits, [])
+    assert isinstance(end, RunFinished)
+    assert (end.step, end.stopped, end.best) == (16, "", 2)
+    whole = overfits.but(output_dir=(tmp_path / "whole" / overfits.name).as_posix())
+    run.start(whole, [])
+    assert final(overfits).read_bytes() == final(whole).read_bytes()
+
+
 def test_held_out_images_are_validated_on_and_never_trained(config: TrainConfig, seen: Sinks) -> None:
     config = config.but(validation_images=2, validation_steps=3, epochs=2)
     run.start(config, [seen.append])
     loaded = job.load(config.output_dir)
     assert sum(item.held_out for item in loaded.items) == 2
     assert len(loaded.train_items) == 3
-    assert {e.signal for e in seen if isinstance(e, Validation)} == {"held_out"}
+    assert {e.signal for e in seen if isinstance(e, Validation)} == {"held_out", "train", "drift"}
+    assert {e.loss for e in seen if isinstance(e, Validation) and e.signal == "drift" and e.step == 0} == {0.0}
     with pytest.raises(DatasetError, match="validation_images: 5 cannot be held out of 5"):
         run.start(config.but(validation_images=5, output_dir=(config.output_dir / "x").as_posix()), [])
 
@@ -333,7 +418,7 @@ def test_held_out_images_are_validated_on_and_never_trained(config: TrainConfig,
 def test_training_lowers_the_loss_on_the_training_images(config: TrainConfig, seen: Sinks) -> None:
     config = config.but(validation_steps=1000, epochs=20, learning_rate=5e-3, caption_dropout=0.0, save_steps=1000)
     run.start(config, [seen.append])
-    first, last = (e.loss for e in seen if isinstance(e, Validation))
+    first, last = (e.loss for e in seen if isinstance(e, Validation) and e.signal == "train")
     assert last < 0.95 * first
 
 
@@ -506,7 +591,7 @@ def test_a_skipped_last_step_still_ends_with_a_validation_and_one_checkpoint(
     config = config.but(max_steps=4, save_steps=1, validation_steps=100, batch_size=1)
     assert isinstance(run.start(config, [seen.append]), RunFinished)
     assert [e.step for e in seen if isinstance(e, Checkpoint)] == [1, 2, 3]
-    assert [e.step for e in seen if isinstance(e, Validation)] == [0, 3]
+    assert [e.step for e in seen if isinstance(e, Validation) and e.signal == "train"] == [0, 3]
 
 
 def test_several_processes_are_refused_in_words(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,17 @@ def test_what_a_run_finished_with(folder: Path) -> None:
     assert runfolder.read_result(folder)["step"] == 11
 
 
+def test_a_run_that_was_stopped_early_has_finished_for_whoever_is_no_more_patient(folder: Path) -> None:
+    write_json(
+        folder / "result.json",
+        {"total": 12, "step": 7, "path": "x.safetensors", "stopped": {"reason": "", "patience": 3}},
+    )
+    write_bytes(folder / "x.safetensors", b"")
+    done = {patience: runfolder.finished(folder, 12, patience) is not None for patience in (0, 1, 3, 4)}
+    assert done == {0: False, 1: True, 3: True, 4: False}
+    assert runfolder.finished(folder, 24, 3) is None
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
 def test_a_broken_result_is_none(folder: Path, content: bytes) -> None:
     write_bytes(folder / "result.json", content)

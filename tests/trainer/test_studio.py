@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from trainer import adapters, checkpoint, export, optim, studio
+from trainer import adapters, checkpoint, export, optim, studio, validation
 from trainer.averages import Averages
 from trainer.checkpoint import Position
 from trainer.config import parse
@@ -33,14 +33,19 @@ class Task:
         self.latents = torch.randn(1, 4, 8, 8)
         self.strengths: list[float] = []
         self.checked = 0
+        self.loss = 1.0
 
     def sample(self, model: nn.Module, index: int) -> torch.Tensor:
         layer = next(adapters.layers(model))
         self.strengths.append(layer.layer.scaling["default"])
         return self.latents + index
 
-    def validate(self, model: nn.Module) -> tuple[str, dict[str, float]]:
-        return "train", {"125": 1.0, "375": 0.5}
+    def validate(self, model: nn.Module) -> Iterator[tuple[str, dict[str, float]]]:
+        yield "train", {"a@125": 1.0 * self.loss, "b@125": 0.5 * self.loss, "a@1000": 0.3 * self.loss}
+        yield "drift", {"a@125": 0.0}
+
+    def band(self, pair: str) -> str:
+        return pair.partition("@")[2]
 
     def check(self, model: nn.Module) -> None:
         self.checked += 1
@@ -54,10 +59,11 @@ class Room:
         self.model = nn.Sequential(nn.Linear(3, 2))
         adapters.inject(self.model, lambda name, module: name == "0", rank=2, alpha=2.0, seed=0)
         self.named = adapters.parameters(self.model)
-        config = parse({"sample_strength": 0.5, "output_dir": (folder / "x").as_posix()})
-        self.optimizer = optim.make(config, list(self.named.values()))
+        self.position, self.step_seconds = Position(total=500), 1e6
+        self.config = parse({"sample_strength": 0.5, "output_dir": (folder / "x").as_posix()})
+        self.optimizer = optim.make(self.config, list(self.named.values()))
         self.job = Job(
-            config,
+            self.config,
             Base(Path("/b"), "sd15", "c"),
             (),
             (Prompt("a house", "k", "", "e"), Prompt("b", "l", "", "e")),
@@ -76,6 +82,7 @@ class Room:
         run = SimpleNamespace(
             model=self.model, optimizer=self.optimizer, parameters=list(self.named.values()), task=self.task,
             accelerator=self.accelerator, averages=self.averages, gauge=Gauge(torch.device("cpu")),
+            position=self.position, config=self.config, step_seconds=self.step_seconds,
         )  # fmt: skip
         return Studio(
             self.job, self.folder, cast(Any, run), self.trained, self.seen.append, lambda: self.requests(), decode,
@@ -89,12 +96,104 @@ class Room:
 
 @pytest.fixture
 def room(tmp_path: Path) -> Room:
-    return Room(tmp_path / "r\u00fcn \u8dd1")
+    """In which a step takes so long that a validation is nothing beside it."""
+    folder = tmp_path / "r\u00fcn \u8dd1"
+    folder.mkdir()
+    return Room(folder)
 
 
-def test_a_validation_is_told_with_its_mean(room: Room) -> None:
-    room.studio().validate(Position(step=4))
-    assert room.seen == [Validation(4, "train", 0.75, {"125": 1.0, "375": 0.5})]
+# --- validation
+
+
+def test_a_validation_is_told_signal_by_signal_with_its_bands(room: Room) -> None:
+    assert not room.studio().validate(Position(step=100, cursor=100, total=500))
+    assert room.seen == [
+        Validation(100, "train", 0.6, {"125": 0.75, "1000": 0.3}),
+        Validation(100, "drift", 0.0, {"125": 0.0}),
+    ]
+
+
+def validated(room: Room, *steps: int, of: Studio | None = None, total: int = 500) -> list[int]:
+    """The steps at which there was a validation, when the loop asked for one after each of these."""
+    found = of or room.studio()
+    before = len(room.seen)
+    for step in steps:
+        found.validate(Position(step=step, cursor=step, total=total))
+    return [event.step for event in room.seen[before:] if isinstance(event, Validation) and event.signal == "train"]
+
+
+def test_validations_are_due_with_the_checkpoints_at_first_and_at_last(room: Room) -> None:
+    room.config = room.config.but(save_steps=60, validation_steps=20)
+    assert validated(room, *range(131), 500) == [0, 20, 40, 60, 80, 100, 120, 500]
+
+
+def test_what_they_cost_is_measured_once_and_counts_for_the_whole_run(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A validation that takes as long as ten steps: two of 500 steps' twentieth."""
+    clock = iter(float(n) for n in range(10**6))  # each look at it takes a second, so each signal does
+    monkeypatch.setattr(studio.time, "perf_counter", lambda: next(clock))
+    room.step_seconds = 4 / 30  # three pairs in a second: four take 4/3
+    assert validated(room, *range(301), 500) == [0, 500]
+    (said,) = [event.message for event in room.seen if isinstance(event, Warned)]
+    assert said == (
+        "validation_steps: 100, but a validation takes as long as 10.0 steps; there is one before the first step and "
+        "after the last, so that they take 5% of the time"
+    )
+    room.step_seconds = 1e6  # another process finds another machine
+    room.position = Position(step=100, total=500)
+    assert validated(room, *range(100, 301)) == []
+    room.position = Position(step=100, total=5000)  # but a longer run has room for more
+    assert validated(room, *range(100, 1001), total=5000) == [300, 600, 900]
+
+
+def test_a_run_that_goes_on_measures_what_is_missing_and_nothing_twice(room: Room) -> None:
+    """Killed between a checkpoint and its validation; steps that were lost are done again, and so are theirs."""
+    assert validated(room, 0, 100, 200) == [0, 100, 200]
+    room.position = Position(step=200, total=500)
+    assert validated(room, 200) == []
+    room.position = Position(step=100, total=500)
+    assert validated(room, 100, 200) == [200]
+    room.position = Position(step=300, total=500)
+    assert validated(room, 300) == [300]
+    room.position = Position(total=500)
+    assert validated(room, 0) == [0]
+    assert list(validation.read(room.folder).steps) == [0]
+
+
+def test_a_studio_says_when_training_on_is_of_no_use_and_again_in_a_new_process(room: Room) -> None:
+    room.config = room.config.but(early_stopping_patience=2)
+    found, answers = room.studio(), []
+    for step, loss in ((0, 5.0), (100, 3.0), (200, 3.5), (300, 3.6)):
+        room.task.loss = loss
+        answers.append(found.validate(Position(step=step, cursor=step, total=500)))
+    assert answers == [False, False, False, True]
+    room.position = Position(step=300, total=500)
+    again = room.studio()
+    assert again.validate(Position(step=300, cursor=300, total=500))
+    assert again.stopped == found.stopped
+    assert found.stopped.startswith("2 validations in a row were no better than step 100")
+    assert not room.studio().validate(Position(step=300, cursor=300, total=900, extended_at=300))
+
+
+def test_the_outcome_names_the_checkpoint_to_keep_and_where_it_lies(room: Room) -> None:
+    assert room.studio().outcome(Position(step=3)) == {}
+    room.config = room.config.but(save_steps=1, validation_steps=1)
+    found = room.studio()
+    for step, loss in ((0, 5.0), (1, 3.0), (2, 3.5)):
+        room.task.loss = loss
+        if step:
+            room.step()
+            found.save(Position(step=step, cursor=step, total=2))
+        found.validate(Position(step=step, cursor=step, total=2))
+    outcome = found.outcome(Position(step=2))
+    assert (outcome["best"]["step"], outcome["best"]["path"]) == (1, "checkpoints/step-000001/lora.safetensors")
+    assert "stopped" not in outcome
+    room.task.loss = 2.0
+    room.step()
+    found.save(Position(step=3, cursor=3, total=3))
+    found.validate(Position(step=3, cursor=3, total=3))
+    assert found.outcome(Position(step=3))["best"]["path"] == "x.safetensors"
 
 
 def test_nothing_is_dropped_out_of_what_is_shown_and_saved(room: Room) -> None:
@@ -106,14 +205,14 @@ def test_nothing_is_dropped_out_of_what_is_shown_and_saved(room: Room) -> None:
         setattr(room.task, name, lambda *a, answer=answer: (training.append(room.model.training), answer(*a))[1])
     studio = room.studio()
     room.step()
-    studio.validate(Position(step=1))
+    studio.validate(Position(step=1, cursor=1))
     studio.sample(Position(step=1))
     studio.save(Position(step=1))
     assert training == [False] * 4
     assert room.model.training
     room.task.validate = lambda model: 1 / 0  # type: ignore[method-assign, assignment]
     with pytest.raises(ZeroDivisionError):
-        studio.validate(Position(step=2))
+        studio.validate(Position(step=2, cursor=2))
     assert room.model.training
 
 

@@ -298,7 +298,20 @@ class TrainConfig(BaseModel):
         ge=1,
         identity=False,
     )
-    validation_steps: int = field(100, "Optimizer steps between two validations. 0: none.", ge=0, identity=False)
+    validation_steps: int = field(
+        100,
+        "Optimizer steps between two validations: more if they would take more than a twentieth of the time, and so "
+        "that checkpoints are validated. 0: none.",
+        ge=0,
+        identity=False,
+    )
+    early_stopping_patience: int = field(
+        0,
+        "Ends the run after so many validations in a row that were no better than the best before them. 0: never.",
+        ge=0,
+        le=1000,
+        identity=False,
+    )
     sample_every: int = field(100, "Optimizer steps between two rounds of samples. 0: none.", ge=0, identity=False)
     sample_prompts: tuple[SamplePrompt, ...] = field(
         (),
@@ -396,6 +409,11 @@ class TrainConfig(BaseModel):
         if self.optimizer == "prodigy" and self.text_encoder_learning_rate not in (None, self.learning_rate):
             faults.append(
                 f"text_encoder_learning_rate: prodigy has one rate for all; expected {self.learning_rate!r}, or nothing"
+            )
+        if self.early_stopping_patience and not self.validation_steps:
+            faults.append(
+                f"early_stopping_patience: {self.early_stopping_patience} counts validations, of which there are none "
+                "with validation_steps: 0; expected 0, or other validation_steps"
             )
         if self.optimizer == "schedulefree" and self.ema_decay:
             faults.append("ema_decay: schedulefree averages by itself; expected 0")

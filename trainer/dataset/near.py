@@ -55,6 +55,23 @@ def near_duplicates(
     return sorted((one, other) for other, one in first.items())
 
 
+def alike(items: Sequence[ImageItem]) -> list[list[ImageItem]]:
+    """The images in groups of those that are the same, or look alike; most groups are of one image."""
+    root = {item.content: item.content for item in items}
+
+    def found(content: str) -> str:
+        while root[content] != content:
+            content = root[content]
+        return content
+
+    for one, other in near_duplicates(items):
+        root[found(items[other].content)] = found(items[one].content)
+    groups: dict[str, list[ImageItem]] = {}
+    for item in items:
+        groups.setdefault(found(item.content), []).append(item)
+    return list(groups.values())
+
+
 def _signatures(items: Sequence[ImageItem]) -> Iterator[tuple[Bits, Colours] | None]:
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="darkroom-lint") as pool:
         for start in range(0, len(items), 64):
@@ -62,6 +79,17 @@ def _signatures(items: Sequence[ImageItem]) -> Iterator[tuple[Bits, Colours] | N
 
 
 def _signature(item: ImageItem) -> tuple[Bits, Colours] | None:
+    known = _known.get(item.content) or _look(item)
+    if known is not None:
+        _known[item.content] = known
+    return known
+
+
+# By content, so that a graph which is queued again need not look again: half a kilobyte an image.
+_known: dict[str, tuple[Bits, Colours]] = {}
+
+
+def _look(item: ImageItem) -> tuple[Bits, Colours] | None:
     try:
         image = thumbnail(item, 36)
     except Unusable:

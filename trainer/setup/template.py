@@ -112,7 +112,8 @@ SECTIONS: dict[str, dict[str, Comments]] = {
         "What you see of it. None of these changes the LoRA.": {
             "log_interval": "optimizer steps between two lines of the log",
             "save_steps": "optimizer steps between two checkpoints; there are at least five, and the last step",
-            "validation_steps": "optimizer steps between two validations; 0: none",
+            "validation_steps": "optimizer steps between two validations, more if these take too long; 0: none",
+            "early_stopping_patience": "ends the run after so many validations without any gain; 0: never",
             "sample_every": "optimizer steps between two rounds of samples; 0: none",
             "sample_inference_steps": "denoising steps of a sample",
             "sample_guidance": "1 to 50: how hard a sample is pulled towards its prompt",

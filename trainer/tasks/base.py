@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -30,8 +30,16 @@ class Task(Protocol):
         """
         ...
 
-    def validate(self, model: nn.Module) -> tuple[str, dict[str, float]]:
-        """The loss on fixed samples and draws: the signal's name, and the loss by timestep (or the like)."""
+    def validate(self, model: nn.Module) -> Iterator[tuple[str, dict[str, float]]]:
+        """The loss on fixed samples and draws, the same every time.
+
+        Yields:
+            a signal (``events.HELD_OUT``, ``TRAIN`` or ``DRIFT``), and its losses by pair, ``<sample>@<draw>``.
+        """
+        ...
+
+    def band(self, pair: str) -> str:
+        """Which part of the schedule a pair lies in, for curves; empty where the task has no such parts."""
         ...
 
     def probe(self, model: nn.Module) -> None:

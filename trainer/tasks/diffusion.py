@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -15,14 +15,17 @@ from ..cache import Cache
 from ..dataset.buckets import cover
 from ..dataset.sampler import Presentation
 from ..errors import RunError
+from ..events import DRIFT, HELD_OUT, TRAIN
 from ..families import Encoders, Family
 from ..families.conditioning import stack_conditioning
 from ..job import Item, Job
 from ..objectives import Objective
 
-# Mid-points of four equal parts of the schedule: each says how well one band of noise is handled.
-VALIDATION_TIMESTEPS = (125, 375, 625, 875)
-VALIDATION_IMAGES = 4
+BANDS = 4
+"""Equal parts of the schedule, of which each has a curve of its own."""
+PAIRS, AT_LEAST = 16, 2
+"""Pairs of image and timestep that a signal is measured on, and timesteps of an image."""
+TRAIN_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Diffusion:
         cache: filled for the job.
         device: where the losses are computed.
         encoders: the text encoders, where they are trained; their outputs are then not from the cache.
+        batch: images that are validated at once; 0: as many as a micro-batch has.
     """
 
     def __init__(
@@ -88,11 +92,14 @@ class Diffusion:
         cache: Cache,
         device: torch.device,
         encoders: Encoders | None = None,
+        batch: int = 0,
     ) -> None:
         self._job, self._family, self._cache, self._device = job, family, cache, device
         self._encoders, self._texts = encoders, job.texts() if encoders is not None else {}
         schedule = family.noise_schedule(job.base.zero_terminal_snr).to(device)
         self._objective = Objective(schedule, job.base.prediction, job.config)
+        self._batch = batch or job.config.batch_size
+        self._before: dict[tuple[str, int], torch.Tensor] = {}  # of the batches that drift is measured on
 
     def batch(self, shown: Sequence[Presentation], epoch: int) -> Batch:
         """The samples of a window (or a slice of it), with their draws for this epoch."""
@@ -122,7 +129,8 @@ class Diffusion:
         Raises:
             RunError: it does not; a LoRA of such a model draws black or noise.
         """
-        batch = self._fixed(self._job.train_items[0], VALIDATION_TIMESTEPS[1])
+        item = self._job.train_items[0]
+        batch = self._stack([_fixed(item, item.conditioning[0], 3 * self._objective.steps // 8)])
         noisy = self._objective.noisy(batch.latents, batch.noise, batch.timestep)
         with torch.no_grad():
             prediction = self._family.predict(model, noisy, batch.timestep, batch.conditioning).float()
@@ -134,23 +142,23 @@ class Diffusion:
                 "lower learning_rate, or train with mixed_precision: bf16 or no",
             )
 
-    def validate(self, model: nn.Module) -> tuple[str, dict[str, float]]:
-        """The loss on fixed images, noise and timesteps: the signal's name, and the loss by timestep."""
-        held_out = [item for item in self._job.items if item.held_out]
-        own = [item for item in self._job.train_items if not item.regular]
-        images = held_out or own[:VALIDATION_IMAGES]
-        total: dict[str, float] = {}
-        with torch.no_grad():
-            for timestep in VALIDATION_TIMESTEPS:
-                losses = [self.loss(model, self._fixed(item, timestep)).sum().item() for item in images]
-                total[str(timestep)] = sum(losses) / len(images)
-        return ("held_out" if held_out else "train"), total
+    def validate(self, model: nn.Module) -> Iterator[tuple[str, dict[str, float]]]:
+        """The loss on images that are held out, if there are any, and on a few that are not; and the drift."""
+        for signal, rows in validated(self._job, self._objective.steps).items():
+            measure = self._drifted if signal == DRIFT else self._lost
+            yield signal, {row.key: value for some in self._batches(rows) for row, value in measure(model, some)}
+
+    def band(self, pair: str) -> str:
+        """The timestep in the middle of the part of the schedule that a pair lies in."""
+        number = int(pair.rpartition("@")[2]) * BANDS // self._objective.steps
+        return str((2 * number + 1) * self._objective.steps // (2 * BANDS))
 
     def probe(self, model: nn.Module) -> None:
         """One evaluation of the largest image, and one of the largest sample; see ``Task``."""
         largest = max(self._job.items, key=lambda item: item.bucket[0] * item.bucket[1])
+        rows = [_fixed(largest, largest.conditioning[0], self._objective.steps // 2)] * self._batch
         with torch.no_grad():
-            self.loss(model, self._fixed(largest, VALIDATION_TIMESTEPS[1]))
+            self.loss(model, replace(self._stack(rows), prior={}))
         if self._job.prompts:
             self.sample(model, max(range(len(self._job.prompts)), key=self._sampled), steps=1)
 
@@ -191,9 +199,7 @@ class Diffusion:
         Prior preservation (Ruiz et al., DreamBooth, arXiv 2208.12242) without images of the class: the base model
         itself says what the class looks like.
         """
-        with torch.no_grad(), ExitStack() as stack:
-            for adapted in (model, *(self._encoders.text_models.values() if self._encoders is not None else ())):
-                stack.enter_context(adapters.disabled(adapted))
+        with torch.no_grad(), self._base(model):
             before = self._family.predict(model, noisy, batch.timestep, self._class_before(batch))
         now = self._family.predict(model, noisy, batch.timestep, batch.prior)
         return self._objective.loss(now, before, batch.timestep)
@@ -205,9 +211,41 @@ class Diffusion:
         (entry,) = self._conditioning([self._job.class_prompt])
         return batch.prior | {name: torch.cat([tensor] * len(batch.weight)) for name, tensor in entry.items()}
 
-    def _fixed(self, item: Item, timestep: int) -> Batch:
-        row = _Row(item, item.conditioning[0], timestep, "validation", f"{item.id}@{timestep}")
-        return replace(self._stack([row]), prior={})
+    def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Rows of one bucket, as many as a micro-batch has: what fits there fits here."""
+        by_bucket: dict[tuple[int, int], list[_Row]] = {}
+        for row in rows:
+            by_bucket.setdefault(row.item.bucket, []).append(row)
+        for alike in by_bucket.values():
+            yield from (alike[start : start + self._batch] for start in range(0, len(alike), self._batch))
+
+    @torch.no_grad()
+    def _lost(self, model: nn.Module, rows: list[_Row]) -> Iterator[tuple[_Row, float]]:
+        """Each row's loss."""
+        batch = replace(self._stack(rows), prior={})
+        return zip(rows, self.loss(model, batch).tolist(), strict=True)
+
+    @torch.no_grad()
+    def _drifted(self, model: nn.Module, rows: list[_Row]) -> Iterator[tuple[_Row, float]]:
+        """The mean square of what the LoRA has changed of the prediction for each row."""
+        batch = self._stack(rows)
+        noisy = self._objective.noisy(batch.latents, batch.noise, batch.timestep)
+        key = rows[0].key, len(rows)
+        if key not in self._before:  # the base model's prediction is the same every time
+            with self._base(model):
+                conditioning = batch.conditioning if self._encoders is None else self._stack(rows).conditioning
+                self._before[key] = self._family.predict(model, noisy, batch.timestep, conditioning).float().cpu()
+        now = self._family.predict(model, noisy, batch.timestep, batch.conditioning).float()
+        moved = (now - self._before[key].to(now.device)).square().flatten(1).mean(1)
+        return zip(rows, moved.tolist(), strict=True)
+
+    @contextmanager
+    def _base(self, model: nn.Module) -> Iterator[None]:
+        """Within it the denoiser and the text encoders are the base model's."""
+        with ExitStack() as stack:
+            for adapted in (model, *(self._encoders.text_models.values() if self._encoders is not None else ())):
+                stack.enter_context(adapters.disabled(adapted))
+            yield
 
     def _stack(self, rows: Sequence[_Row]) -> Batch:
         family = self._family
@@ -247,3 +285,37 @@ class Diffusion:
         else:
             entries = self._encoders.conditioning([self._encoders.tokenize(self._texts[key]) for key in keys])
         return [{name: tensor.to(self._device) for name, tensor in entry.items()} for entry in entries]
+
+
+def validated(job: Job, steps: int) -> dict[str, list[_Row]]:
+    """What a validation measures: signal -> images, captions and timesteps.
+
+    Args:
+        job: what is trained.
+        steps: of the noise schedule.
+    """
+    own = sorted((item for item in job.train_items if not item.regular), key=lambda item: item.id)
+    chosen = sorted(own, key=lambda item: draws.uniform(job.config.seed, "validate", item.id))[:TRAIN_IMAGES]
+    held_out = [item for item in job.items if item.held_out]
+    by_id = {item.id: item for item in own}
+    generic = [(by_id[one.image], one.conditioning) for one in job.class_prompts]
+    found = {
+        HELD_OUT: _spread([(item, item.conditioning[0]) for item in held_out], steps),
+        TRAIN: _spread([(item, item.conditioning[0]) for item in chosen], steps),
+        DRIFT: _spread(generic, steps, PAIRS // 2),
+    }
+    return {signal: rows for signal, rows in found.items() if rows}
+
+
+def _spread(shown: Sequence[tuple[Item, str]], steps: int, pairs: int = PAIRS) -> list[_Row]:
+    """Images with their captions at timesteps that cover the schedule evenly, for each image and all together."""
+    each = max(AT_LEAST, -(-pairs // len(shown))) if shown else 0
+    return [
+        _fixed(item, caption, int(steps * (number + (place + 0.5) / len(shown)) / each))
+        for place, (item, caption) in enumerate(shown)
+        for number in range(each)
+    ]
+
+
+def _fixed(item: Item, caption: str, timestep: int) -> _Row:
+    return _Row(item, caption, timestep, "validation", f"{item.id}@{timestep}")

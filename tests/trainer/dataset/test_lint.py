@@ -248,7 +248,8 @@ def test_plain_pictures_of_other_colours_are_not_alike(folder: Path) -> None:
     assert near_duplicates(scan(folder, resolution=64).items) == []
 
 
-def test_a_picture_that_broke_meanwhile_is_passed_over(folder: Path) -> None:
+def test_a_picture_that_broke_meanwhile_is_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_module, "_known", {})
     for name in ("a.png", "b.png"):
         scene(0).save(folder / name, optimize=name == "a.png")
     dataset = scan(folder, resolution=64)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +19,8 @@ from trainer.cache import Cache
 from trainer.config import parse
 from trainer.dataset.sampler import Presentation, windows
 from trainer.errors import CacheError
-from trainer.job import Base, Item, Job, Prompt
-from trainer.tasks.diffusion import VALIDATION_TIMESTEPS, Batch, Diffusion, stack_conditioning
+from trainer.job import Base, ClassPrompt, Item, Job, Prompt
+from trainer.tasks.diffusion import PAIRS, Batch, Diffusion, stack_conditioning
 
 SCALE, SHIFT = 0.5, 0.25
 CPU = torch.device("cpu")
@@ -54,6 +56,19 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.5))
+
+
+def with_weight(value: float) -> Callable[[Model], AbstractContextManager[None]]:
+    """In place of ``adapters.disabled``: the base model is one with this weight."""
+
+    @contextmanager
+    def base(adapted: Model) -> Iterator[None]:
+        before = adapted.weight.data
+        adapted.weight.data = torch.tensor(value)
+        yield
+        adapted.weight.data = before
+
+    return base
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -257,47 +272,129 @@ def test_a_batch_goes_to_a_device_whole() -> None:
 # --- validation
 
 
+def measured(task: Diffusion, model: Model) -> dict[str, dict[str, float]]:
+    return dict(task.validate(model))
+
+
+def class_prompts(job: Job, text: str = "prompt 0") -> Job:
+    items = job.train_items[:2]
+    return replace(job, class_prompts=tuple(ClassPrompt(item.id, "a house", text) for item in items))
+
+
 def test_validation_is_on_fixed_noise_at_fixed_timesteps(cache: Cache, family: Family) -> None:
-    job = job_of(cache, 6)
+    job = job_of(cache, 12, batch_size=3)
     task, model = task_of(job, family, cache), Model()
-    signal, first = task.validate(model)
-    assert signal == "train"
-    assert list(first) == [str(t) for t in VALIDATION_TIMESTEPS]
+    first = measured(task, model)
+    assert list(first) == ["train"]
+    assert len(first["train"]) == PAIRS  # two timesteps of at most eight images
     asked = list(family.predicted)
-    assert len(asked) == 4 * 4  # at most four training images
-    assert [int(t) for _, t, _ in asked] == [t for t in VALIDATION_TIMESTEPS for _ in range(4)]
+    assert max(len(noisy) for noisy, _, _ in asked) == 3  # no more at once than a micro-batch has
     task.batch(window_of(job), 3)
-    assert task.validate(model) == ("train", first)
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(asked, family.predicted[16:], strict=True))
+    assert measured(task, model) == first
+    again = family.predicted[len(asked) :]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(asked, again, strict=True))
     with torch.no_grad():
         model.weight.add_(0.25)
-    assert task.validate(model)[1] != first
+    assert measured(task, model)["train"] != first["train"]
 
 
-def test_held_out_images_are_what_is_validated_on_all_of_them(cache: Cache, family: Family) -> None:
-    job = job_of(cache, 8, held_out=6)
-    signal, losses = task_of(job, family, cache).validate(Model())
-    assert signal == "held_out"
-    assert len(family.predicted) == 6 * 4
-    alone = job_of(cache, 8, held_out=1)
-    _, first = task_of(alone, family, cache).validate(Model())
-    assert first != losses
+def test_a_pair_s_loss_is_the_objective_s(cache: Cache, family: Family) -> None:
+    job = job_of(cache, 3, held_out=1)
+    found = measured(task_of(job, family, cache), Model())["held_out"]
+    assert len(found) == PAIRS
+    for pair, loss in found.items():
+        timestep = int(pair.partition("@")[2])
+        latents = (latents_of(0, (64, 128)) - SHIFT) * SCALE
+        noise = draws.normal((4, 16, 8), 42, "validation", pair, "noise")[None]
+        alpha = family.noise_schedule()[timestep]
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        expected = (0.5 * noisy + len("caption 0 0") - noise).square().mean()
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("count", "pairs"), [(1, 16), (2, 16), (3, 18), (8, 16), (30, 60)])
+def test_pairs_cover_the_schedule_evenly(cache: Cache, family: Family, count: int, pairs: int) -> None:
+    job = job_of(cache, count + 1, held_out=count, bucket=(64, 64))
+    task = task_of(job, family, cache)
+    found = measured(task, Model())["held_out"]
+    assert len(found) == pairs
+    timesteps = sorted(int(pair.partition("@")[2]) for pair in found)
+    assert max(b - a for a, b in itertools.pairwise([0, *timesteps, 999])) <= 1000 / pairs + 1
+    assert {pair.partition("@")[0] for pair in found} == {item.id for item in job.items if item.held_out}
+    bands = Counter(task.band(pair) for pair in found)
+    assert sorted(bands, key=int) == ["125", "375", "625", "875"]
+    assert max(bands.values()) - min(bands.values()) <= 1
+
+
+def test_training_images_are_measured_beside_those_that_are_held_out(cache: Cache, family: Family) -> None:
+    job = class_prompts(job_of(cache, 8, held_out=6))
+    found = measured(task_of(job, family, cache), Model())
+    assert list(found) == ["held_out", "train", "drift"]
+    ids = {signal: {pair.partition("@")[0] for pair in pairs} for signal, pairs in found.items()}
+    assert ids["held_out"] == {item.id for item in job.items if item.held_out}
+    assert ids["train"] == ids["drift"] == {item.id for item in job.train_items}
+
+
+def test_which_images_are_measured_does_not_depend_on_their_order(cache: Cache, family: Family) -> None:
+    job = job_of(cache, 12)
+    reverse = replace(job, items=job.items[::-1])
+    assert measured(task_of(job, family, cache), Model()) == measured(task_of(reverse, family, cache), Model())
 
 
 def test_validation_keeps_the_captions_and_builds_no_graph(cache: Cache, family: Family) -> None:
     job = job_of(cache, 2, caption_dropout=1.0)
     model = Model()
-    task_of(job, family, cache).validate(model)
-    assert all(conditioning["hidden"].mean() > 0 for _, _, conditioning in family.predicted)
+    measured(task_of(job, family, cache), model)
+    assert all(conditioning["hidden"].mean() > 5 for _, _, conditioning in family.predicted)
+    assert torch.is_grad_enabled()
     assert model.weight.grad is None
 
 
 def test_each_image_and_timestep_has_noise_of_its_own(cache: Cache, family: Family) -> None:
-    job = job_of(cache, 1)
+    job = job_of(cache, 1, batch_size=1)
     cache.store("latents", "latents 0", {"latents": torch.full((1, 4, 16, 8), SHIFT)})  # nothing but noise is left
-    task_of(job, family, cache).validate(Model())
+    measured(task_of(job, family, cache), Model())
     noises = [noisy / noisy.std() for noisy, _, _ in family.predicted]
     assert all(abs((a * b).mean()) < 0.3 for n, a in enumerate(noises) for b in noises[:n])
+
+
+def test_drift_is_what_the_lora_has_changed_where_it_should_not(
+    cache: Cache, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing before it has learnt; afterwards the squared distance of the two predictions."""
+    job = class_prompts(job_of(cache, 3, batch_size=2))
+    monkeypatch.setattr("trainer.adapters.disabled", with_weight(0.5))
+    task, model = task_of(job, family, cache), Model()
+    assert set(measured(task, model)["drift"].values()) == {0.0}
+    family.predicted.clear()
+    model.weight.data = torch.tensor(0.75)
+    found = measured(task, model)["drift"]
+    assert len(found) == PAIRS // 2
+    mine = [(noisy, hidden["hidden"]) for noisy, _, hidden in family.predicted[-4:]]  # the base's are not asked again
+    assert all(torch.equal(hidden, hidden_of("prompt 0").expand(2, -1, -1)) for _, hidden in mine)
+    expected = torch.cat([(0.25 * noisy).square().flatten(1).mean(1) for noisy, _ in mine])
+    assert torch.allclose(torch.tensor(list(found.values())), expected, rtol=1e-4)
+
+
+def test_drift_is_against_the_text_encoder_as_it_was(
+    cache: Cache, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoders = Encoders()
+    job = class_prompts(job_of(cache, 2, train_text_encoder=True))
+
+    @contextmanager
+    def before(adapted: Any) -> Iterator[None]:
+        now = encoders.weight.data
+        encoders.weight.data = torch.tensor(2.0)
+        yield
+        encoders.weight.data = now
+
+    monkeypatch.setattr("trainer.adapters.disabled", before)
+    task = Diffusion(job, cast(Any, family), cache, CPU, cast(Any, encoders))
+    assert set(measured(task, Model())["drift"].values()) == {0.0}
+    encoders.weight.data = torch.tensor(2.5)
+    drift = measured(task, Model())["drift"]
+    assert list(drift.values()) == pytest.approx([(0.5 * len("a house")) ** 2] * len(drift))
 
 
 # --- samples
@@ -401,15 +498,7 @@ def test_prior_preservation_adds_how_far_the_class_has_drifted(
     plain = replace(job_of(cache, 2), class_prompt="")
     model = Model()
 
-    @contextmanager
-    def base(adapted: Model) -> Iterator[None]:
-        """The base model is one whose weight is 0.2."""
-        before = adapted.weight.data
-        adapted.weight.data = torch.tensor(0.2)
-        yield
-        adapted.weight.data = before
-
-    monkeypatch.setattr("trainer.adapters.disabled", base)
+    monkeypatch.setattr("trainer.adapters.disabled", with_weight(0.2))
     task = task_of(job, family, cache)
     batch = task.batch(window_of(job), 0)
     total, own = task.loss(model, batch), task_of(plain, family, cache).loss(model, replace(batch, prior={}))
@@ -422,7 +511,7 @@ def test_prior_preservation_adds_how_far_the_class_has_drifted(
     total.sum().backward()
     assert model.weight.grad is not None
     # Validation measures the images alone.
-    assert task.validate(model)[1] == task_of(plain, family, cache).validate(model)[1]
+    assert measured(task, model)["train"] == measured(task_of(plain, family, cache), model)["train"]
 
 
 class Encoders:
@@ -430,6 +519,7 @@ class Encoders:
 
     def __init__(self) -> None:
         self.weight = nn.Parameter(torch.tensor(2.0))
+        self.text_models = {"text_encoder": self}
 
     def tokenize(self, caption: str) -> dict[str, torch.Tensor]:
         return {"text_encoder": torch.full((1, 77), len(caption))}
