@@ -33,7 +33,7 @@ _A_LOT = 1_000_000
 _TEXTS = {
     "sample_every": "Optimizer steps between two rounds of samples; the last one is always drawn.",
     "sample_prompts": "Prompts of the samples, a line each; one in curly brackets sets more than its text (see the "
-    "help). Empty: three captions, and one prompt without the trigger word.",
+    "help). Empty: three captions, one prompt without the trigger word, and one that is far from the data set.",
     "init_lora": "A LoRA to start from, of the same method, rank and alpha: its name in ComfyUI's list, or its path. "
     "Empty: from nothing.",
     "reg_data_dir": "A folder of regularisation images, against forgetting the class: ordinary ones of it, shown as "

@@ -7,7 +7,7 @@ from math import log
 from pathlib import Path
 from typing import Literal
 
-from . import figures, prepare, runfolder
+from . import figures, prepare, runfolder, validation
 from .config import TrainConfig
 from .dataset import Dataset
 from .dataset.sampler import windows, windows_per_epoch
@@ -18,7 +18,7 @@ from .peek import Peek
 How = Literal["own", "own_like", "table", "table_like", "other_size", "published", "count"]
 """How figures are known: from an own run on this device, or one like it; the table, in which there is this very case,
 one like it, or only another size of model; a published figure of a card; or by counting alone."""
-VALIDATIONS = 4  # images, and timesteps of each: as in tasks.diffusion
+PAIRS, DRIFT_PAIRS, AT_LEAST = 16, 8, 2  # of image and timestep in a validation: as in tasks.diffusion
 SAME_SIZE = 0.02
 
 
@@ -165,9 +165,12 @@ def _beside(job: Job, base: Peek, steps: int) -> float:
     width, height = items[0].bucket
     total = 0.0
     if config.validation_steps:
-        rounds = 1 + -(-steps // config.validation_steps)
-        shown = len(job.items) - len(items) or min(VALIDATIONS, len(items))
-        total += rounds * shown * VALIDATIONS * figures.forward(base.family, base.parameters, width * height)
+        held_out = len(job.items) - len(items)
+        pairs = PAIRS + DRIFT_PAIRS + (max(PAIRS, AT_LEAST * held_out) if held_out else 0)
+        one = pairs * figures.forward(base.family, base.parameters, width * height)
+        training = steps * figures.work(config, items, base.family, base.parameters)
+        most = validation.SHARE * training / one
+        total += one * max(2, min(1 + steps / config.validation_steps, most))
     if config.sample_every:
         rounds = -(-steps // config.sample_every)
         for prompt in job.prompts:

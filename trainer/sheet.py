@@ -10,10 +10,14 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from . import fonts
-from .events import Event, Step, Validation
+from .events import HELD_OUT, TRAIN, Event, Step, Validation
 from .fonts import Font
 
 _INK, _PAPER, _GAP = (30, 30, 30), (255, 255, 255), 6
+_VALIDATED = {
+    TRAIN: ("#4f9d69", "validation, training images"),
+    HELD_OUT: ("#d0662c", "validation, held-out images"),
+}
 _RESAMPLING = Image.Resampling.LANCZOS
 
 
@@ -125,9 +129,10 @@ def loss_curve(events: Sequence[Event], path: Path, title: str) -> None:
         linewidth=2,
         label="training, smoothed",
     )
-    if checks:
-        label = "validation, " + checks[-1].signal.replace("_", " ") + " images"
-        axes.plot([e.step for e in checks], [e.loss for e in checks], "o-", color="#d0662c", markersize=4, label=label)
+    for signal, (color, label) in _VALIDATED.items():
+        curve = [e for e in checks if e.signal == signal]
+        if curve:
+            axes.plot([e.step for e in curve], [e.loss for e in curve], "o-", color=color, markersize=4, label=label)
     axes.set(title=title, xlabel="optimizer steps", ylabel="loss", ylim=(0, None))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

@@ -315,7 +315,8 @@ class TrainConfig(BaseModel):
     sample_every: int = field(100, "Optimizer steps between two rounds of samples. 0: none.", ge=0, identity=False)
     sample_prompts: tuple[SamplePrompt, ...] = field(
         (),
-        "Prompts of the samples. Empty: three captions, and one prompt without the trigger word.",
+        "Prompts of the samples. Empty: three captions, one prompt without the trigger word, and one that is far from "
+        "the data set.",
         identity=False,
         strict=False,
     )

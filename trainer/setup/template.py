@@ -45,7 +45,7 @@ FIRST: Comments = {
     "batch_size": "images at a time; memory grows with it",
     "gradient_accumulation_steps": "batches in an optimizer step: 2 x 2 trains like 4 x 1, in half the memory",
     "gradient_checkpointing": "true: about half the memory, for a third more time",
-    "sample_prompts": "a list; empty: three captions, and one prompt without the trigger word",
+    "sample_prompts": "a list; empty: captions, one without the trigger word, one far from the data set",
 }
 SECTIONS: dict[str, dict[str, Comments]] = {
     "model_config": {
