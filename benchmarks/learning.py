@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from trainer import run
 from trainer.config import parse
 from trainer.demo import BASE, world
-from trainer.events import Event, RunFinished, Validation
+from trainer.events import HELD_OUT, Event, RunFinished, Validation
 
 RUNS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -71,7 +71,7 @@ def measure(folder: Path, steps: int, **fields: Any) -> tuple[float, float, floa
     losses: list[float] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, Validation):
+        if isinstance(event, Validation) and event.signal == HELD_OUT:
             losses.append(event.loss)
 
     start = time.perf_counter()
