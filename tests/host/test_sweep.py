@@ -75,8 +75,8 @@ def test_one_run_by_many_names(comfy: ComfyServer, run: str):
     [
         (("darkrom_demo", "last"), "run: there is no run darkrom_demo", "choose one, such as darkroom_demo"),
         (("../../other", "last"), r"run: there is no run \.\./\.\./other", "type latest"),
-        (("latest", "step 5"), "checkpoint: there is no step 5 in this run", "12, and last"),
-        (("latest", "best"), "checkpoint: best is no step", "there are "),
+        (("latest", "step 5"), "checkpoint: there is no step 5 in this run", "12, last and best"),
+        (("latest", "lowest"), "checkpoint: lowest is no step", "there are "),
     ],
 )
 def test_what_is_not_there_is_named(comfy: ComfyServer, run: str, given: tuple[str, str], message: str, cure: str):

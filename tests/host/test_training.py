@@ -59,7 +59,7 @@ def test_one_queueing_trains_saves_and_draws(comfy: ComfyServer, first: dict[str
     assert torch.equal(drawn["base"], drawn["zero"]), "strength 0 must be the base, bit for bit"
     assert not torch.equal(drawn["base"], drawn["lower"])
     assert not torch.equal(drawn["lower"], drawn["usual"])
-    assert len(first["train"]["images"]) == 3  # three captions: without a trigger word there is no fourth prompt
+    assert len(first["train"]["images"]) == 4  # three captions, and one that is far from them
     assert saved.is_file()
     assert "12 images (12 at 128x128), 12 with captions" in first["data"]["text"][0]
 

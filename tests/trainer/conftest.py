@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from trainer import families
+from trainer import families, validation
 from trainer.config import TrainConfig, parse
 from trainer.events import Event
 
@@ -70,6 +70,12 @@ def config(tmp_path: Path, tiny_base: Path, cache_dir: Path, picture_folder: Cal
             "log_interval": 1,
         }
     )
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validations may take whatever they take: how often there is one does not depend on the machine."""
+    monkeypatch.setattr(validation, "SHARE", 1e9)
 
 
 @pytest.fixture

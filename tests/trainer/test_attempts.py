@@ -36,7 +36,7 @@ Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture
-def busy(config: TrainConfig) -> TrainConfig:
+def busy(config: TrainConfig, unhurried: None) -> TrainConfig:
     """A run with everything in it, which begins with all it may give up."""
     return config.but(
         epochs=3,

@@ -326,12 +326,6 @@ def test_pause_gives_the_device_back_and_goes_on(config: TrainConfig, tmp_path: 
 
 
 @pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validations may take whatever they take: how often there is one does not depend on the machine."""
-    monkeypatch.setattr(validation, "SHARE", 1e9)
-
-
-@pytest.fixture
 def overfits(config: TrainConfig, unhurried: None, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """What is held out gets better at first, and then worse and worse."""
     from trainer.tasks.diffusion import Diffusion
