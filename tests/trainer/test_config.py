@@ -382,6 +382,8 @@ def _sensible(values: dict[str, Any]) -> dict[str, Any]:
         changed["lokr_factor"] = 1
     if "text_encoder_learning_rate" in changed:
         changed["train_text_encoder"] = True
+    if changed.get("early_stopping_patience"):
+        changed["validation_steps"] = changed.get("validation_steps") or 1
     return changed
 
 
