@@ -39,3 +39,11 @@ def test_texts_that_are_asked_for_are_there_and_others_are_not():
     made |= {f"one_{thing}" for thing in counted} | {f"many_{thing}s" for thing in counted}
     assert not (asked | made) - TEXTS["en"].keys()
     assert not TEXTS["en"].keys() - named - made
+
+
+def test_every_node_has_a_help_page_in_every_language():
+    nodes = json.loads((REPO / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
+    docs = REPO / "web" / "docs"
+    others = TEXTS.keys() - {"en"}
+    expected = {docs / f"{node}.md" for node in nodes} | {docs / node / f"{one}.md" for node in nodes for one in others}
+    assert set(docs.rglob("*.md")) == expected
