@@ -20,6 +20,7 @@ from ..trainer.errors import HostError, RunError, UserError, WorkerError
 from ..trainer.events import (
     Checkpoint,
     Event,
+    MemoryPlan,
     Phase,
     RunFailed,
     RunFinished,
@@ -195,6 +196,7 @@ def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress
     """Run the worker to its end, showing on the node how far it is."""
     progress.say("Starting the worker")
     reached = 0
+    plan: list[str] = []  # the last one: with what was given up
 
     def on_event(event: Event) -> None:
         nonlocal reached
@@ -206,6 +208,8 @@ def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress
                 progress.set(reached, total)
                 left = f", about {clock(event.seconds)} left" if event.seconds else ""
                 progress.say(f"Training: step {reached} of {total}{left}")
+            case MemoryPlan():
+                plan[:] = [line.strip() for line in describe(event).splitlines()]
             case Step():
                 reached = event.step
                 progress.set(reached, total)
@@ -228,6 +232,8 @@ def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress
             raise
 
     outcome = runner.work(folder, on_event, check)
+    for line in plan[:2]:
+        note(line)
     if isinstance(outcome, RunFinished):
         return
     if isinstance(outcome, RunFailed):

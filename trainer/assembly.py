@@ -17,8 +17,8 @@ from .config import Precision, TrainConfig
 from .control import Requests
 from .dataset.sampler import windows_per_epoch
 from .device import DTYPES, accelerate, precision
-from .errors import ConfigError, OutOfMemoryError
-from .gauge import GB, Gauge, budget, ram_free, swap_free
+from .errors import ConfigError
+from .gauge import Gauge, budget, ram_free
 from .job import Job
 from .loop import Training
 from .memory import Possible, Savings, Weights
@@ -69,11 +69,16 @@ def possible(job: Job, mixed: Precision, device: torch.device) -> Possible:
     fewer_bits = can if config.base_weights == "auto" else ()
     return Possible(
         half=mixed == "no" and sixteen_bits(config, device) != "no",
-        fp8="fp8" in fewer_bits,
+        int8="int8" in fewer_bits,
         nf4="nf4" in fewer_bits and job.base.family in NF4_IS_WORTH_IT,
         activations_in_ram="ram" in can,
-        paged="ram" in can,
+        paged="ram" in can and reading(job, mixed) < ram_free(),
     )
+
+
+def reading(job: Job, mixed: Precision) -> int:
+    """Bytes of RAM that the base model takes while it is read."""
+    return families.size(job.base.file) * DTYPES[mixed].itemsize
 
 
 def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gauge: Gauge) -> tuple[Training, Trained]:
@@ -87,12 +92,10 @@ def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gau
         gauge: of the device, which it names.
 
     Raises:
-        OutOfMemoryError: the base model does not fit into the RAM.
         UserError: as ``trained.build``.
     """
     config, state = job.config, at.state
     family = families.get(job.base.family)
-    _check_ram(job, DTYPES[mixed])
     trained = build(family, job.base, config, DTYPES[mixed], begun=state is not None)
     _hold(trained.denoiser, savings, DTYPES[mixed], gauge.device, budget(gauge.device, config.vram_limit))
     if savings.checkpointing:  # of the denoiser: a text encoder's activations are small beside it
@@ -155,13 +158,3 @@ def _hold(model: nn.Module, savings: Savings, dtype: torch.dtype, device: torch.
         frozen.quantise(model, savings.base, "cpu" if savings.paged and size > free / 2 else device)
     if savings.paged:
         frozen.page(model, device, int(KEPT_WHILE_PAGED * size))
-
-
-def _check_ram(job: Job, dtype: torch.dtype) -> None:
-    """Whether the base model can be read at all: the system would swap for minutes, or end some program."""
-    needed, free = families.size(job.base.file) * dtype.itemsize, ram_free()
-    if needed > free + swap_free():
-        raise OutOfMemoryError(
-            f"the base model needs {needed / GB:.1f} GB of RAM while it is read, and {free / GB:.1f} GB are free",
-            "close other programs, then go on" + "; in mixed_precision: fp16 it needs half" * (dtype.itemsize == 4),
-        )

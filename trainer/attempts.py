@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +17,9 @@ from .checkpoint import Position, State
 from .config import Precision
 from .control import Requests
 from .device import card_name, precision, resolve
-from .errors import DivergedError
+from .errors import DivergedError, OutOfMemoryError
 from .events import Event, MemoryPlan, Phase, RunStarted, Warned
-from .gauge import GB, Gauge, budget, card, hold_to, swap_free
+from .gauge import GB, Gauge, budget, card, hold_to, ram_free, swap_free
 from .job import Job
 from .loop import Training, train
 from .memory import Plan, Savings
@@ -114,6 +114,8 @@ class Attempts:
         if mixed == "no" and self._savings.half:
             mixed = assembly.sixteen_bits(self._job.config, self._device)
         run = studio = plan = None
+        if (less := self._too_large_to_read(mixed)) is not None:
+            return self._with(less, "the base model is too large for the RAM", at)
         try:
             self._emit(Phase("loading the base model"))
             run, trained = assembly.put_together(self._job, at, self._savings, mixed, self._gauge)
@@ -154,6 +156,23 @@ class Attempts:
         if less is None:
             raise memory.exhausted(doing, plan, self._job.config, str(self._device))
         return self._with(less, f"out of memory while {doing}", at)
+
+    def _too_large_to_read(self, mixed: Precision) -> Savings | None:
+        """What to give up so that the base model can be read into the RAM; None if nothing needs to be.
+
+        Raises:
+            OutOfMemoryError: it cannot: the system would end some program.
+        """
+        needed, free = assembly.reading(self._job, mixed), ram_free()
+        if needed <= free:
+            return None
+        if not self._savings.half and self._possible.half:
+            return replace(self._savings, half=True)
+        what = f"the base model needs {needed / GB:.1f} GB of RAM while it is read, and {free / GB:.1f} GB are free"
+        if needed > free + swap_free():
+            raise OutOfMemoryError(what, "close other programs")
+        self._emit(Warned(f"{what}: the system will swap, which takes long; close other programs"))
+        return None
 
     def _slower(self, run: Training) -> Standing:
         """From where to go on, at half the rate."""

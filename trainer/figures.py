@@ -17,7 +17,7 @@ from . import job as jobs
 from .config import TrainConfig
 from .dataset.sampler import windows_per_epoch
 from .errors import DarkroomError
-from .events import RunStarted, Step
+from .events import MemoryPlan, RunStarted, Step
 from .job import Item
 
 GIB = 2**30
@@ -198,20 +198,25 @@ def _figure(folder: Path) -> Figure | None:
     if family not in BASES or not items:
         return None
     size = 4 if last.precision == "fp32" else 2
-    pixels = largest(items)
+    pixels, config = largest(items), job.config
+    plan = next((event for event in reversed(told) if isinstance(event, MemoryPlan)), None)
+    if plan is not None:  # what it came to is not always as configured
+        config = config.model_copy(update={"gradient_checkpointing": plan.checkpointing})
+    batch = config.batch_size if plan is None else plan.batch
+    alone = config.model_copy(update={"batch_size": batch})
     return Figure(
         family,
         last.parameters,
         last.device.partition(":")[0],
         size,
         median(event.seconds for event in steps[1:] or steps),  # the first of a process is slower than the rest
-        work(job.config, items, family, last.parameters),
+        work(config, items, family, last.parameters),
         max(event.memory for event in steps),
-        memory(job.config, pixels, family, last.parameters, size),
+        memory(alone, pixels, family, last.parameters, size),
         folder.name,
         pixels,
-        job.config.batch_size,
-        job.config.gradient_checkpointing,
+        batch,
+        config.gradient_checkpointing,
         last.card,
     )
 

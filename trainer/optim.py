@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import io
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
@@ -247,17 +246,18 @@ def kept(optimizer: torch.optim.Optimizer) -> int:
 
 def will_keep(config: TrainConfig, parameters: Sequence[torch.nn.Parameter]) -> int:
     """Bytes that a config's optimizer will keep of parameters once it has stepped, by a step on one of each shape."""
-    counts = Counter((tuple(p.shape), p.device, p.dtype) for p in parameters)
-    stand_ins = {kind: torch.nn.Parameter(torch.zeros(kind[0], device=kind[1], dtype=kind[2])) for kind in counts}
-    optimizer = make(config, list(stand_ins.values()))
+    alike: dict[tuple[int, ...], list[torch.nn.Parameter]] = {}
+    for parameter in parameters:
+        alike.setdefault(tuple(parameter.shape), []).append(parameter)
+    # Copies: what Prodigy keeps depends on whether a parameter is zero.
+    stand_ins = [torch.nn.Parameter(same[0].detach().clone()) for same in alike.values()]
+    optimizer = make(config, stand_ins)
     start(optimizer)
-    for stand_in in stand_ins.values():
-        stand_in.grad = torch.zeros_like(stand_in)
+    for stand_in in stand_ins:
+        stand_in.grad = torch.ones_like(stand_in)
     optimizer.step()
-    return sum(
-        counts[kind] * sum(value.nbytes for value in _tensors(optimizer.state[stand_in]))
-        for kind, stand_in in stand_ins.items()
-    )
+    each = [sum(value.nbytes for value in _tensors(optimizer.state[stand_in])) for stand_in in stand_ins]
+    return sum(size * len(same) for size, same in zip(each, alike.values(), strict=True))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

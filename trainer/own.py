@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from . import families
+from . import families, memory
 from .config import TrainConfig
 from .errors import ConfigError
 from .files import ContentHashes
@@ -44,8 +44,8 @@ def base(config: TrainConfig, hashes: ContentHashes) -> Base:
 class OwnEncoder:
     """The family's own encoders as a ``prepare.Encoder``, loaded when first needed.
 
-    The text encoders and the VAE are on the device one after the other, never together. Where one does not fit, it
-    works on the CPU.
+    The text encoders and the VAE are on the device one after the other, never together. A picture that does not fit
+    goes through the VAE in tiles; what still does not fit is done on the CPU.
 
     Args:
         family: of the base model.
@@ -97,17 +97,28 @@ class OwnEncoder:
             _empty(self._device)
 
     def _on_device(self, encode: Callable[[families.Encoders], T], part: str) -> T:
+        """Encodes on the device; what does not fit in tiles, if it is a picture, and then on the CPU."""
         encoders = self._load()
         other = {"vae": part != "vae", "text": part != "text"}
         try:
             encoders.to("cpu", **other).to(self._device, vae=part == "vae", text=part == "text")
             return encode(encoders)
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
+            in_tiles = part == "vae" and encoders.tile()
+            if not in_tiles and self._device.type == "cpu":
+                raise
+        # Here the error is gone, and with it the frames that held what was being computed.
+        if in_tiles:
+            self._say(f"large pictures do not fit through the VAE on {self._device}: they go through it in tiles")
+        else:
             self._say(f"encoding and decoding do not fit on {self._device}: the CPU does it, which takes longer")
             encoders.to("cpu")
-            _empty(self._device)
+        _empty(self._device)
+        if not in_tiles:
             self._device = torch.device("cpu")
-            return encode(encoders)
+        return self._on_device(encode, part)
 
     def _load(self) -> families.Encoders:
         if self._encoders is None:

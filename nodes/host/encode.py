@@ -12,6 +12,7 @@ import torch
 
 from ...trainer.errors import HostError
 from ...trainer.files import digest
+from . import memory
 from .base_model import patches_hash
 
 SDXL_POOLED = 1280
@@ -63,13 +64,14 @@ class HostEncoder:
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """[1, 3, H, W] in 0..1 -> [1, 4, H/8, W/8], fp32: the posterior's mode, unscaled."""
-        return self._vae.encode(pixels.movedim(1, -1)).float().cpu()
+        # ComfyUI's VAE works in tiles by itself where the picture does not fit.
+        return memory.with_room(lambda: self._vae.encode(pixels.movedim(1, -1))).float().cpu()
 
     def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
         """``hidden`` [1, 77 n, D]; of SDXL ``pooled`` too. Brackets are letters, and ``embedding:`` is a word."""
         with _embeddings_off(self._clip.tokenizer):
             tokens = self._clip.tokenize(caption, disable_weights=True)
-        hidden, pooled = self._clip.encode_from_tokens(tokens, return_pooled=True)
+        hidden, pooled = memory.with_room(lambda: self._clip.encode_from_tokens(tokens, return_pooled=True))
         fits = hidden.ndim == 3 and hidden.shape[-1] == self._width
         if not fits or (self._pooled and (pooled is None or pooled.shape[-1] != SDXL_POOLED)):
             loader = "both with Dual CLIP Loader (type sdxl)" if self._pooled else "one with Load CLIP"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 import comfy.model_management as management
 import torch
 
+from ...trainer.memory import ran_out
+
+T = TypeVar("T")
 log = logging.getLogger("lora-darkroom")
 LITTLE = 2 * 2**30
 
@@ -20,7 +24,22 @@ def make_room(note: Callable[[str], None]) -> None:
     if keeps_models_on_the_card():
         note("ComfyUI was started with --highvram or --gpu-only: its models stay on the card beside the training")
     elif free < LITTLE:
-        note(f"only {free / 2**30:.1f} GB are free on {device()}: the training may not fit")
+        note(
+            f"only {free / 2**30:.1f} GB are free on {device()}: the training gives up what does not fit, step by step"
+        )
+
+
+def with_room(encode: Callable[[], T]) -> T:
+    """What a model of ComfyUI's encodes; if memory is out, once more when all its models have left the card."""
+    try:
+        return encode()
+    except Exception as error:
+        if not ran_out(error):
+            raise
+    # Here the error is gone, and with it the frames that held what was being computed.
+    log.warning("out of memory while encoding: once more, with ComfyUI's models off the card")
+    _free()
+    return encode()
 
 
 def device() -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.test_run import lora_of, relative, stop_at
-from trainer import assembly, attempts, checkpoint, events, gauge, memory, run
+from tests.trainer.test_run import lora_of, losses, relative, stop_at
+from trainer import assembly, attempts, checkpoint, events, families, figures, gauge, memory, run
 from trainer.averages import Averages
 from trainer.config import TrainConfig
 from trainer.events import (
@@ -190,6 +190,67 @@ def test_nothing_is_done_twice_and_requests_are_not_asked_again(busy: TrainConfi
     assert [e.step for e in seen if isinstance(e, Sample)] == [4, 8, 12]
 
 
+def test_every_rung_trains(config: TrainConfig, monkeypatch: Patch, tmp_path: Path) -> None:
+    """The whole ladder of an SDXL, down to the last rung, with all that a CPU can do of it."""
+    base = families.get("sdxl").tiny(tmp_path / "xl.safetensors", 0)
+    settings = {"base_model": base.as_posix(), "gradient_checkpointing": False, "epochs": 2}
+    plain = config.but(**settings, output_dir=(tmp_path / "plain").as_posix())
+    reference: list[Event] = []
+    run.start(plain, [reference.append])
+
+    monkeypatch.setattr(
+        assembly, "possible", lambda *_: memory.Possible(int8=True, nf4=True, activations_in_ram=True, paged=True)
+    )
+    out_of_memory(monkeypatch, Diffusion, "batch", *range(1, 7))  # each attempt's first
+    seen: list[Event] = []
+    assert isinstance(run.start(config.but(**settings), [seen.append]), RunFinished)
+    assert len(said(seen)) == 6
+    result = json.loads((config.output_dir / "result.json").read_text())["memory"]
+    assert result["savings"] == {
+        "half": False, "batch": 1, "checkpointing": True, "base": "nf4", "activations_in_ram": True, "paged": True
+    }  # fmt: skip
+    (planned,) = (e for e in seen if isinstance(e, MemoryPlan))
+    assert (
+        planned.how == "fp32 on a base in nf4, 1 at a time, checkpointing, activations in RAM, base in RAM, by blocks"
+    )
+    assert losses(seen) == pytest.approx(losses(reference), rel=0.1), "of weights that are rounded, but the same"
+    assert losses(seen) != pytest.approx(losses(reference), rel=1e-6)
+
+
+def test_what_keeps_things_in_ram_changes_nothing(busy: TrainConfig, monkeypatch: Patch, once: list[Story]) -> None:
+    _, lora, _ = unbroken(busy, once)
+    monkeypatch.setattr(assembly, "possible", lambda *_: memory.Possible(activations_in_ram=True, paged=True))
+    out_of_memory(monkeypatch, Diffusion, "batch", 1, 4, 9, 15)
+    seen: list[Event] = []
+    assert isinstance(run.start(busy, [seen.append]), RunFinished)
+    assert len(said(seen)) == 4
+    assert said(seen)[-1].endswith("block by block on the card (the same result, slower)")
+    assert relative(lora_of(busy), lora) < 1e-5
+
+
+def test_what_was_measured_is_told_of_what_the_run_came_to(busy: TrainConfig, monkeypatch: Patch) -> None:
+    """Estimates of other runs are reckoned from it."""
+    out_of_memory(monkeypatch, Diffusion, "batch", 1, 2)
+    run.start(busy.but(epochs=1), [])
+    (figure,) = figures.own(busy.output_dir.parent, "cpu")
+    assert (figure.batch, figure.checkpointing) == (1, True)
+
+
+def test_attention_never_makes_the_matrix_of_all_pairs(busy: TrainConfig, monkeypatch: Patch) -> None:
+    """SDPA, which is the first thing to save memory, is on in any case."""
+    calls = 0
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def attend(*args: Any, **more: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return real(*args, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    run.start(busy.but(max_steps=1, validation_steps=0, sample_every=0, sample_prompts=[]), [])
+    assert calls > 0
+
+
 def test_a_run_goes_down_the_ladder_and_then_says_what_only_the_user_may_change(
     busy: TrainConfig, monkeypatch: Patch
 ) -> None:
@@ -297,13 +358,22 @@ def test_a_plan_beyond_what_can_be_given_up_is_refused_on_a_cpu_and_tried_where_
 
 
 def test_a_base_model_larger_than_the_ram_is_not_read(config: TrainConfig, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(assembly, "ram_free", lambda: 2**20)
-    monkeypatch.setattr(assembly, "swap_free", lambda: 0)
-    seen: list[Event] = []
-    end = run.start(config, [seen.append])
+    monkeypatch.setattr(attempts, "ram_free", lambda: 2**20)
+    monkeypatch.setattr(attempts, "swap_free", lambda: 0)
+    end = run.start(config.but(epochs=1), [])
     assert isinstance(end, RunFailed)
     assert "GB of RAM while it is read, and 0.0 GB are free" in end.message
-    assert "mixed_precision: fp16" in end.cure
+    seen: list[Event] = []
+    monkeypatch.setattr(attempts, "swap_free", lambda: GB)
+    assert isinstance(run.start(config.but(epochs=1), [seen.append]), RunFinished)
+    assert any("the system will swap" in e.message for e in seen if isinstance(e, Warned))
+    seen.clear()
+    monkeypatch.setattr(assembly, "possible", lambda *_: memory.Possible(half=True))
+    monkeypatch.setattr(assembly, "sixteen_bits", lambda *_: "bf16")
+    run.start(config.but(epochs=1, output_dir=f"{config.output_dir} 2"), [seen.append])
+    (line,) = said(seen)
+    assert line == "the base model is too large for the RAM: going on with the base model in bf16 (half its memory)"
+    assert next(e.precision for e in seen if isinstance(e, MemoryPlan)) == "bf16"
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

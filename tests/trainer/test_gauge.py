@@ -70,6 +70,25 @@ def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert gauge.ram_free() > 0
 
 
+def test_a_card_s_limit_has_room_for_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a GB of a limit, and of what is free, is left: torch does not count the context."""
+    card = torch.device("cuda")
+    held: list[tuple[float, int]] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 * GB, 80 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * GB)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, n: held.append((share, n)))
+    assert gauge.budget(card) == 65 * GB - MARGIN
+    assert gauge.budget(card, 8.0) == 8 * GB - MARGIN
+    assert gauge.budget(card, 90.0) == 65 * GB - MARGIN
+    gauge.hold_to(card, None)
+    gauge.hold_to(CPU, 8.0)
+    assert held == []
+    gauge.hold_to(card, 8.5)
+    gauge.hold_to(torch.device("cuda:1"), 90.0)
+    assert held == [(0.1, 3), (1.0, 1)]
+
+
 def test_what_there_is_includes_what_is_taken_and_stays_below_a_limit() -> None:
     free = gauge.budget(CPU)
     taken = Gauge(CPU).now()

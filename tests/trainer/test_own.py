@@ -49,10 +49,13 @@ def test_with_a_warm_cache_nothing_is_loaded_before_the_first_sample(base: Base)
 
 
 class Watched:
-    """Encoders that note where they are moved, and do not fit on the device."""
+    """Encoders that note where they are moved, and do not fit on the device, or pictures only in tiles."""
+
+    tiles_fit = False
 
     def __init__(self, fits: bool) -> None:
         self.fits, self.vae, self.text, self.seen = fits, "cpu", "cpu", []
+        self.tiled = False
 
     def to(self, device: Any, *, vae: bool = True, text: bool = True) -> Watched:
         self.vae = str(device) if vae else self.vae
@@ -61,7 +64,7 @@ class Watched:
 
     def _encode(self) -> str:
         self.seen.append((self.vae, self.text))
-        if "cuda" in (self.vae, self.text) and not self.fits:
+        if "cuda" in (self.vae, self.text) and not (self.fits or (self.tiled and self.tiles_fit)):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return "encoded"
 
@@ -73,6 +76,10 @@ class Watched:
 
     def decode_latents(self, latents: Any) -> str:
         return self._encode()
+
+    def tile(self) -> bool:
+        before, self.tiled = self.tiled, True
+        return not before
 
     def drop_text(self) -> None:
         self.text = "gone"
@@ -101,6 +108,36 @@ def test_the_vae_decodes_on_the_device_and_leaves_it_at_once(base: Base, monkeyp
     assert encoder.decode(torch.zeros(1, 4, 8, 8)) == "encoded"
     assert encoders.seen == [("cuda", "cpu")]
     assert encoders.vae == "cpu"
+
+
+def test_a_picture_that_does_not_fit_goes_through_in_tiles_and_only_then_on_the_cpu(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, encoders, said = watched(base, monkeypatch, fits=False)
+    encoders.tiles_fit = True
+    assert encoder.encode_image(torch.zeros(1, 3, 64, 64)) == "encoded"
+    assert encoder.decode(torch.zeros(1, 4, 8, 8)) == "encoded"
+    assert encoders.seen == [("cuda", "cpu")] * 3
+    assert said == ["large pictures do not fit through the VAE on cuda: they go through it in tiles"]
+    encoders.tiles_fit = False
+    assert encoder.encode_image(torch.zeros(1, 3, 64, 64)) == "encoded"
+    assert encoders.seen[3:] == [("cuda", "cpu"), ("cpu", "cpu")]
+    assert said[1:] == ["encoding and decoding do not fit on cuda: the CPU does it, which takes longer"]
+
+
+def test_in_tiles_a_large_picture_is_encoded_as_at_once_but_for_the_seams(base: Base) -> None:
+    encoders = FAMILY.load_encoders(base.file)
+    smooth = torch.linspace(0, 1, 768).expand(1, 3, 640, 768)
+    small = smooth[..., :512, :512]
+    whole, alone = encoders.encode_images(smooth), encoders.encode_images(small)
+    assert encoders.tile()
+    assert not encoders.tile()
+    tiled = encoders.encode_images(smooth)
+    assert tiled.shape == whole.shape
+    assert not torch.equal(tiled, whole)
+    assert (tiled - whole).abs().mean() < 0.05 * whole.std()
+    assert torch.equal(encoders.encode_images(small), alone), "what is no larger than a tile is as before"
+    assert encoders.decode_latents(tiled).shape == smooth.shape
 
 
 def test_what_does_not_fit_is_done_on_the_cpu_and_said(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,10 +277,10 @@ class TrainConfig(BaseModel):
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?)$",
     )
 
-    base_weights: Literal["auto", "full", "fp8", "nf4"] = field(
+    base_weights: Literal["auto", "full", "int8", "fp8", "nf4"] = field(
         "auto",
-        "How the base model is held: full; fp8 or nf4 (half of its memory, or a third; its weights are rounded). auto: "
-        "full, and less where memory is short.",
+        "How the base model is held: full; int8 or fp8 (half of its memory; its weights are rounded, in fp8 four times "
+        "as far), nf4 (a third, rounded further). auto: full, and less where memory is short.",
     )
     vram_limit: float | None = field(
         None,

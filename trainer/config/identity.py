@@ -24,7 +24,7 @@ _ONLY_IF: dict[str, Callable[[TrainConfig], Any]] = {
     "lr_cycles": lambda config: config.schedule == "cosine_with_restarts",
     "lr_power": lambda config: config.schedule == "polynomial",
     # auto is the same run, whatever the memory was.
-    "base_weights": lambda config: config.base_weights in ("fp8", "nf4"),
+    "base_weights": lambda config: config.base_weights not in ("auto", "full"),
     "huber_delta": lambda config: config.loss_type == "huber",
 }
 # What a field means where it is empty, by what the base model predicts.

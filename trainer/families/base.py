@@ -92,6 +92,10 @@ class Encoders(Protocol):
         """Moves them to a device, in place: all, or the VAE or the text encoders alone."""
         ...
 
+    def tile(self) -> bool:
+        """Has the VAE see a large picture in tiles from now on: less memory, other numbers. False: it does already."""
+        ...
+
     def drop_text(self) -> None:
         """Lets go of the text encoders: captions can no longer be encoded."""
         ...

@@ -10,6 +10,8 @@ from torch import nn
 
 from .clip_text import ClipText
 
+TILE = 512  # pixels
+
 
 class StableDiffusionEncoders:
     """A VAE and text encoders, in fp32.
@@ -23,6 +25,7 @@ class StableDiffusionEncoders:
 
     def __init__(self, vae: nn.Module, texts: Mapping[str, ClipText], scale: float = 1.0, shift: float = 0.0) -> None:
         self.vae: Any = vae
+        self._tiled = False
         self.texts = texts
         self.scale, self.shift = scale, shift
         self.text_models: Mapping[str, nn.Module] = {name: text.model for name, text in texts.items()}
@@ -31,6 +34,7 @@ class StableDiffusionEncoders:
         """[B, 3, H, W] in 0..1 -> [B, 4, H/8, W/8], fp32, on the CPU: the mode of the posterior, unscaled."""
         if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.shape[2] % 8 or pixels.shape[3] % 8:
             raise ValueError(f"pixels must be [B, 3, H, W] with sides in multiples of 8, not {list(pixels.shape)}")
+        self.vae.use_tiling = self._tiled and max(pixels.shape[2:]) > TILE
         with torch.no_grad():
             encoded = self.vae.encode(pixels.to(self._device, torch.float32) * 2.0 - 1.0)
         own = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
@@ -38,6 +42,7 @@ class StableDiffusionEncoders:
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, 4, h, w] unscaled -> [B, 3, 8 h, 8 w] in 0..1, fp32, on the CPU."""
+        self.vae.use_tiling = self._tiled and 8 * max(latents.shape[2:]) > TILE
         with torch.no_grad():
             own = (latents.to(self._device, torch.float32) - self.shift) * self.scale
             return ((self.vae.decode(own).sample + 1.0) / 2.0).clamp(0.0, 1.0).cpu()
@@ -66,6 +71,14 @@ class StableDiffusionEncoders:
         for model in self.text_models.values() if text else ():
             model.to(device)
         return self
+
+    def tile(self) -> bool:
+        """Has the VAE see what is larger than 512 pixels in tiles that overlap. False: it does already."""
+        if self._tiled:
+            return False
+        self._tiled = True
+        self.vae.tile_sample_min_size, self.vae.tile_latent_min_size = TILE, TILE // 8  # its own are up to 1024
+        return True
 
     def drop_text(self) -> None:
         """Lets go of the text encoders: captions can no longer be encoded."""

@@ -106,7 +106,7 @@ SECTIONS: dict[str, dict[str, Comments]] = {
         "What it runs on.": {
             "mixed_precision": "auto, no, fp16 or bf16; on a CPU fp16 becomes fp32. `use_fp16: true` means fp16 too",
             "device": "auto, cpu, cuda, cuda:1, mps, xpu",
-            "base_weights": "auto (less where memory is short), full, fp8 or nf4 (half, a third; rounded)",
+            "base_weights": "auto (less where memory is short), full, int8 (half), fp8 (half, coarser), nf4 (a third)",
             "vram_limit": "GB of the card to use at most; empty: what is free",
         },
         "What you see of it. None of these changes the LoRA.": {

@@ -68,7 +68,9 @@ def test_models_go_before_the_memory_is_looked_at(room: Callable[[Card], tuple[A
 
 def test_little_memory_is_said(room: Callable[[Card], tuple[Any, list[str]]]):
     """--lowvram and --normalvram alike: ComfyUI's models go to the RAM."""
-    assert room(Card(8 * GB, 7 * GB))[1] == ["only 1.0 GB are free on cuda:0: the training may not fit"]
+    assert room(Card(8 * GB, 7 * GB))[1] == [
+        "only 1.0 GB are free on cuda:0: the training gives up what does not fit, step by step"
+    ]
     assert room(Card(8 * GB, 6 * GB))[1] == []
 
 
