@@ -182,10 +182,12 @@ def _stamp(folder: Path) -> tuple[int, int]:
 
 
 def _figure(folder: Path) -> Figure | None:
-    last, steps = None, []
+    last, plan, steps = None, None, []
     for event in events.read(folder / "events.jsonl")[0]:
         if isinstance(event, RunStarted):  # a process before may have had another card, or another batch
-            last, steps = event, []
+            last, plan, steps = event, None, []
+        elif isinstance(event, MemoryPlan):
+            plan = event
         elif isinstance(event, Step) and event.seconds > 0:
             steps.append(event)
     if last is None or not steps or not runfolder.read_result(folder):
@@ -199,7 +201,6 @@ def _figure(folder: Path) -> Figure | None:
         return None
     size = 4 if last.precision == "fp32" else 2
     pixels, config = largest(items), job.config
-    plan = next((event for event in reversed(told) if isinstance(event, MemoryPlan)), None)
     if plan is not None:  # what it came to is not always as configured
         config = config.model_copy(update={"gradient_checkpointing": plan.checkpointing})
     batch = config.batch_size if plan is None else plan.batch

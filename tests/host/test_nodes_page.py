@@ -238,7 +238,7 @@ def test_an_estimate_in_words(words: Callable[..., Any]):
     assert "about 2 min on NVIDIA H100" in first
     assert before == "before that, once: encoding pictures and captions, about 80 s"
     assert how == "as your run 0123... did on this card"
-    assert warning.startswith("that is more than NVIDIA H100 has (1.2 GB); in less memory: ")
+    assert warning.startswith("that is more than NVIDIA H100 has (1.2 GB): the training will give up ")
     for seconds, text in (
         (0.2, "1 s"), (66, "66 s"), (119, "2 min"), (4000, "67 min"), (7100, "2 h"), (12000, "3 h 20 min"),
         (300_000, "3.5 days"),

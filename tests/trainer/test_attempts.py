@@ -232,7 +232,7 @@ def test_what_was_measured_is_told_of_what_the_run_came_to(busy: TrainConfig, mo
     """Estimates of other runs are reckoned from it."""
     out_of_memory(monkeypatch, Diffusion, "batch", 1, 2)
     run.start(busy.but(epochs=1), [])
-    (figure,) = figures.own(busy.output_dir.parent, "cpu")
+    (figure,) = figures.own(busy.output_dir.parent, "cpu", "")
     assert (figure.batch, figure.checkpointing) == (1, True)
 
 
