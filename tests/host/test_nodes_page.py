@@ -55,11 +55,12 @@ def page(comfy: ComfyServer, nodes_2: bool) -> Iterator[Page]:
 
 
 @pytest.fixture
-def chinese(page: Page) -> Iterator[Page]:
+def chinese(page: Page, comfy: ComfyServer) -> Iterator[Page]:
     """The page in Chinese."""
     page.evaluate(SPEAK, "zh")
     page.wait_for_timeout(1000)
-    page.reload(wait_until="domcontentloaded")
+    page.goto("about:blank")  # its address names a graph that is gone
+    page.goto(comfy.url, wait_until="domcontentloaded")
     wait_until_ready(page)
     page.evaluate("() => app.graph.clear()")
     page.wait_for_timeout(500)
