@@ -146,9 +146,9 @@ def shown_pictures(page: Page) -> dict[str, int]:
 def check_pictures(page: Page, wanted: dict[str, int]) -> None:
     """That ``shown_pictures`` are these; they come one by one after a run."""
     deadline = time.monotonic() + 20
-    while shown_pictures(page) != wanted and time.monotonic() < deadline:
+    while (shown := shown_pictures(page)) != wanted:
+        assert time.monotonic() < deadline, f"the page shows {shown}, expected {wanted}"
         page.wait_for_timeout(100)
-    assert shown_pictures(page) == wanted
 
 
 def set_widgets(page: Page, **values: Any) -> None:
