@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -19,7 +18,7 @@ from .control import Requests
 from .device import card_name, precision, resolve
 from .errors import DivergedError, OutOfMemoryError
 from .events import Event, MemoryPlan, Phase, RunStarted, Warned
-from .gauge import GB, Gauge, budget, card, hold_to, ram_free, swap_free
+from .gauge import GB, Gauge, budget, hold_to, ram_free, release, swap_free
 from .job import Job
 from .loop import Training, train
 from .memory import Plan, Savings
@@ -104,7 +103,7 @@ class Attempts:
         del self._begin
         while isinstance(outcome, Standing):
             outcome = self._attempt(outcome)
-            self._free()
+            release(self._device)
         return outcome
 
     def _attempt(self, at: Standing) -> Result | Standing | None:
@@ -119,6 +118,7 @@ class Attempts:
             self._emit(Phase("loading the base model"))
             run, trained = assembly.put_together(self._job, at, self._savings, mixed, self._gauge)
             studio = Studio(self._job, self._folder, run, trained, self._emit, self._requests, self._decode)
+            release(self._device)  # of what reading the base took
             self._gauge.begin()
             with assembly.computing(trained, mixed):
                 run.doing = "trying a step"
@@ -146,7 +146,7 @@ class Attempts:
 
     def _lighter(self, at: Standing, run: Training | None, studio: Studio | None, plan: Plan | None) -> Standing:
         """From where to go on, and with less."""
-        self._free()
+        release(self._device)
         if run is None or studio is None:
             doing, less = "loading the base model", memory.lighter_base(self._savings, self._possible)
         else:
@@ -279,8 +279,3 @@ class Attempts:
             "plan": asdict(plan),
             "savings": asdict(self._savings),
         }
-
-    def _free(self) -> None:
-        gc.collect()
-        if (own := card(self._device)) is not None:
-            own.empty_cache()

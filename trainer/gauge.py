@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
@@ -72,6 +74,8 @@ class Gauge:
                 yield grown
             grown.append(counted.most)
             return
+        if self._card is None:
+            _trim()  # else the piece grows into what was freed before it, unseen
         self._reset()
         before = self.now()
         yield grown
@@ -136,6 +140,14 @@ def hold_to(device: torch.device, limit: float | None) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, (limit * GB - MARGIN) / total), number)
 
 
+def release(device: torch.device) -> None:
+    """Gives back what nothing holds any more: to the card, and to the system."""
+    gc.collect()
+    if (own := card(device)) is not None:
+        own.empty_cache()
+    _trim()
+
+
 def ram_free() -> int:
     """Bytes of RAM that can be taken before the system begins to swap; of a container, within its limit."""
     import psutil
@@ -187,6 +199,12 @@ def _clear() -> bool:
     except OSError:
         return False
     return True
+
+
+def _trim() -> None:
+    """Has glibc give back what is freed; it keeps that for later, which looks like a need of the process itself."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class _Counted(TorchDispatchMode):

@@ -382,3 +382,20 @@ def test_the_failure_of_a_worker_is_the_nodes_error(comfy: ComfyServer):
         comfy.run({**demo_loader(), **explosive})
     assert caught.value.details["node_type"] == "Darkroom_TrainLoRA"
     assert "learning_rate" in caught.value.details["exception_message"]
+
+
+def test_what_does_not_fit_is_given_up_before_the_first_step_and_said_on_the_node(comfy: ComfyServer):
+    """On this CPU the limit is one of RAM: the worker itself takes half a GB."""
+    config = {"batch_size": 48, "gradient_checkpointing": False, "base_weights": "full", "vram_limit": 1.0, "epochs": 2}
+    graph = training(**config)
+    graph["data"]["inputs"]["repeats"] = 4
+    outputs = comfy.run(graph)
+    (text,) = outputs["train"]["text"]
+    assert text.startswith("2 steps")
+    assert "GB, and 1.0 are free: going on with " in text
+    assert "memory      " in text
+    assert " GB of 1.0: base 0.0, adapter 0.0, activations " in text
+    assert "trained in  " in text
+    result = json.loads((runs(comfy) / run_id(outputs) / "result.json").read_text("utf-8"))["memory"]
+    assert result["planned"] <= 2**30
+    assert result["savings"] != {**result["savings"], "half": False, "batch": 48}

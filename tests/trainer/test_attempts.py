@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import REPO
 from tests.trainer.test_run import lora_of, losses, relative, stop_at
 from trainer import assembly, attempts, checkpoint, events, families, figures, gauge, memory, run
 from trainer.averages import Averages
@@ -453,3 +456,20 @@ def test_three_times_is_enough_and_the_error_has_the_cure(config: TrainConfig, m
     assert "lower learning_rate" in end.cure
     told = [e.message for e in seen if isinstance(e, Warned) and "half the learning rate" in e.message]
     assert [line.partition("back to ")[2].partition(",")[0] for line in told] == ["the beginning"] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux begins a process' peak anew")
+def test_on_a_cpu_the_plan_is_within_a_tenth_of_the_peak(config: TrainConfig) -> None:
+    """Of a process of its own: the memory of this one's other tests would count as its own."""
+    settings = config.but(
+        base_model=(REPO / "trainer" / "demo" / "base.safetensors").as_posix(), epochs=1, repeats=40, max_steps=3,
+        batch_size=32, gradient_checkpointing=False, validation_steps=3, sample_every=3, sample_prompts=["a house"],
+        sample_inference_steps=1,
+    )  # fmt: skip
+    file = config.train_data_dir.with_name("config.yaml")
+    file.write_text(settings.to_yaml(), encoding="utf-8")
+    command = [sys.executable, "-m", "trainer", "train", "--config", str(file)]
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    found = json.loads((config.output_dir / "result.json").read_text(encoding="utf-8"))["memory"]
+    assert found["plan"]["activations"] > found["planned"] / 4, "enough for the plan to matter"
+    assert found["planned"] == pytest.approx(found["peak"], rel=0.1)

@@ -45,8 +45,8 @@ _SIZES = {
     ("sdxl", 24): (2, 2, True),
 }
 _WARNINGS = {
-    ("sdxl", 6): "By our reckoning it does not fit: the base model alone takes 5.1 GB. Try it, else lower resolution.",
-    ("sdxl", 8): "By our reckoning it fits, but only just: close whatever else uses the card.",
+    ("sdxl", 6): "The base model alone takes 5.1 GB, so it will be held in int8: see base_weights.",
+    ("sdxl", 8): "It fits, but only just: close whatever else uses the card.",
 }
 _NOT_RUN = "Not yet run on a card."
 _GUIDE: dict[str, Any] = {
