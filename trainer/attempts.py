@@ -84,9 +84,10 @@ class Attempts:
         if why:
             emit(Warned(why))
         self._possible = assembly.possible(job, self._mixed, self._device)
-        self._of = {  # a run that is given other settings, or another card, begins anew with what it gives up
+        self._of = {  # another run in this folder, other settings, another card: it begins anew with what it gives up
             **{name: getattr(config, name) for name in _DECIDE},
             "device": f"{self._device} {card_name(self._device)}".strip(),
+            "run": job.run_id,
         }
         begins = assembly.begins(config, self._mixed, self._device)
         self._savings: Savings = memory.remembered(folder, self._of) or begins

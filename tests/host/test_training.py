@@ -387,7 +387,7 @@ def test_the_failure_of_a_worker_is_the_nodes_error(comfy: ComfyServer):
 def test_what_does_not_fit_is_given_up_before_the_first_step_and_said_on_the_node(comfy: ComfyServer):
     """On this CPU the limit is one of RAM: the worker itself takes half a GB."""
     config = {"batch_size": 48, "gradient_checkpointing": False, "base_weights": "full", "vram_limit": 1.0, "epochs": 2}
-    graph = training(**config)
+    graph = {**demo_loader(), **training(**config)}
     graph["data"]["inputs"]["repeats"] = 4
     outputs = comfy.run(graph)
     (text,) = outputs["train"]["text"]

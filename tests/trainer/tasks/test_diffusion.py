@@ -435,6 +435,16 @@ def test_without_a_seed_of_its_own_each_prompt_has_other_noise(cache: Cache, fam
     assert [drawn["seed"] for drawn in family.sampled] == [11, 12]
 
 
+def test_the_probe_draws_the_prompt_with_the_most_pixels_in_one_step(cache: Cache, family: Family) -> None:
+    """Guidance draws two pictures at once, so it counts twice."""
+    job = job_of(cache, sample_inference_steps=7, sample_guidance=3.5)
+    small = replace(job.prompts[0], width=128, height=64, guidance=None)
+    large = replace(job.prompts[0], width=192, height=64, guidance=1.0)
+    task_of(replace(job, prompts=(large, small)), family, cache).probe(Model())
+    (drawn,) = family.sampled
+    assert (drawn["width"], drawn["guidance"], drawn["steps"]) == (128, 3.5, 1)
+
+
 # --- sizes, flips, masks, weights
 
 
