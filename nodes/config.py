@@ -78,6 +78,13 @@ class LoRATrainConfig(io.ComfyNode):
                     "over yaml_file, but not over wired inputs.",
                 ),
                 *(_input(field, NAMES[field]) for field in ADDED),
+                io.Boolean.Input(
+                    "auto",
+                    default=False,
+                    optional=True,
+                    tooltip="Choose rank, rate, length, batch and resolution by the pictures and the card: Train LoRA "
+                    "says what and why. What is wired or given by YAML stays; these widgets then do not count.",
+                ),
             ],
             outputs=[
                 ConfigType.Output(display_name="config", tooltip="For Train LoRA."),

@@ -1,6 +1,7 @@
 """LoRA Train Config's inputs and TrainConfig's fields: from the one to the other and back, and YAML between them.
 
-What wins: an input that is wired, then the pasted YAML, then the YAML file, then the widgets.
+What wins: an input that is wired, then the pasted YAML, then the YAML file, then the widgets. With ``auto`` the widgets
+of the fields that may be ``auto`` do not count: the pictures and the card decide, where Train LoRA knows them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..trainer import config as configs
 from ..trainer import yaml_text
-from ..trainer.config import TrainConfig
+from ..trainer.config import AUTO, AUTO_FIELDS, TrainConfig
 from ..trainer.errors import ConfigError
 from ..trainer.setup import presets, template
 
@@ -44,7 +45,7 @@ EMPTY: dict[str, Any] = {
     "vram_limit": 0.0,
 }
 """Fields that may be empty: the input's value that says so."""
-AUTO = -1
+BY_ITSELF = -1
 """``warmup_steps: auto`` as a number."""
 IN_SIGHT = ("epochs", "lora_rank", "learning_rate", "batch_size", "resolution", "seed")
 _ADVANCED = (
@@ -115,9 +116,12 @@ def resolve(inputs: Mapping[str, Any], wired: Collection[str], read: Reader) -> 
     shown = _fields(inputs)
     layers = _layers(inputs, read)
     given = {name: value for layer in layers for name, value in layer.items()}
-    kept = {field for field in given if NAMES.get(field) in wired}
+    kept = {field for field in given if NAMES.get(field, field) in wired}
     values = {**shown, **{name: value for name, value in given.items() if name not in kept}}
     notes = []
+    if values["auto"] is True:
+        fixed = {*given} | {field for field, name in NAMES.items() if name in wired}
+        values |= {field: value for field, value in configs.all_auto().items() if field not in fixed}
     if values["sample_every"] == 0:
         values["sample_every"] = _ONLY_AT_THE_END
         notes.append("sample_every: 0: the samples of the last step are drawn all the same, for Train LoRA's output")
@@ -128,21 +132,24 @@ def resolve(inputs: Mapping[str, Any], wired: Collection[str], read: Reader) -> 
     config = configs.parse(values, source=f"{SOURCE}, with its YAML," if layers else SOURCE)
     plain = config.to_plain()
     counting = {name: plain[name] for name in NAMES}
+    if config.auto:
+        names = ", ".join(NAMES[field] for field in configs.all_auto() if plain[field] == AUTO)
+        notes.append(f"chosen by the pictures and the card, which Train LoRA knows: {names}")
     return Resolved(config, counting, [*_told(given, kept, shown, counting), *notes])
 
 
 def widgets(config: TrainConfig) -> dict[str, Any]:
     """The inputs' values for a config, in the order of its fields."""
-    return {name: _widget(field, config.to_plain()[field]) for field, name in NAMES.items()}
+    plain = config.to_plain()
+    shown = {name: _widget(field, plain[field]) for field, name in NAMES.items()}
+    return {**shown, "auto": bool(config.auto)}
 
 
 def preset_widgets() -> dict[str, dict[str, Any]]:
     """By name: what each preset of ``configs/`` fills in. What is the user's own (prompts, folders, seed) it leaves."""
-    found = {}
-    for name in preset_names():
-        filled = widgets(configs.load(_preset(name)))
-        found[name] = {NAMES[field]: filled[NAMES[field]] for field in NAMES if field not in _OWN}
-    return found
+    own = {NAMES[field] for field in _OWN}
+    filled = {preset: widgets(configs.load(_preset(preset))) for preset in preset_names()}
+    return {preset: {name: one for name, one in every.items() if name not in own} for preset, every in filled.items()}
 
 
 def preset_names() -> list[str]:
@@ -190,13 +197,13 @@ def _fields(inputs: Mapping[str, Any]) -> dict[str, Any]:
             faults += [f"{name}: {problem}" for problem in error.problems]
     if faults:
         raise ConfigError(faults, SOURCE)
-    return found
+    return {**found, "auto": bool(inputs.get("auto"))}
 
 
 def _value(field: str, value: Any) -> Any:
     """From an input's value to a field's."""
     if field == "warmup_steps":
-        return "auto" if value == AUTO else value
+        return AUTO if value == BY_ITSELF else value
     if field == "sample_prompts":
         return [_prompt(line.strip()) for line in value.splitlines() if line.strip()]
     if field in LISTS:
@@ -210,8 +217,10 @@ def _value(field: str, value: Any) -> Any:
 
 def _widget(field: str, value: Any) -> Any:
     """From a field's plain value to an input's."""
+    if field in AUTO_FIELDS and value == AUTO:
+        value = TrainConfig.model_fields[field].default
     if field == "warmup_steps":
-        return AUTO if value == "auto" else value
+        return BY_ITSELF if value == AUTO else value
     if field == "sample_prompts":
         return "\n".join(one if _is_a_line(one) else yaml_text.line(_as_mapping(one)) for one in value)
     if field in LISTS:
@@ -261,7 +270,7 @@ def _told(
     if replaced:
         notes.append(f"the YAML wins over the widgets: {', '.join(replaced)}")
     if kept:
-        wires = ", ".join(NAMES[field] for field in given if field in kept)
+        wires = ", ".join(NAMES.get(field, field) for field in given if field in kept)
         notes.append(f"wired inputs win over the YAML: {wires}")
     decided: dict[str, list[str]] = {}
     for field in given:

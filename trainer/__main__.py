@@ -97,6 +97,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="set a field of the config, such as lora_rank=16 (can be given again)",
     )
     parser.add_argument("--epochs", type=int, metavar="N", help="the same as --set epochs=N")
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="let the images and the card decide rank, rate, length, batch and the like, whatever the file says of "
+        "them; what --set gives stays",
+    )
     parser.set_defaults(run=_train)
 
 
@@ -109,6 +115,10 @@ def _train(args: argparse.Namespace) -> int:
     changes = dict(_setting(text) for text in args.set)
     if args.epochs is not None:
         changes["epochs"] = args.epochs
+    if args.auto and args.resume:
+        raise ConfigError(["--auto: what a run began with stays; leave it out"], "the command line")
+    if args.auto:
+        changes = configs.all_auto() | changes
     # Imported when needed: a mistake in the config is told at once, without torch and diffusers.
     config = configs.load(args.config, overrides=changes) if args.config else None
     from . import job as jobs

@@ -40,7 +40,7 @@ def error_of(action: Callable[[], Any]) -> Any:
 
 
 def test_every_field_is_an_input_or_decided_by_the_graph(settings: Any):
-    assert settings.NAMES.keys() | settings.DECIDED.keys() == TrainConfig.model_fields.keys()
+    assert settings.NAMES.keys() | settings.DECIDED.keys() | {"auto"} == TrainConfig.model_fields.keys()
     assert not settings.NAMES.keys() & settings.DECIDED.keys()
     assert all(settings.DECIDED.values())
     assert len(settings.IN_SIGHT) <= 6
@@ -68,7 +68,7 @@ FULL: dict[str, Any] = {
 def test_a_config_becomes_widgets_and_comes_back(resolve: Callable[..., Any], settings: Any):
     config = configs.parse(FULL)
     shown = settings.widgets(config)
-    assert list(shown) == list(settings.NAMES.values())
+    assert list(shown) == [*settings.NAMES.values(), "auto"]
     assert all(isinstance(value, (str, int, float, bool)) for value in shown.values())
     assert shown["lora_ranks"] == "{mid_block: 16}"
     assert shown["training_seed"] == 7
@@ -113,6 +113,25 @@ def test_what_wins_over_what(resolve: Callable[..., Any], tmp_path: Path):
         "lora_rank 2 (instead of 1)",
         "wired inputs win over the YAML: batch_size",
     ]
+
+
+def test_auto_puts_widgets_aside_but_nothing_that_is_wired_or_given(resolve: Callable[..., Any]):
+    inputs = {"auto": True, "lora_rank": 3, "epochs": 3, "resolution": 64, "yaml": "epochs: 4", "seed": 1}
+    found = resolve(inputs, wired={"resolution"})
+    chosen = {field for field, value in found.values.items() if value == "auto"}
+    assert chosen == set(configs.all_auto()) - {"epochs", "resolution"}
+    assert (found.values["epochs"], found.values["resolution"], found.config.lora_rank) == (4, 64, 8)
+    assert found.notes[-1].startswith("chosen by the pictures and the card, which Train LoRA knows: lora_rank, ")
+    assert "epochs" not in found.notes[-1]
+    # What goes to Train LoRA says so again.
+    assert configs.parse(found.values).auto == found.config.auto
+
+
+def test_auto_in_the_yaml_is_the_same_as_the_switch_and_a_wired_switch_wins(resolve: Callable[..., Any]):
+    assert resolve({"yaml": "auto: true"}).values == resolve({"auto": True}).values
+    assert resolve({"yaml": "auto: true", "auto": False}, wired={"auto"}).values == resolve({}).values
+    assert resolve({"yaml": "lora_rank: auto", "lora_rank": 3}).values["lora_rank"] == "auto"
+    assert "auto: expected true or false" in str(error_of(lambda: resolve({"yaml": "auto: 5"})))
 
 
 def test_what_the_graph_decides_is_ignored_and_named(resolve: Callable[..., Any]):

@@ -63,6 +63,38 @@ def faults(text: str) -> tuple[str, ...]:
     return error.value.problems
 
 
+# --- auto
+
+
+def test_auto_in_place_of_a_value_is_kept_apart_until_it_is_chosen() -> None:
+    config = loads("lora_rank: auto\ntrain_config:\n  learning_rate: auto\n  epochs: 3")
+    assert config.auto == ("lora_rank", "learning_rate")
+    assert (config.lora_rank, config.learning_rate, config.epochs) == (8, 2e-4, 3)
+    assert "lora_rank: auto" in config.to_yaml()
+    assert config.but(lora_rank=16).auto == ("learning_rate",)
+    assert config.but(lora_rank=16).lora_rank == 16
+
+
+def test_auto_true_means_all_that_the_file_does_not_set() -> None:
+    config = loads("auto: true\nlora_rank: 16\nmixed_precision: bf16")
+    assert {*config.auto} == {*configs.AUTO_FIELDS} - {"lora_rank"}
+    assert (config.lora_rank, config.warmup_steps, config.mixed_precision) == (16, "auto", "bf16")
+    assert loads("auto: false") == loads("")
+    assert loads("auto: true\nuse_fp16: false").mixed_precision == "no"
+
+
+def test_an_override_wins_over_auto_and_auto_over_a_value() -> None:
+    assert loads("lora_rank: auto", overrides={"lora_rank": 4}).auto == ()
+    assert loads("lora_rank: 4", overrides={"lora_rank": "auto"}).auto == ("lora_rank",)
+    everything = loads(GUIDE_FLAT, overrides=configs.all_auto() | {"epochs": 7})
+    assert {*everything.auto} == {*configs.AUTO_FIELDS} - {"epochs"}
+    assert everything.epochs == 7
+
+
+def test_prodigy_needs_no_rate_where_that_is_auto() -> None:
+    assert loads("optimizer: prodigy\nlearning_rate: auto").auto == ("learning_rate",)
+
+
 @pytest.mark.parametrize("text", [GUIDE_FLAT, GUIDE_SECTIONS], ids=["flat", "sections"])
 def test_the_guide_s_file_means_what_the_guide_says(text: str) -> None:
     config = loads(text)
@@ -191,6 +223,8 @@ BROKEN = {
     "zzz: 8": "zzz: unknown field; see configs/lora_default.yaml for the known ones",
     "8: 8": "8: unknown field; see configs/lora_default.yaml for the known ones",
     "train_confg:\n  epochs: 3": "train_confg: unknown field; did you mean train_config?",
+    "auto: [lora_rank]": "auto: expected true or false, got ['lora_rank']; for one field: lora_rank: auto",
+    "seed: auto": "seed: expected a whole number, got 'auto' (default 42)",
     "lora_rank: 0": "lora_rank: expected at least 1, got 0 (default 8)",
     "lora_rank: 1025": "lora_rank: expected at most 1024, got 1025 (default 8)",
     "lora_rank: 8.0": "lora_rank: expected a whole number, got 8.0 (default 8)",
@@ -331,10 +365,17 @@ def _paths() -> st.SearchStrategy[str]:
 
 
 def _values(name: str) -> st.SearchStrategy[Any]:
-    """Valid values of a field, from its own bounds."""
+    """Valid values of a field, from its own bounds, and `auto` where it may be."""
+    own = _own_values(name)
+    return own | st.just("auto") if name in configs.AUTO_FIELDS else own
+
+
+def _own_values(name: str) -> st.SearchStrategy[Any]:
     info = FIELDS[name]
     bounds = {k: getattr(m, k) for m in info.metadata for k in ("ge", "gt", "le", "lt", "multiple_of") if hasattr(m, k)}
     annotation = str(info.annotation)
+    if name == "auto":
+        return st.booleans()
     if name == "sample_prompts":
         return st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=3)
     words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -396,7 +437,7 @@ def test_what_is_written_loads_to_an_equal_config(values: dict[str, Any]) -> Non
     assert loads(config.to_yaml()) == config
     assert loads(config.resolved().to_yaml()) == config.resolved()
     assert config.but() == config
-    assert config.to_plain().keys() == FIELDS.keys()
+    assert config.to_plain().keys() == FIELDS.keys() - {"auto"}
 
 
 ODD_TEXTS = [
@@ -440,9 +481,9 @@ def test_a_list_of_numbers_is_an_argument_of_an_optimizer() -> None:
 def test_every_field_is_documented_and_its_default_is_valid(name: str) -> None:
     info = FIELDS[name]
     assert info.description
-    assert info.description[0].isupper() or info.description[0].isdigit() or name == "device"
+    assert info.description[0].isupper() or info.description[0].isdigit() or name in ("auto", "device")
     assert info.description.endswith(".")
-    default = info.default
+    default = False if name == "auto" else info.default
     assert parse({name: list(default) if isinstance(default, tuple) else default}) == loads("")
 
 
@@ -476,8 +517,8 @@ def test_the_identity_is_what_shapes_the_trajectory() -> None:
         "init_lora", "output_dir", "cache_dir", "caption_source",
         # Of these, only the effective batch counts.
         "batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "vram_limit",
-        "epochs", "max_steps", "device", "log_interval", "save_steps", "validation_steps",
-            "early_stopping_patience",
+        "auto", "epochs", "max_steps", "device", "log_interval", "save_steps", "validation_steps",
+        "early_stopping_patience",
         "sample_every", "sample_prompts", "sample_inference_steps", "sample_guidance", "sample_strength",
     }  # fmt: skip
     void = {"keep_tokens", "mask_outside", "prior_weight", "class_prompt", "lokr_factor", "lr_cycles", "lr_power",

@@ -7,16 +7,22 @@ A missing key means the guide's value.
 
 from __future__ import annotations
 
+from .automatic import AUTO
+from .automatic import NAMES as AUTO_FIELDS
+from .automatic import everything as all_auto
 from .fields import SECTIONS, Precision, SamplePrompt, Targets, TrainConfig
 from .read import REFUSED_METHODS, given, load, loads, parse, parse_value, read_text
 
 __all__ = [
+    "AUTO",
+    "AUTO_FIELDS",
     "REFUSED_METHODS",
     "SECTIONS",
     "Precision",
     "SamplePrompt",
     "Targets",
     "TrainConfig",
+    "all_auto",
     "given",
     "load",
     "loads",

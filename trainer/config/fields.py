@@ -18,6 +18,7 @@ from pydantic import (
 
 from .. import yaml_text
 from . import identity
+from .automatic import AUTO, Auto
 from .kinds import FilePath, argument, factor, field, named, warmup, yes_no
 
 SECTIONS = ("model_config", "train_config", "data_config")
@@ -62,6 +63,12 @@ class TrainConfig(BaseModel):
 
     model_config = _STRICT
 
+    auto: tuple[Auto, ...] = field(
+        (),
+        "true: what the file does not set of rank, alpha, rate, length, batch, resolution and held-out images is "
+        "chosen by the images and the card. The same for one field: lora_rank: auto.",
+        identity=False,
+    )
     task_type: Literal["image-generation"] = field(
         "image-generation", "What is trained. This version trains images; text-generation is to come."
     )
@@ -374,7 +381,8 @@ class TrainConfig(BaseModel):
         for name, value in self:
             if isinstance(value, Path):
                 plain[name] = value.as_posix()
-        return plain
+        undecided = plain.pop("auto")
+        return {**plain, **dict.fromkeys(undecided, AUTO)}
 
     def to_yaml(self) -> str:
         """The config with every field, as YAML that loads to an equal config."""
@@ -402,12 +410,13 @@ class TrainConfig(BaseModel):
             faults.append("class_prompt: expected a text, such as: a woman; prior_preservation needs it")
         if self.text_encoder_learning_rate is not None and not self.train_text_encoder:
             faults.append("text_encoder_learning_rate: has no effect without train_text_encoder: true")
-        if self.optimizer == "prodigy" and self.learning_rate < 0.1:
+        prodigy = self.optimizer == "prodigy" and "learning_rate" not in self.auto
+        if prodigy and self.learning_rate < 0.1:
             faults.append(
                 f"learning_rate: prodigy finds the rate by itself, and multiplies it with this; expected 1.0, got "
                 f"{self.learning_rate!r}"
             )
-        if self.optimizer == "prodigy" and self.text_encoder_learning_rate not in (None, self.learning_rate):
+        if prodigy and self.text_encoder_learning_rate not in (None, self.learning_rate):
             faults.append(
                 f"text_encoder_learning_rate: prodigy has one rate for all; expected {self.learning_rate!r}, or nothing"
             )

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from .. import yaml_text
 from ..errors import ConfigError
+from . import automatic
 from .fields import SECTIONS, SamplePrompt, TrainConfig
 from .kinds import yes_no
 
@@ -99,6 +100,7 @@ def parse(
         flat = {name: value for name, value in flat.items() if name not in _PRECISION}
     flat.update(overrides or {})
     problems += _use_fp16(flat)
+    problems += automatic.take(flat)
     try:
         config = TrainConfig.model_validate(flat)
     except ValidationError as error:

@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=8,
         help="memory of the graphics card in GB; a larger one is only faster (default %(default)s)",
     )
+    parser.add_argument(
+        "--auto", action="store_true", help="let the images and the card decide rank, rate, length, batch and the like"
+    )
     parser.add_argument("--base", type=Path, metavar="FILE", help="the base model: a .safetensors file or a folder")
     parser.add_argument("--data", type=Path, metavar="DIR", help="the folder with the images")
     parser.add_argument(
@@ -46,9 +49,15 @@ def run(args: argparse.Namespace) -> int:
     if args.data is not None:
         given["train_data_dir"] = str(args.data)
         given["output_dir"] = (Path("output") / args.data.absolute().name).as_posix()
-    config = parse({**presets.settings(family, args.card), **given}, source="the command line")
-    template.save_new(args.output, template.write(config, presets.title(family, args.card), _schema(args.output)))
-    print(f"{args.output}: {presets.FAMILIES[family]}, a card of {args.card} GB")
+    if args.auto:
+        fields, title = presets.by_itself(family), [f"{presets.FAMILIES[family]}, by the images and the card."]
+        told = "what the images and the card can decide is auto"
+    else:
+        fields, title = presets.settings(family, args.card), presets.title(family, args.card)
+        told = f"a card of {args.card} GB"
+    config = parse({**fields, **given}, source="the command line")
+    template.save_new(args.output, template.write(config, title, _schema(args.output)))
+    print(f"{args.output}: {presets.FAMILIES[family]}, {told}")
     missing = [name for name in ("base_model", "train_data_dir") if name not in given]
     if missing:
         print(f"set {' and '.join(missing)} in it, then train:")

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..config import TrainConfig, parse
+from ..config import AUTO, AUTO_FIELDS, TrainConfig, parse
 from . import schema, template
 
 CARDS = (6, 8, 12, 16, 24)
@@ -22,7 +22,7 @@ FAMILIES = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 SCHEMA = "schema.json"
 
-_AUTO: dict[str, Any] = {"warmup_steps": "auto", "mixed_precision": "auto"}
+_AUTO: dict[str, Any] = {"warmup_steps": AUTO, "mixed_precision": AUTO}
 _FAMILY: dict[str, dict[str, Any]] = {
     "sd15": {"learning_rate": 2e-4},
     "sdxl": {
@@ -66,6 +66,11 @@ def settings(family: str, card: int) -> dict[str, Any]:
     batch, accumulation, checkpointing = _SIZES[family, card]
     sizes = {"batch_size": batch, "gradient_accumulation_steps": accumulation}
     return {**_AUTO, **_FAMILY[family], **sizes, "gradient_checkpointing": checkpointing}
+
+
+def by_itself(family: str) -> dict[str, Any]:
+    """The fields of a config whose images and card decide all that they can."""
+    return {**_AUTO, **_FAMILY[family], **dict.fromkeys(AUTO_FIELDS, AUTO)}
 
 
 def title(family: str, card: int) -> list[str]:

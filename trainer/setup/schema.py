@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config import SECTIONS, TrainConfig
+from ..config import AUTO_FIELDS, SECTIONS, TrainConfig
 
 _ARGUMENT = {"type": ["number", "boolean", "string", "array"], "items": {"type": "number"}}
 _NOISE = ("title", "identity", "format", "default")
@@ -16,6 +16,7 @@ _NOISE = ("title", "identity", "format", "default")
 _SHAPES: dict[str, dict[str, Any]] = {
     "warmup_steps": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 1_000_000}, {"enum": ["auto"]}]},
     "optimizer_args": {"type": "object", "additionalProperties": _ARGUMENT},
+    "auto": {"type": "boolean"},
 }
 
 
@@ -50,7 +51,10 @@ def build() -> dict[str, Any]:
 def _field(name: str, shape: dict[str, Any]) -> dict[str, Any]:
     default = shape.get("default")
     said = shape["description"] + ("" if default in (None, "", [], {}) else f" Default: {_text(default)}.")
-    return {"description": said, **_empty_too({**_plain(shape), **_SHAPES.get(name, {})})}
+    shape = _SHAPES.get(name) or _plain(shape)
+    if name in AUTO_FIELDS:
+        shape = {"anyOf": [*shape.get("anyOf", [shape]), {"enum": ["auto"]}]}
+    return {"description": said, **_empty_too(shape)}
 
 
 def _plain(shape: Any) -> Any:

@@ -21,6 +21,8 @@ _COLUMN = 36  # comments of a block stand below each other, but not further righ
 INTRODUCTION = (
     "Paths may be relative to the folder that you start from, and may hold spaces and any letters.",
     "The golden rule: change one thing at a time, then look at the loss and at the samples.",
+    "Your images and your card can decide: write auto for lora_rank, lora_alpha, learning_rate, epochs, batch_size,",
+    "gradient_accumulation_steps, gradient_checkpointing, resolution or validation_images. The log says what and why.",
 )
 THE_REST = (
     "The rest. It is good as it stands; touch it when its comment speaks of your trouble.",
@@ -125,6 +127,8 @@ SECTIONS: dict[str, dict[str, Comments]] = {
 
 def write(config: TrainConfig, title: Sequence[str], schema: str = "") -> str:
     """A config as commented YAML that loads to an equal config.
+
+    Every field has its line but ``auto``, which says of those that a file does not set what they shall be.
 
     Args:
         config: its values are written, also where they are the defaults.

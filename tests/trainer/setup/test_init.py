@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import load
+from trainer.config import AUTO_FIELDS, load
 from trainer.errors import BaseModelError, UserError
 from trainer.setup import command, presets
 
@@ -38,6 +38,19 @@ def test_it_says_what_comes_next(
         "  python train.py --config my_lora_config.yaml\n"
     )
     assert load(tmp_path / "my_lora_config.yaml").warmup_steps == "auto"
+
+
+@pytest.mark.parametrize("family", presets.FAMILIES)
+def test_a_config_that_leaves_it_to_the_images_and_the_card(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "auto.yaml"
+    assert init("--family", family, "--auto", "-o", path) == 0
+    config = load(path)
+    assert config.auto == AUTO_FIELDS
+    assert (config.warmup_steps, config.mixed_precision) == ("auto", "auto")
+    assert "\nlora_rank: auto " in path.read_text(encoding="utf-8")
+    assert "what the images and the card can decide is auto" in capsys.readouterr().out
 
 
 def test_the_family_is_that_of_the_base(tmp_path: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,7 @@ GOOD = [
     "learning_rate: 2e-4", "lora_alpha: 4", "sample_prompts: [a, {prompt: b, seed: 1, negative: c}]", "device: cuda:1",
     "optimizer_args: {eps: 1e-7, betas: [0.9, 1], decouple: true}", "lora_ranks: {mid_block: 16}",
     "lora_blocks: [mid_block]",
+    "auto: true", "lora_rank: auto", "lora_alpha: auto", "gradient_checkpointing: auto", "resolution: auto",
     "train_config: {use_fp16: false}", "model_config: {train_data_dir: x}", "zero_terminal_snr: false",
 ]  # fmt: skip
 BAD = [
@@ -89,6 +90,7 @@ BAD = [
     "sample_prompts: a house", "device: gpu", "model_config: 8", "mixed_precision: fp8", "mixed_precision: true",
     "use_fp16: 1", "lora_ranks: {mid_block: x}", "flip: yes please", "caption_dropout: 1.1", "lora_dropout: 1",
     "task_type: text-generation", "optimizer_args: {betas: [0.9, x]}", "epochs: true", "seed: -1",
+    "seed: auto", "lora_rank: automatic", "auto: [lora_rank]",
 ]  # fmt: skip
 
 
