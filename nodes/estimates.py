@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..trainer import estimate
+from ..trainer import advisor, estimate
 from ..trainer.dataset import scan
 from ..trainer.device import card_name
 from ..trainer.errors import HostError
+from ..trainer.events import Advised, Chosen
 from ..trainer.peek import peek
+from ..trainer.sinks import describe
 from .config import READER
 from .dataset import asked_for
 from .host import demo_base, memory, places
 from .settings import preset_widgets, resolve
+from .sources import Folder
+from .training import decide
 
 
 def presets(asked: dict[str, Any]) -> dict[str, Any]:
@@ -33,23 +37,37 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The fields of ``estimate.Estimate``; ``device``, such as cuda:0, and ``card``, what it is called; ``room``: the
-        card's memory in bytes, 0 where it has none of its own.
+        card's memory in bytes, 0 where it has none of its own. ``chosen``: what every ``auto`` becomes, and why;
+        ``advice``: what to mind, lines for people.
 
     Raises:
         UserError: an input cannot be used.
     """
-    base = peek(_base_file(_part(asked, "base")))
+    file = _base_file(_part(asked, "base"))
+    base, source = peek(file), Folder(asked_for(_part(asked, "dataset")))
     config = resolve(_part(asked, "config"), asked.get("wired") or (), READER).config
-    scanned = asked_for(_part(asked, "dataset")).scan(resolution=config.resolution, mask=config.mask)
+    config = config.but(train_text_encoder=False, base_model=file.as_posix(), **source.decided())
+    scanned = source.dataset(config)
+    config, choices = decide(config, scanned, base)
+    if choices:
+        scanned = source.dataset(config)
     regular = None
     if config.reg_data_dir is not None:
         regular = scan(config.reg_data_dir, resolution=config.resolution, fallback=config.class_prompt)
     device = torch.device(memory.device())
     card = card_name(device)
-    job = estimate.plan(config.but(train_text_encoder=False), scanned, regular, base.family)
+    job = estimate.plan(config, scanned, regular, base.family)
+    told = advisor.before(replace(job, choices=tuple(choice.told for choice in choices)))
     found = estimate.estimate(job, base, str(device), card, places.runs())
     room = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
-    return {**asdict(found), "device": str(device), "card": card or str(device), "room": room}
+    return {
+        **asdict(found),
+        "device": str(device),
+        "card": card or str(device),
+        "room": room,
+        "chosen": [describe(event) for event in told if isinstance(event, Chosen)],
+        "advice": [describe(event) for event in told if isinstance(event, Advised)],
+    }
 
 
 def _part(asked: dict[str, Any], name: str) -> dict[str, Any]:

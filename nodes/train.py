@@ -129,6 +129,7 @@ class TrainLoRA(io.ComfyNode):
         if done.anew:
             progress.tell("trained", steps=done.steps, loss=loss)
         lines = [f"{done.steps} steps" if loss is None else f"{done.steps} steps, loss {loss:.4f}"]
+        lines += done.advice
         lines += [f"- {note}" for note in done.notes[:MOST_NOTES]]
         if len(done.notes) > MOST_NOTES:
             lines.append(f"- and {len(done.notes) - MOST_NOTES} more, in ComfyUI's log")

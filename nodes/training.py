@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from ..trainer import dependencies, events, export, prepare, runfolder
+from ..trainer import advisor, dependencies, events, export, prepare, runfolder
 from ..trainer.cache import Cache
 from ..trainer.config import TrainConfig, parse
 from ..trainer.dataset import Dataset, scan
@@ -34,6 +34,7 @@ from ..trainer.events import (
 from ..trainer.files import ContentHashes
 from ..trainer.job import Job
 from ..trainer.lock import locked
+from ..trainer.peek import Peek
 from ..trainer.sinks import clock, describe
 from . import runner, runs
 from .host import base_model, memory, places, preview
@@ -58,6 +59,7 @@ class Trained:
         steps: optimizer steps that the LoRA was trained for.
         run: the run's id.
         notes: what the user should know.
+        advice: what was chosen, and what to mind.
         anew: whether anything was trained now; False if the run was finished already.
     """
 
@@ -67,6 +69,7 @@ class Trained:
     steps: int
     run: str
     notes: list[str]
+    advice: list[str]
     anew: bool
 
 
@@ -91,11 +94,16 @@ def train(
     settings = _settings(source, config)
     progress.say("Reading the data set")
     dataset = source.dataset(settings)
-    regularisation = _regularisation(settings)
-    for problem in (*dataset.problems, *(regularisation.problems if regularisation else ())):
+    for problem in dataset.problems:
         note(f"{problem.path.name}: {problem.message}")
     progress.say("Looking at the base model")
     base = base_model.resolve(model, base_file, note)
+    settings, choices = decide(settings, dataset, advisor.model(base.file, base.family))
+    if choices:
+        dataset = source.dataset(settings)
+    regularisation = _regularisation(settings)
+    for problem in regularisation.problems if regularisation else ():
+        note(f"{problem.path.name}: {problem.message}")
     encoder = HostEncoder(clip, vae, base.family, base_model.text_width(model))
     cache = Cache(places.cache())
     job = prepare.plan(
@@ -108,6 +116,10 @@ def train(
         regularisation=regularisation,
         init=_init(settings),
     )
+    job = replace(job, choices=tuple(choice.told for choice in choices))
+    advice = list(map(describe, advisor.before(job)))
+    for line in advice:
+        log.info(line)
     total = runfolder.total_steps(job)
     patience = job.config.early_stopping_patience
     found = runs.find(places.runs(), job.run_id, total, patience)
@@ -133,7 +145,16 @@ def train(
     if why:
         notes.insert(0, f"this is step {step} of {found.steps}, the best one: {why}")
     samples = _samples(story, step, found.folder, encoder)
-    return Trained(read(file, run=job.run_id), losses, samples, step, job.run_id, notes, trained)
+    return Trained(read(file, run=job.run_id), losses, samples, step, job.run_id, notes, advice, trained)
+
+
+def decide(settings: TrainConfig, dataset: Dataset, base: Peek) -> tuple[TrainConfig, tuple[advisor.Choice, ...]]:
+    """Settings without any ``auto``, and what was chosen."""
+    if not settings.auto:
+        return settings, ()
+    # Wired latents have no pictures to compare.
+    facts = advisor.facts(dataset.items, settings.trigger_word, alike=dataset.root != Path())
+    return advisor.decide(settings, facts, base, memory.room())
 
 
 def _settings(source: Source, config: ConfigFields) -> TrainConfig:

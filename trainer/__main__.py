@@ -116,7 +116,7 @@ def _train(args: argparse.Namespace) -> int:
     if args.epochs is not None:
         changes["epochs"] = args.epochs
     if args.auto and args.resume:
-        raise ConfigError(["--auto: what a run began with stays; leave it out"], "the command line")
+        raise ConfigError(["--auto: what a run began with stays"], "the command line")
     if args.auto:
         changes = configs.all_auto() | changes
     # Imported when needed: a mistake in the config is told at once, without torch and diffusers.
@@ -138,8 +138,10 @@ def _train(args: argparse.Namespace) -> int:
         config = configs.parse(job.config.to_plain(), overrides=changes, source="the command line")
         if args.epochs is not None and config.max_steps is not None and "max_steps" not in changes:
             print(f"note: max_steps: {config.max_steps} may end the run before {args.epochs} epochs; set it too")
+        if config.auto:
+            raise ConfigError([f"{config.auto[0]}: auto: what a run began with stays"], "the command line")
         if job.origin == "command line":
-            return exit_code(run.start(config, [screen()], stop))
+            return exit_code(run.start(config, [screen()], stop, job.choices))
         # A run of ComfyUI's: its encoders are there, but its cache is here, and that is all that training reads.
         return exit_code(run.work(folder, [screen()], stop, config))
 

@@ -143,6 +143,28 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
+class Chosen(Event):
+    """What an ``auto`` of the config became, and why."""
+
+    field: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Advised(Event):
+    """What the advisor says: the field that it is about, what is the matter, and what to change.
+
+    ``kind``: note or warning (before the training), diagnosis (after it).
+    """
+
+    kind: str
+    field: str
+    message: str
+    cure: str = ""
+
+
+@dataclass(frozen=True)
 class RunFinished(Event):
     """All steps done; ``path`` is the LoRA.
 
@@ -188,6 +210,8 @@ _TYPES: dict[str, type[Event]] = {
         Sample,
         Checkpoint,
         Warned,
+        Chosen,
+        Advised,
         RunFinished,
         RunStopped,
         RunFailed,

@@ -128,6 +128,7 @@ class Job:
         vae: fingerprint of what encoded the pictures.
         text_encoder: fingerprint of what encoded the captions, with its settings.
         class_prompts: what drift is measured on; none without validation.
+        choices: what was ``auto``, as (field, value, why). It is the config that counts.
     """
 
     config: TrainConfig
@@ -142,6 +143,7 @@ class Job:
     vae: str = ""
     text_encoder: str = ""
     class_prompts: tuple[ClassPrompt, ...] = ()
+    choices: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -219,6 +221,7 @@ class Job:
             "text_encoder": self.text_encoder,
             "prompts": [asdict(prompt) for prompt in self.prompts],
             "class_prompts": [asdict(one) for one in self.class_prompts],
+            "choices": [list(choice) for choice in self.choices],
             "identity": self.identity(),
             "config": self.config.to_plain(),
         }
@@ -269,6 +272,7 @@ def load(folder: Path) -> Job:
             vae=data["vae"],
             text_encoder=data["text_encoder"],
             class_prompts=tuple(ClassPrompt(**one) for one in data.get("class_prompts", ())),
+            choices=tuple(tuple(choice) for choice in data.get("choices", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         said = "; ".join(error.problems) if isinstance(error, ConfigError) else repr(error)

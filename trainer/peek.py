@@ -17,22 +17,30 @@ _MAX_HEADER = 100_000_000
 _PREFIXES = ("model.diffusion_model.", "")
 _EMBEDDING = ("label_emb.0.0.weight", "add_embedding.linear_1.weight")
 _FAMILIES = ("sd15", "sdxl")
+_LATENT_SCALE = 8
 
 
 class Peek(NamedTuple):
-    """Args: family: a name of ``families``. parameters: weights of its denoiser."""
+    """What a base model is.
+
+    Args:
+        family: a name of ``families``.
+        parameters: weights of its denoiser.
+        side: of the square pictures that it draws, in pixels, where its file says so; 0: as its family does.
+    """
 
     family: str
     parameters: int
+    side: int = 0
 
 
 def peek(path: Path) -> Peek:
-    """The family and size of a base model's safetensors file.
+    """The family and size of a base model: a safetensors file, or a diffusers folder.
 
     Raises:
         BaseModelError: it cannot be read, or is neither Stable Diffusion 1.5 nor SDXL.
     """
-    header = _header(path)
+    header = _folder(path) if path.is_dir() else _header(path)
     described = header.pop("__metadata__", {})
     said = next((family for family in _FAMILIES if f"darkroom.{family}" in described), "")
     for prefix in _PREFIXES:
@@ -44,7 +52,7 @@ def peek(path: Path) -> Peek:
         parameters = sum(prod(shape) for name, shape in shapes.items() if name.endswith((".weight", ".bias")))
         by_shape = {(768, 0): "sd15", (2048, 2816): "sdxl"}.get((context, embedding), "")
         if said or by_shape:
-            return Peek(said or by_shape, parameters)
+            return Peek(said or by_shape, parameters, _side(described, said))
         break
     raise BaseModelError(f"{path.name} is neither a Stable Diffusion 1.5 nor an SDXL model", "choose one of them")
 
@@ -60,6 +68,18 @@ def described(path: Path, family: str) -> dict[str, Any]:
         return dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise BaseModelError(f"{path.name}: its darkroom.{family} is no JSON object", "write the file again") from error
+def _side(described: dict[str, Any], family: str) -> int:
+    """The pictures' side, of a file that describes itself."""
+    try:
+        return int(json.loads(described[f"darkroom.{family}"])["unet"]["sample_size"]) * _LATENT_SCALE
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """The tensors of a folder's denoiser."""
+    found = [_header(file) for file in sorted((path / "unet").glob("*.safetensors"))]
+    return {name: tensor for header in found for name, tensor in header.items() if name != "__metadata__"}
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from . import checkpoint, control, export, families, memory, metadata, optim, own
+from . import advisor, checkpoint, control, export, families, memory, metadata, optim, own
 from . import job as jobs
 from .attempts import Attempts
 from .cache import Cache, default_folder
 from .config import TrainConfig
 from .control import Requests
-from .dataset import scan
+from .dataset import Dataset, scan
 from .device import resolve
 from .errors import CacheError, ConfigError, DarkroomError, UserError
 from .events import (
@@ -36,7 +36,7 @@ from .events import (
     Warned,
 )
 from .files import ContentHashes, write_json
-from .gauge import hold_to
+from .gauge import budget, hold_to
 from .job import Job
 from .lock import locked
 from .prepare import StoppedWhilePreparing, fill, plan
@@ -46,13 +46,19 @@ from .sinks import Log, TensorBoard
 MEMORY_CURE = "close whatever else takes memory; a lower resolution helps too"
 
 
-def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] = lambda: False) -> Event:
+def start(
+    config: TrainConfig,
+    sinks: Sequence[Sink],
+    stop: Callable[[], bool] = lambda: False,
+    choices: tuple[tuple[str, str, str], ...] = (),
+) -> Event:
     """Trains as a config says, or goes on with, extends or returns the same run in its ``output_dir``.
 
     Args:
         config: the settings.
         sinks: told every event, beside the run folder's own journal, log and TensorBoard.
         stop: polled between steps and encodings.
+        choices: as in a job, of a run that goes on.
 
     Returns:
         The terminal event.
@@ -66,23 +72,22 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
     cache = Cache(config.cache_dir or default_folder())
     noted: list[Event] = []
     emit(Phase("reading the data set"))
-    dataset = scan(
-        config.train_data_dir,
-        metadata_path=config.metadata_path,
-        resolution=config.resolution,
-        trigger_word=config.trigger_word,
-        repeats=config.repeats,
-        captions=config.caption_source,
-        mask=config.mask,
-    )
+    dataset = _scan(config)
     noted += [Warned(f"{problem.path}: {problem.message}") for problem in dataset.problems]
+    device = resolve(config)
+    if config.auto:
+        before = config.resolution
+        model = advisor.model(config.base_model, families.detect(config.base_model).name)
+        room = advisor.Room(str(device), budget(device, config.vram_limit))
+        config, chosen = advisor.decide(config, advisor.facts(dataset.items, config.trigger_word), model, room)
+        choices = tuple(choice.told for choice in chosen)
+        dataset = dataset if config.resolution == before else _scan(config)
     regularisation = None
     if config.reg_data_dir is not None:
         regularisation = scan(config.reg_data_dir, resolution=config.resolution, fallback=config.class_prompt)
         noted += [Warned(f"{problem.path}: {problem.message}") for problem in regularisation.problems]
     for event in noted:
         emit(event)
-    device = resolve(config)
     hold_to(device, config.vram_limit)
     hashes = ContentHashes(cache.folder / "hashes.json")
     base = own.base(config, hashes)
@@ -93,8 +98,12 @@ def start(config: TrainConfig, sinks: Sequence[Sink], stop: Callable[[], bool] =
     folder = config.output_dir
     init = _init(config, folder, hashes)
     job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)
+    job = replace(job, choices=choices)
     check_folder(folder, job)
     check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
+    for event in (advice := advisor.before(job)):
+        emit(event)
+    noted += advice
     with locked(folder):
         check_folder(folder, job)  # again: another process may have had it until now
 
@@ -133,7 +142,19 @@ def work(
     with locked(folder):
         if config is not None:
             job.save(folder)
-        return _execute(job, folder, sinks, stop, None)
+        return _execute(job, folder, sinks, stop, None, advisor.before(job))
+
+
+def _scan(config: TrainConfig) -> Dataset:
+    return scan(
+        config.train_data_dir,
+        metadata_path=config.metadata_path,
+        resolution=config.resolution,
+        trigger_word=config.trigger_word,
+        repeats=config.repeats,
+        captions=config.caption_source,
+        mask=config.mask,
+    )
 
 
 def _one_process() -> None:
@@ -208,8 +229,6 @@ def _train(
         return Requests(asked.stop or stop(), asked.pause, asked.save, asked.sample)
 
     attempts = Attempts(job, folder, total, emit, requests, decode)
-    for line in _remarks(job, total):
-        emit(Warned(line))
     cache = Cache(job.cache_dir)
     missing = [key for kind, key in job.cache_entries() if not cache.has(kind, key)]
     if missing:
@@ -232,23 +251,6 @@ def _finished(result: Mapping[str, Any]) -> RunFinished:
     return RunFinished(
         result["step"], result["path"], stopped.get("reason", ""), best.get("step", 0), best.get("reason", "")
     )
-
-
-def _remarks(job: Job, total: int) -> Iterator[str]:
-    """What will be done otherwise than the config says."""
-    config = job.config
-    if config.max_steps is not None and total < config.max_steps:
-        yield f"max_steps: {config.max_steps} is not reached: {config.epochs} epochs are {total} steps; raise epochs"
-    if config.validation_images and not config.validation_steps:
-        yield (
-            f"validation_images: {config.validation_images} images are held out, but with validation_steps: 0 nothing "
-            "is measured on them"
-        )
-    warm = optim.warmup(config, total)
-    if config.warmup_steps != "auto" and warm < config.warmup_steps:
-        yield (f"warmup_steps: {config.warmup_steps} is more than a tenth of the {total} steps; warming up over {warm}")
-    if config.optimizer == "schedulefree" and config.lr_scheduler not in ("constant", "cosine"):
-        yield f"lr_scheduler: schedulefree averages instead; {config.lr_scheduler} has no effect"
 
 
 class _Fan:

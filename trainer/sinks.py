@@ -9,7 +9,9 @@ from typing import Any, TextIO
 
 from . import memory
 from .events import (
+    Advised,
     Checkpoint,
+    Chosen,
     Event,
     MemoryPlan,
     Phase,
@@ -46,6 +48,10 @@ def describe(event: Event) -> str:
             return f"step {event.step}  saved {event.path} (norm of the change {event.change:.3g})"
         case Warned():
             return f"warning: {event.message}"
+        case Chosen():
+            return f"auto: {event.field} {event.value}  ({event.why})"
+        case Advised():
+            return f"{event.kind}: {event.message}" + (f"\n  -> {event.cure}" if event.cure else "")
         case RunFinished():
             early = f", early ({event.stopped})" if event.stopped else ""
             best = f"\nthe best is step {event.best}: {event.reason}" if 0 < event.best < event.step else ""

@@ -1,4 +1,5 @@
 // LoRA Train Config: a preset fills the widgets; the many are out of sight; what became of the YAML is told after a run.
+// With auto the widgets that the pictures and the card decide are greyed, and named.
 import { app } from "../../scripts/app.js";
 import { more } from "./advanced.js";
 import { ask, element, keep, onExecuted, panel, set, toast, widget } from "./common.js";
@@ -35,15 +36,51 @@ function chooser(node) {
   return select;
 }
 
+// As in trainer/config/automatic.py.
+const DECIDED = ["lora_rank", "lora_alpha", "learning_rate", "epochs", "batch_size", "gradient_accumulation_steps",
+  "gradient_checkpointing", "resolution", "validation_images", "warmup_steps", "mixed_precision"];
+
+function greyed(node, said) {
+  const auto = widget(node, "auto");
+  if (!auto) return;
+  const show = () => {
+    const links = new Set(wired(node));
+    for (const name of DECIDED) {
+      const one = widget(node, name);
+      if (one) one.disabled = auto.value === true && !links.has(name);
+    }
+    said.hidden = auto.value !== true;
+    node.setDirtyCanvas?.(true, true);
+  };
+  const before = auto.callback;
+  auto.callback = function () {
+    before?.apply(this, arguments);
+    show();
+  };
+  // A graph that is loaded sets its widgets without a word, and a link comes and goes as it likes.
+  for (const event of ["onConfigure", "onConnectionsChange"]) {
+    const former = node[event];
+    node[event] = function () {
+      former?.apply(this, arguments);
+      show();
+    };
+  }
+  show();
+}
+
 app.registerExtension({
   name: "LoRADarkroom.Config",
   nodeCreated(node) {
     if (node.comfyClass !== "Darkroom_LoRATrainConfig") return;
     const row = element("div", "row");
     row.append(chooser(node), more(node));
+    const said = element("div", "dim", "auto: the pictures and the card decide rank, alpha, learning rate, epochs, "
+      + "batch, accumulation, checkpointing, resolution, held-out pictures, warm-up and number format. The widgets of "
+      + "these do not count, unless wired or set by YAML.");
     const notes = element("div", "dim lines");
     notes.hidden = true;
-    panel(node).append(row, notes);
+    panel(node).append(row, said, notes);
+    greyed(node, said);
     onExecuted(node, (output) => {
       notes.textContent = (output?.text ?? []).join("\n");
       notes.hidden = !notes.textContent;

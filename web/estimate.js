@@ -72,6 +72,8 @@ export function told(found) {
   if (found.room && found.memory > found.room) {
     lines.push(element("div", "warn", t("does_not_fit", { where, memory: gigabytes(found.room) })));
   }
+  if (found.chosen.length) lines.push(element("div", "dim lines", found.chosen.join("\n")));
+  lines.push(...found.advice.map((text) => element("div", text.startsWith("note") ? "dim lines" : "warn lines", text)));
   return lines;
 }
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import comfy.model_management as management
 import torch
 
+from ...trainer.advisor import Room
 from ...trainer.memory import ran_out
 
 T = TypeVar("T")
@@ -40,6 +41,11 @@ def with_room(encode: Callable[[], T]) -> T:
     log.warning("out of memory while encoding: once more, with ComfyUI's models off the card")
     _free()
     return encode()
+
+
+def room() -> Room:
+    """Where a worker will train, and what it has once ComfyUI's models have left."""
+    return Room(device(), int(management.get_total_memory(management.get_torch_device())))
 
 
 def device() -> str:

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.events import (
+    Advised,
     Checkpoint,
+    Chosen,
     Event,
     Journal,
     MemoryPlan,
@@ -40,6 +42,8 @@ ALL = [
     Sample(10, 0, "\u6c34\u58a8 a house", "samples/a.safetensors", "samples/a.png"),
     Checkpoint(10, "checkpoints/step-000010", 0.75),
     Warned("something"),
+    Chosen("lora_rank", "16", "40 different pictures"),
+    Advised("warning", "lora_rank", "too high", "lora_rank: 8"),
     RunFinished(20, "x.safetensors"),
     RunStopped(10, "as asked"),
     RunFailed("out of memory", "batch_size: 2", True, "Traceback"),

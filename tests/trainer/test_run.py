@@ -18,6 +18,7 @@ from trainer import checkpoint, control, events, export, job, loop, run, validat
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DatasetError, RunFolderError, UserError
 from trainer.events import (
+    Advised,
     Checkpoint,
     Event,
     Phase,
@@ -563,7 +564,7 @@ def test_what_the_host_has_encoded_is_not_changed_on_the_command_line(config: Tr
 
 def test_settings_that_do_not_do_what_they_seem_to_are_told(config: TrainConfig, seen: Sinks) -> None:
     run.start(config.but(epochs=1, max_steps=500, validation_images=1, validation_steps=0), [seen.append])
-    told = [e.message for e in seen if isinstance(e, Warned)]
+    told = [e.message for e in seen if isinstance(e, Advised)]
     assert "max_steps: 500 is not reached: 1 epochs are 3 steps; raise epochs" in told
     assert any(message.startswith("validation_images: 1 images are held out, but with") for message in told)
 

@@ -13,7 +13,9 @@ from PIL import Image
 
 from trainer import sinks
 from trainer.events import (
+    Advised,
     Checkpoint,
+    Chosen,
     Event,
     MemoryPlan,
     Phase,
@@ -88,6 +90,9 @@ LINES: list[tuple[Event, str]] = [
         "step 10  saved checkpoints/step-000010 (norm of the change 0.751)",
     ),
     (Warned("look"), "warning: look"),
+    (Chosen("lora_rank", "16", "40 different pictures"), "auto: lora_rank 16  (40 different pictures)"),
+    (Advised("note", "max_steps", "max_steps: 9 is not reached"), "note: max_steps: 9 is not reached"),
+    (Advised("warning", "lora_rank", "too high", "lora_rank: 8"), "warning: too high\n  -> lora_rank: 8"),
     (RunFinished(130, "x.safetensors"), "finished after 130 steps: x.safetensors"),
     (RunStopped(7, "as asked"), "stopped after 7 steps (as asked); all of them are saved"),
     (RunStopped(0, "before the first step"), "stopped after 0 steps (before the first step)"),
