@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -169,14 +170,17 @@ class Studio:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    def validate(self, position: Position, *_: Any) -> bool:
+    def validate(self, position: Position) -> None:
+        """Measures."""
         self._watch(position.step, position.cursor == position.total)
-        return False
 
-    def nothing(self, *_: Any) -> None:
-        """Neither samples nor checkpoints."""
+    def sample(self, position: Position) -> None:
+        """Nothing."""
 
-    sample = save = pause = nothing
+    save = sample
+
+    def pause(self) -> None:
+        """Nothing."""
 
 
 def ours(lab: Lab, settings: dict[str, Any], goal: float, most: int, say: Callable[[str], None]) -> Curve:
@@ -203,10 +207,8 @@ def ours(lab: Lab, settings: dict[str, Any], goal: float, most: int, say: Callab
         per_epoch, averages,
     )  # fmt: skip
     watch = Watch(lab, trained.denoiser, goal, config.validation_steps, min(most, total))
-    try:
+    with suppress(_Enough):
         loop.train(run, Studio(watch), Requests, lambda event: None)
-    except _Enough:
-        pass
     return watch.curve
 
 
@@ -253,7 +255,7 @@ def native(lab: Lab, settings: dict[str, Any], goal: float, most: int, say: Call
     optimizer = torch.optim.AdamW(list(adapted(model)), lr=settings["learning_rate"])
     model.train()
     watch = Watch(lab, model, goal, 50, most)
-    try:
+    with suppress(_Enough):
         watch(0)
         for step in range(1, most + 1):
             (index,) = torch.randperm(len(latents))[:1].tolist()
@@ -268,8 +270,6 @@ def native(lab: Lab, settings: dict[str, Any], goal: float, most: int, say: Call
             optimizer.step()
             optimizer.zero_grad()
             watch(step, step == most)
-    except _Enough:
-        pass
     return watch.curve
 
 

@@ -59,6 +59,7 @@ COMMANDS = {
     "lint": ("look at a folder of images before training on it", "dataset.lint"),
     "caption": ("write captions for a folder of images", "captioning.cli"),
     "train": ("train a LoRA as a YAML file says, or go on with a run", ""),
+    "advise": ("what was chosen for a run, what to mind about it, and what to change next", "advisor.command"),
     "export": ("copy the LoRA of a checkpoint out of its run", "exporting"),
     "inspect": ("what a LoRA file holds", "loras.inspection"),
     "resize": ("a LoRA file at a lower rank", "loras.resize"),

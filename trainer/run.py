@@ -207,11 +207,15 @@ def _execute(
                 emit(Warned("tensorboard is not installed: no logs for it are written (pip install tensorboard)"))
         try:
             encode(emit)
-            return emit.last(_train(job, folder, total, emit, stop, decode))
+            end = _train(job, folder, total, emit, stop, decode)
         except StoppedWhilePreparing:
-            return emit.last(RunStopped(0, "before the first step"))
+            end = RunStopped(0, "before the first step")
         except BaseException as error:
-            return emit.last(_failure(error, folder, job))
+            end = _failure(error, folder, job)
+        with suppress(OSError):  # a full disk is told by the end itself
+            for event in advisor.after(job, folder, end):
+                emit(event)
+        return emit.last(end)
 
 
 def _train(

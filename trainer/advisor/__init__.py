@@ -1,26 +1,48 @@
 """Advice: what ``auto`` becomes, what to mind before a training, and what to change after it.
 
 ``facts`` of the pictures and ``decide`` turn every ``auto`` of a config into a value with its reason; ``warn`` says
-what the guide warns of. All is reckoned from what is known before (settings, pictures, the base file's header); nothing
-is measured, and nothing is changed that a user has set.
+what the guide warns of; ``diagnose`` says what was wrong with a run, and the one thing to change next. All is reckoned
+from what is known (settings, pictures, the base file's header, a run's events); nothing is measured, and nothing is
+changed that a user has set.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from .. import runfolder
+import torch
+
+from .. import events, runfolder
 from ..dataset.sampler import windows_per_epoch
 from ..errors import BaseModelError
-from ..events import Advised, Chosen, Event
+from ..events import Advised, Chosen, Event, RunStopped
 from ..figures import BASES
 from ..job import Job
 from ..peek import Peek, peek
 from .cautions import Advice, Length, warn
 from .choices import Choice, Room, decide
+from .diagnosis import Case, Diagnosis, diagnose
 from .facts import Facts, facts
 
-__all__ = ["Advice", "Choice", "Facts", "Length", "Room", "before", "decide", "facts", "length", "model", "warn"]
+__all__ = [
+    "Advice",
+    "Case",
+    "Choice",
+    "Diagnosis",
+    "Facts",
+    "Length",
+    "Room",
+    "after",
+    "before",
+    "case",
+    "decide",
+    "diagnose",
+    "facts",
+    "length",
+    "model",
+    "warn",
+]
 
 
 def model(file: Path, family: str) -> Peek:
@@ -40,13 +62,27 @@ def length(job: Job) -> Length:
 
 def before(job: Job) -> list[Event]:
     """What is to be said of a job before it is trained: what was chosen for it, and what to mind."""
-    own = facts([item for item in job.items if not item.regular], job.config.trigger_word, alike=False)
+    found = case(job, ())
     chosen = {field for field, _, _ in job.choices}
-    base = model(job.base.file, job.base.family)
     return [
         *(Chosen(*choice) for choice in job.choices),
         *(
             Advised("note" if one.note else "warning", one.field, one.message, one.cure)
-            for one in warn(job.config, own, base, length(job), chosen)
+            for one in warn(job.config, found.facts, found.base, found.length, chosen)
         ),
     ]
+
+
+def after(job: Job, folder: Path, end: Event) -> list[Event]:
+    """What is to be said of a run that is about to end so: nothing of one that was stopped."""
+    if isinstance(end, RunStopped):
+        return []
+    found = diagnose(case(job, [*events.history(folder / "events.jsonl"), end]))
+    return [Advised("diagnosis", found.field, found.message, found.cure)] if found is not None else []
+
+
+def case(job: Job, story: Sequence[Event]) -> Case:
+    """A run as it is looked at; of pictures that look alike nothing is known then."""
+    own = facts([item for item in job.items if not item.regular], job.config.trigger_word, alike=False)
+    base = model(job.base.file, job.base.family)
+    return Case(job, own, base, length(job), story, torch.cuda.is_available())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 from .. import optim
 from ..config import TrainConfig
@@ -66,7 +65,7 @@ def warn(config: TrainConfig, facts: Facts, base: Peek, length: Length, chosen: 
         *_rank(config, facts),
         *_batch(config, facts),
         *_length(config, facts, length),
-        *_captions(config, facts),
+        *captions(config, facts),
         *_resolution(config, facts, base),
         *_text_encoder(config),
         *_warmup(config, length),
@@ -87,8 +86,8 @@ def _rate(config: TrainConfig, base: Peek) -> Iterator[Advice]:
         message = f"learning_rate: {shown(config.learning_rate)} is {_times(off)} above the usual {usual}"
         yield Advice("learning_rate", f"{message}: the loss would swing, or rise", cure)
     elif config.learning_rate * rules.scale(config) < low / 10:
-        scale = Fraction(rules.scale(config)).limit_denominator(1000)
-        message = f"lora_alpha: the change is scaled by alpha / rank, {scale}: at this rate there would be hardly any"
+        scale = f"the change is scaled by {rules.scale(config):.1g} (alpha / rank)"
+        message = f"lora_alpha: {scale}: at this rate there would be hardly any"
         yield Advice("lora_alpha", message, f"lora_alpha: {config.lora_rank}")
 
 
@@ -121,7 +120,8 @@ def _length(config: TrainConfig, facts: Facts, length: Length) -> Iterator[Advic
         yield Advice(field, f"{field}: {told} usual: so few may leave no trace", cure)
 
 
-def _captions(config: TrainConfig, facts: Facts) -> Iterator[Advice]:
+def captions(config: TrainConfig, facts: Facts) -> Iterator[Advice]:
+    """What to mind about captions."""
     if config.caption_source == "none" or facts.images < 2:
         return  # nobody wanted any
     write = "write what each picture shows: python -m trainer caption, or Auto Caption; for a style without words: "

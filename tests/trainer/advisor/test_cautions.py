@@ -92,7 +92,7 @@ def test_the_demo(tmp_path: Any) -> None:
          "learning_rate: 2.8e-5"),
         ({"learning_rate": 8.0, "optimizer": "prodigy"}, "learning_rate", "8 times above the usual 1 for prodigy",
          "learning_rate: 1"),
-        ({"lora_rank": 64, "lora_alpha": 1.0}, "lora_alpha", "alpha / rank, 1/64", "lora_alpha: 64"),
+        ({"lora_rank": 64, "lora_alpha": 1.0}, "lora_alpha", "scaled by 0.02 (alpha / rank)", "lora_alpha: 64"),
         ({"batch_size": 1}, "batch_size", "which is noisy", "gradient_accumulation_steps: 4"),
         ({"epochs": 60}, "epochs", "shown 6,000 times in all; for 100 different ones 1,500 are enough", "epochs: 15"),
         ({"epochs": 2}, "epochs", "shown 200 times in all", "epochs: 15"),
