@@ -45,6 +45,7 @@ from trainer.dataset import scan
 from trainer.dataset.sampler import windows_per_epoch
 from trainer.demo import BASE, world
 from trainer.device import accelerate
+from trainer.gauge import Gauge
 from trainer.job import Base, Item, Job
 from trainer.own import OwnEncoder
 from trainer.tasks.diffusion import VALIDATION_TIMESTEPS, Diffusion
@@ -204,7 +205,7 @@ def ours(lab: Lab, settings: dict[str, Any], goal: float, most: int, say: Callab
     task = Diffusion(job, lab.family, lab.cache, accelerator.device)
     run = loop.Training(
         config, job.train_items, task, model, optimizer, list(named.values()), accelerator, Position(total=total),
-        per_epoch, averages,
+        per_epoch, averages, Gauge(accelerator.device),
     )  # fmt: skip
     watch = Watch(lab, trained.denoiser, goal, config.validation_steps, min(most, total))
     with suppress(_Enough):

@@ -18,6 +18,7 @@ from ..trainer.config import TrainConfig, parse
 from ..trainer.dataset import Dataset, scan
 from ..trainer.errors import HostError, RunError, UserError, WorkerError
 from ..trainer.events import (
+    Advised,
     Checkpoint,
     Event,
     MemoryPlan,
@@ -59,7 +60,7 @@ class Trained:
         steps: optimizer steps that the LoRA was trained for.
         run: the run's id.
         notes: what the user should know.
-        advice: what was chosen, and what to mind.
+        advice: what was chosen, what to mind, and what to change next.
         anew: whether anything was trained now; False if the run was finished already.
     """
 
@@ -144,6 +145,8 @@ def train(
     step, file, why = found.best
     if why:
         notes.insert(0, f"this is step {step} of {found.steps}, the best one: {why}")
+    diagnosed = [event for event in story if isinstance(event, Advised) and event.kind == "diagnosis"]
+    advice += map(describe, diagnosed[-1:])
     samples = _samples(story, step, found.folder, encoder)
     return Trained(read(file, run=job.run_id), losses, samples, step, job.run_id, notes, advice, trained)
 

@@ -74,9 +74,7 @@ app.registerExtension({
     if (node.comfyClass !== "Darkroom_LoRATrainConfig") return;
     const row = element("div", "row");
     row.append(chooser(node), more(node));
-    const said = element("div", "dim", "auto: the pictures and the card decide rank, alpha, learning rate, epochs, "
-      + "batch, accumulation, checkpointing, resolution, held-out pictures, warm-up and number format. The widgets of "
-      + "these do not count, unless wired or set by YAML.");
+    const said = element("div", "dim", t("auto_decides"));
     const notes = element("div", "dim lines");
     notes.hidden = true;
     panel(node).append(row, said, notes);
