@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from comfy_api.latest import io
 
-from ..trainer.config import TrainConfig
+from ..trainer.config import AUTO, TrainConfig
 from ..trainer.dataset import fingerprint
 from ..trainer.dataset.remembered import content_hash
 from ..trainer.errors import DarkroomError, HostError
@@ -77,14 +77,7 @@ class LoRATrainConfig(io.ComfyNode):
                     tooltip="YAML, a line such as lora_rank: 16 for each field. What it sets wins over the widgets and "
                     "over yaml_file, but not over wired inputs.",
                 ),
-                *(_input(field, NAMES[field]) for field in ADDED),
-                io.Boolean.Input(
-                    "auto",
-                    default=False,
-                    optional=True,
-                    tooltip="Choose rank, rate, length, batch and resolution by the pictures and the card: Train LoRA "
-                    "says what and why. What is wired or given by YAML stays; these widgets then do not count.",
-                ),
+                *(_auto() if field == AUTO else _input(field, NAMES[field]) for field in ADDED),
             ],
             outputs=[
                 ConfigType.Output(display_name="config", tooltip="For Train LoRA."),
@@ -133,6 +126,17 @@ def _lora(text: str) -> Path:
 
 
 READER = Reader(places.readable, places.dataset_folder, _lora)
+
+
+def _auto() -> io.Input:
+    """The switch that puts widgets aside."""
+    return io.Boolean.Input(
+        AUTO,
+        default=False,
+        optional=True,
+        tooltip="Choose rank, rate, length, batch and resolution by the pictures and the card: Train LoRA says what "
+        "and why. What is wired or given by YAML stays; these widgets then do not count.",
+    )
 
 
 def _input(field: str, name: str) -> io.Input:

@@ -60,10 +60,11 @@ _ADVANCED = (
     "validation_images", "validation_steps", "save_steps", "sample_every", "sample_inference_steps", "sample_guidance",
     "sample_strength", "log_interval", "sample_prompts",
 )  # fmt: skip
-ADDED = ("base_weights", "vram_limit", "early_stopping_patience")
+ADDED = ("base_weights", "vram_limit", "early_stopping_patience", AUTO)
 """Fields whose inputs lie behind the YAML's: saved graphs rely on the order of those that were there first."""
-NAMES = {field: field for field in (*IN_SIGHT, *_ADVANCED, *ADDED)} | {"seed": "training_seed"}
-"""Field -> input, in order. Not called seed: ComfyUI's page would draw a new one for every run, and train anew."""
+NAMES = {field: field for field in (*IN_SIGHT, *_ADVANCED, *ADDED) if field != AUTO} | {"seed": "training_seed"}
+"""Field -> input, in order; auto, which says of others what they are, is none of them. Not called seed: ComfyUI's page
+would draw a new one for every run, and train anew."""
 PATHS = ("reg_data_dir", "init_lora")
 LISTS = ("lora_blocks",)
 MAPPINGS = ("lora_ranks", "lora_alphas", "optimizer_args")

@@ -118,7 +118,7 @@ def test_what_wins_over_what(resolve: Callable[..., Any], tmp_path: Path):
 def test_auto_puts_widgets_aside_but_nothing_that_is_wired_or_given(resolve: Callable[..., Any]):
     inputs = {"auto": True, "lora_rank": 3, "epochs": 3, "resolution": 64, "yaml": "epochs: 4", "seed": 1}
     found = resolve(inputs, wired={"resolution"})
-    chosen = {field for field, value in found.values.items() if value == "auto"}
+    chosen = {field for field in configs.all_auto() if found.values[field] == "auto"}
     assert chosen == set(configs.all_auto()) - {"epochs", "resolution"}
     assert (found.values["epochs"], found.values["resolution"], found.config.lora_rank) == (4, 64, 8)
     assert found.notes[-1].startswith("chosen by the pictures and the card, which Train LoRA knows: lora_rank, ")

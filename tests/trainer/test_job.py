@@ -287,6 +287,8 @@ OTHER: dict[str, Any] = {
     "loss_type": "huber",
     "huber_delta": 0.2,
     "ema_decay": 0.99,
+    "base_weights": "fp8",
+    "vram_limit": 6.0,
 }
 # What goes only with another field.
 WITH: dict[str, dict[str, Any]] = {
@@ -296,6 +298,7 @@ WITH: dict[str, dict[str, Any]] = {
     "reg_data_dir": {"reg_data_dir": "/y"},
     "lokr_factor": {"lora_method": "lokr"}, "lr_cycles": {"lr_scheduler": "cosine_with_restarts"},
     "lr_power": {"lr_scheduler": "polynomial"}, "huber_delta": {"loss_type": "huber"},
+    "base_weights": {"base_weights": "nf4"},
 }  # fmt: skip
 
 

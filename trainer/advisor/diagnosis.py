@@ -127,7 +127,7 @@ def diagnose(case: Case) -> Diagnosis | None:
 
 def _failure(case: Case, end: RunFailed) -> Iterator[Diagnosis]:
     if "out of memory" in end.message:
-        field, change = _less_memory(case)
+        field, change = _less_memory(case, end.message)
         yield Diagnosis("memory", end.message.partition("\n")[0][:200], field, change)
     elif "not finite" in end.message:
         yield Diagnosis("away", end.message, *_lower_rate(case))
@@ -135,9 +135,14 @@ def _failure(case: Case, end: RunFailed) -> Iterator[Diagnosis]:
         yield from _frozen(case)
 
 
-def _less_memory(case: Case) -> tuple[str, str]:
-    """The guide's order: batch 2, fp16, checkpointing; then one picture at a time; then what costs quality."""
+def _less_memory(case: Case, message: str) -> tuple[str, str]:
+    """The guide's order: batch 2, fp16, checkpointing; then one picture at a time; then what costs quality.
+
+    A run that was out of memory while it trained has given up all but the last by itself.
+    """
     config, started = case.config, _started(case)
+    if "everything given up" in message:
+        return "resolution", f"resolution: {max(64, config.resolution * 3 // 4 // 64 * 64)}"
     fp32 = started is not None and started.precision == "fp32" and started.device != "cpu"
     for size in (2, 1):
         if config.batch_size > size:

@@ -40,6 +40,18 @@ class Done:
         return advisor.case(replace(job, config=job.config.but(**settings)), story)
 
 
+@dataclass
+class EndedBefore:
+    """A run that failed otherwise than by itself."""
+
+    done: Done
+    end: RunFailed
+
+    def case(self, **settings: Any) -> Case:
+        case = self.done.case(**settings)
+        return replace(case, story=[*case.story[:-1], self.end])
+
+
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     """Trains on so many neon pictures, some of them held out; a failure is an end like any other."""
@@ -73,7 +85,7 @@ def found(case: Case) -> Diagnosis:
     return diagnosis
 
 
-def next_fields(done: Done, ways: Sequence[dict[str, Any]]) -> list[str]:
+def next_fields(done: Done | EndedBefore, ways: Sequence[dict[str, Any]]) -> list[str]:
     """What is to be changed next, for a run that has each of these settings already."""
     return [found(done.case(**settings)).field for settings in ways]
 
@@ -83,7 +95,7 @@ def next_fields(done: Done, ways: Sequence[dict[str, Any]]) -> list[str]:
 
 @pytest.fixture
 def out_of_memory(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """A toy run that is out of memory in its second step."""
+    """A toy run that is out of memory from its second step on, whatever it gives up."""
 
     def go(**settings: Any) -> Done:
         loss, calls = Diffusion.loss, 0
@@ -108,9 +120,12 @@ def test_out_of_memory(out_of_memory: Callable[..., Done]) -> None:
     done = out_of_memory(batch_size=4, gradient_checkpointing=False)
     (said,) = done.said
     assert isinstance(done.told[-1], RunFailed)
-    assert said.field == "batch_size"
-    assert said.message.startswith("out of memory: ")
-    assert said.cure == "change one thing: batch_size: 2 with gradient_accumulation_steps: 2, the same run"
+    # What the guide would change it has changed by itself.
+    assert said.message.startswith("out of memory: out of memory while ")
+    assert said.cure == "change one thing: resolution: 64"
+    end = RunFailed("out of memory: CUDA out of memory. Tried to allocate 2 GiB")
+    done = EndedBefore(done, end)
+    assert found(done.case(batch_size=4)).change == ("batch_size: 2 with gradient_accumulation_steps: 2, the same run")
     ways = [
         {"batch_size": 4}, {"batch_size": 2, "gradient_checkpointing": False},
         {"batch_size": 2, "gradient_checkpointing": True}, {"batch_size": 1, "gradient_checkpointing": True},
@@ -119,7 +134,8 @@ def test_out_of_memory(out_of_memory: Callable[..., Done]) -> None:
 
 
 def test_out_of_memory_on_a_card_in_fp32(out_of_memory: Callable[..., Done]) -> None:
-    case = out_of_memory(batch_size=2, gradient_checkpointing=False).case()
+    done = out_of_memory(batch_size=2, gradient_checkpointing=False)
+    case = EndedBefore(done, RunFailed("out of memory: CUDA out of memory")).case(mixed_precision="no")
     on_a_card = [replace(e, device="cuda:0") if isinstance(e, RunStarted) else e for e in case.story]
     assert found(replace(case, story=on_a_card)).change == "mixed_precision: fp16"
     assert found(case).field == "gradient_checkpointing"  # a CPU has no fp16
