@@ -68,6 +68,8 @@ def described(path: Path, family: str) -> dict[str, Any]:
         return dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise BaseModelError(f"{path.name}: its darkroom.{family} is no JSON object", "write the file again") from error
+
+
 def _side(described: dict[str, Any], family: str) -> int:
     """The pictures' side, of a file that describes itself."""
     try:
