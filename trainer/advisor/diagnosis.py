@@ -22,8 +22,6 @@ from .words import shown
 
 FAINT = 0.03
 """A loss on fixed pictures that fell by less than this part has hardly learnt."""
-WORSE = 0.03
-"""A loss that is higher at the end than at its lowest by more than this part has overfitted."""
 SLIGHT = 0.2
 """One that fell by less than this part had more to learn, if its pictures were shown seldom."""
 AWAY = 1.3
@@ -172,16 +170,17 @@ def _lower_rate(case: Case) -> tuple[str, str]:
 
 
 def _stiff(case: Case) -> Iterator[Diagnosis]:
-    """Fewer epochs, then a lower rate, then rank 4 to 6."""
-    config, values = case.config, case.validations("held_out")
-    if len(values) < 3:
+    """Fewer epochs, then a lower rate, then rank 4 to 6.
+
+    That an earlier checkpoint is better by more than noise is for ``validation.best`` to say, on pictures held out.
+    """
+    config, values = case.config, {one.step: one.loss for one in case.validations("held_out")}
+    end = case.story[-1] if case.story else None
+    if not isinstance(end, RunFinished) or not end.best < end.step or end.best not in values:
         return
-    lowest, last = min(values, key=lambda one: one.loss), values[-1]
-    higher = [last.by_timestep[name] > value for name, value in lowest.by_timestep.items() if name in last.by_timestep]
-    if last.loss <= (1 + WORSE) * lowest.loss or 2 * sum(higher) < len(higher):
-        return
-    because = f"the held-out loss was lowest at step {lowest.step} ({lowest.loss:.4f}), and {last.loss:.4f} at the end"
-    part = lowest.step / max(1, last.step)
+    last = values[max(values)]
+    because = f"the held-out loss was {values[end.best]:.4f} at step {end.best}, and {last:.4f} at the end"
+    part = end.best / end.step
     low, _ = rules.range_of(config, case.base)
     if part * case.length.shown >= STIFF_BELOW * case.right:
         field, now = _length_field(case)
