@@ -139,7 +139,8 @@ CHECKS: dict[str, tuple[Any, Callable[[Seen, TrainConfig], bool]]] = {
 
 
 def test_no_field_is_forgotten_here() -> None:
-    assert CHECKS.keys() | ELSEWHERE.keys() | {"seed"} == TrainConfig.model_fields.keys()
+    # auto is no setting of its own: tests/trainer/advisor.
+    assert CHECKS.keys() | ELSEWHERE.keys() | {"seed", "auto"} == TrainConfig.model_fields.keys()
     assert not CHECKS.keys() & ELSEWHERE.keys()
 
 
