@@ -271,12 +271,11 @@ def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress
 
 def _samples(story: list[Event], step: int, folder: Path, encoder: HostEncoder) -> torch.Tensor:
     """The samples of the last step up to the LoRA's that has some, decoded by the wired VAE."""
-    every = [event for event in story if isinstance(event, Sample)]
-    if not every:
+    drawn = [event for event in story if isinstance(event, Sample)]
+    if not drawn:
         raise RunError(f"the run in {folder} drew no samples", "raise epochs, and queue again")
-    drawn = [event for event in every if event.step <= step] or every[:1]
-    by_index = {event.index: event for event in every if event.step == drawn[-1].step}
-    pictures = [encoder.decode(preview.load(folder / by_index[index].latents)) for index in sorted(by_index)]
+    by_index = {event.index: event for event in events.shown(drawn, step)}
+    pictures = [encoder.decode(preview.load(folder / event.latents)) for event in by_index.values()]
     size = pictures[0].shape[1:3]  # a batch has one size; prompts may ask for others
     return torch.cat([one if one.shape[1:3] == size else _resized(one, size) for one in pictures])
 

@@ -60,6 +60,7 @@ COMMANDS = {
     "caption": ("write captions for a folder of images", "captioning.cli"),
     "train": ("train a LoRA as a YAML file says, or go on with a run", ""),
     "advise": ("what was chosen for a run, what to mind about it, and what to change next", "advisor.command"),
+    "sweep": ("train the same run with one field varied, and say which value to keep", ""),
     "export": ("copy the LoRA of a checkpoint out of its run", "exporting"),
     "inspect": ("what a LoRA file holds", "loras.inspection"),
     "resize": ("a LoRA file at a lower rank", "loras.resize"),
@@ -73,7 +74,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Train a LoRA and see what it does.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    own = {"train": _add_train, "demo": _add_demo}
+    own = {"train": _add_train, "sweep": _add_sweep, "demo": _add_demo}
     for name, (what, module) in COMMANDS.items():
         command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
         if name in own:
@@ -90,13 +91,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--config", type=Path, metavar="FILE", help="a YAML file; copy configs/lora_default.yaml")
     what.add_argument("--resume", type=Path, metavar="RUN", help="the output_dir of a run to go on with")
     what.add_argument("--job", type=Path, metavar="RUN", help=argparse.SUPPRESS)  # the worker of ComfyUI's nodes
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="set a field of the config, such as lora_rank=16 (can be given again)",
-    )
+    _add_set(parser)
     parser.add_argument("--epochs", type=int, metavar="N", help="the same as --set epochs=N")
     parser.add_argument(
         "--auto",
@@ -105,6 +100,25 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "them; what --set gives stays",
     )
     parser.set_defaults(run=_train)
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="a YAML file, as for train")
+    parser.add_argument(
+        "--vary", required=True, metavar="FIELD=VALUE,...", help="the field and its values, such as lora_rank=4,8,16"
+    )
+    _add_set(parser)
+    parser.set_defaults(run=_sweep)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="set a field of the config, such as lora_rank=16 (can be given again)",
+    )
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -145,6 +159,20 @@ def _train(args: argparse.Namespace) -> int:
             return exit_code(run.start(config, [screen()], stop, job.choices))
         # A run of ComfyUI's: its encoders are there, but its cache is here, and that is all that training reads.
         return exit_code(run.work(folder, [screen()], stop, config))
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    config = configs.load(args.config, overrides=dict(_setting(text) for text in args.set))
+    from . import sweep
+
+    found = sweep.plan(config, *sweep.read(args.vary))
+    with Stop() as stop:
+        trials = sweep.start(found, [screen()], stop, print)
+    if trials is None:
+        print("stopped; the same command goes on from here")
+        return STOPPED
+    print(f"\n{sweep.write(found, trials)}")
+    return FAILED if all(one.failure for one in trials) else DONE
 
 
 def _demo(args: argparse.Namespace) -> int:

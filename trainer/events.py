@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -277,6 +277,12 @@ def history(path: Path) -> Iterator[Event]:
             kept = [e for e in kept if getattr(e, "step", -1) <= point]
         kept.append(event)
     yield from kept
+
+
+def shown(samples: Sequence[Sample], step: int) -> list[Sample]:
+    """The samples of the last step up to one that has some; of the first that has, if all came later."""
+    before = [sample.step for sample in samples if sample.step <= step] or [sample.step for sample in samples[:1]]
+    return sorted((sample for sample in samples if sample.step == max(before)), key=lambda sample: sample.index)
 
 
 class Journal:

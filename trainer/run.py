@@ -51,6 +51,7 @@ def start(
     sinks: Sequence[Sink],
     stop: Callable[[], bool] = lambda: False,
     choices: tuple[tuple[str, str, str], ...] = (),
+    place: Callable[[Job], Path] = lambda job: job.config.output_dir,
 ) -> Event:
     """Trains as a config says, or goes on with, extends or returns the same run in its ``output_dir``.
 
@@ -59,6 +60,7 @@ def start(
         sinks: told every event, beside the run folder's own journal, log and TensorBoard.
         stop: polled between steps and encodings.
         choices: as in a job, of a run that goes on.
+        place: the folder of the run, once it is known what run that is.
 
     Returns:
         The terminal event.
@@ -95,10 +97,10 @@ def start(
         families.get(base.family), base, config.clip_skip, device, lambda message: emit(Warned(message))
     )
     optim.check(config)
-    folder = config.output_dir
-    init = _init(config, folder, hashes)
+    init = _init(config, config.output_dir, hashes)
     job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)
     job = replace(job, choices=choices)
+    folder = place(job)
     check_folder(folder, job)
     check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
     for event in (advice := advisor.before(job)):
