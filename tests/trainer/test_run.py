@@ -85,7 +85,7 @@ def test_a_run_tells_everything_and_leaves_a_whole_folder(config: TrainConfig, s
     started = next(e for e in seen if isinstance(e, RunStarted))
     assert (started.total_steps, started.images, started.effective_batch, started.precision) == (20, 5, 2, "fp32")
     assert any(isinstance(e, Warned) and "fp16 cannot be trained on a CPU" in e.message for e in seen)
-    assert any(isinstance(e, Warned) and "warmup_steps" in e.message for e in seen)
+    assert any(isinstance(e, Advised) and "warmup_steps" in e.message for e in seen)
     assert [(e.step, e.signal) for e in seen if isinstance(e, Validation)] == [
         (step, signal) for step in (0, 20) for signal in ("train", "drift")
     ]
