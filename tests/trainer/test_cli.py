@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from trainer import checkpoint, events
+from trainer import job as jobs
 from trainer.__main__ import main
-from trainer.config import TrainConfig
+from trainer.config import AUTO_FIELDS, TrainConfig
 from trainer.events import RunFailed, RunFinished, RunStopped, Step
 
 REPO = Path(__file__).resolve().parents[2]
@@ -109,6 +110,29 @@ def test_a_mistake_ends_with_2_and_a_message(
     assert main(["train", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not config.output_dir.exists()
+
+
+def test_auto_wins_over_the_file_and_set_over_auto_and_a_run_keeps_what_was_chosen(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ok.yaml").write_text(config.but(max_steps=2).to_yaml(), encoding="utf-8")
+    assert main(["train", "--config", "ok.yaml", "--auto", "--set", "lora_rank=3"]) == 0
+    out = capsys.readouterr().out
+    chosen = {line.split()[1] for line in out.splitlines() if line.startswith("auto: ")}
+    assert chosen == set(AUTO_FIELDS) - {"lora_rank"}
+    assert out.index("auto: learning_rate") < out.index("images      5")  # on the first screen
+    kept = jobs.load(config.output_dir)
+    assert (kept.config.lora_rank, kept.config.auto, kept.config.warmup_steps) == (3, (), "auto")
+    # A run that goes on has chosen already.
+    assert main(["train", "--resume", str(config.output_dir), "--set", "max_steps=3"]) == 0
+    assert jobs.load(config.output_dir).choices == kept.choices
+    for arguments, told in (
+        (["--auto"], "--auto: what a run began with stays"),
+        (["--set", "lora_rank=auto"], "stays"),
+    ):
+        assert main(["train", "--resume", str(config.output_dir), *arguments]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_a_mistake_shows_no_traceback(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from trainer.studio import Studio
 
 # Fields that are used where a test of that place sees them.
 ELSEWHERE = {
+    "auto": "advisor/test_choices.py",
     "task_type": "test_config.py",
     "caption_source": "test_the_source_of_captions_reaches_the_scan",
     "log_interval": "test_loop.py",

@@ -339,4 +339,7 @@ def _no_images(root: Path, problems: list[Problem]) -> DatasetError:
     if passed_over:
         listed = "\n".join(f"  - {problem}" for problem in passed_over[:5])
         return DatasetError(f"{root}: no image that can be used; passed over:\n{listed}")
-    return DatasetError(f"{root}: no image in the folder", f"Put pictures ({_FORMATS_TEXT}) into it.")
+    cure = f"Put pictures ({_FORMATS_TEXT}) into it."
+    if any(suffix(name) in (".txt", ".jsonl") for name in os.listdir(root)):
+        cure += " Lines of text alone want task_type: text-generation, which this version does not train yet."
+    return DatasetError(f"{root}: no image in the folder", cure)

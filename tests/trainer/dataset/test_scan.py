@@ -161,7 +161,10 @@ def test_folders_that_cannot_be_used(folder: Path) -> None:
     assert message_of(folder / "a.txt") == (
         f"{folder / 'a.txt'}: is a file, expected a folder of images\n  -> Name the folder that it lies in."
     )
-    assert message_of(folder) == f"{folder}: no image in the folder\n  -> Put pictures ({formats}) into it."
+    assert message_of(folder) == (
+        f"{folder}: no image in the folder\n  -> Put pictures ({formats}) into it. Lines of text alone want task_type: "
+        "text-generation, which this version does not train yet."
+    )
 
 
 def test_many_images_and_none_can_be_used(folder: Path) -> None:
