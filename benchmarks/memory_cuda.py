@@ -168,7 +168,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     settings |= {name: configs.parse_value(value) for name, _, value in (one.partition("=") for one in args.set)}
     config = configs.parse(settings).resolved()
     encoder, cache = encoders(family, args.toy), Cache(args.work / "cache")
-    dataset = scan(config.train_data_dir, resolution=side)
+    dataset = scan(config.train_data_dir, resolution=config.resolution)
     base = Base(config.base_model, family, f"random {family}")
     job = prepare.plan(config, dataset, base, encoder, cache.folder)
     prepare.fill(job, dataset, encoder, cache, emit=lambda event: None)
