@@ -15,6 +15,7 @@ from .lora import ApplyLoRA, LoadTrainedLoRA, SaveLoRA
 from .pictures import DatasetImages
 from .sweep import LabelledGrid, StrengthSweep
 from .train import TrainLoRA
+from .training_sweep import TrainingSweep
 
 
 class DarkroomExtension(ComfyExtension):
@@ -25,6 +26,7 @@ class DarkroomExtension(ComfyExtension):
         return [
             LoadDataset, AutoCaption, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase, LoadTrainedLoRA,
             StrengthSweep, LabelledGrid, LoRABlocks, ResizeLoRA, MergeLoRAs, DatasetImages,
+            TrainingSweep,
         ]  # fmt: skip
 
 

@@ -62,6 +62,8 @@ class Trained:
         notes: what the user should know.
         advice: what was chosen, what to mind, and what to change next.
         anew: whether anything was trained now; False if the run was finished already.
+        folder: the run's.
+        outcome: its ``result.json``.
     """
 
     lora: LoraModel
@@ -72,6 +74,8 @@ class Trained:
     notes: list[str]
     advice: list[str]
     anew: bool
+    folder: Path
+    outcome: dict[str, Any]
 
 
 def train(
@@ -148,7 +152,8 @@ def train(
     diagnosed = [event for event in story if isinstance(event, Advised) and event.kind == "diagnosis"]
     advice += map(describe, diagnosed[-1:])
     samples = _samples(story, step, found.folder, encoder)
-    return Trained(read(file, run=job.run_id), losses, samples, step, job.run_id, notes, advice, trained)
+    lora, outcome = read(file, run=job.run_id), found.outcome
+    return Trained(lora, losses, samples, step, job.run_id, notes, advice, trained, found.folder, outcome)
 
 
 def decide(settings: TrainConfig, dataset: Dataset, base: Peek) -> tuple[TrainConfig, tuple[advisor.Choice, ...]]:
