@@ -45,7 +45,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """
     file = _base_file(_part(asked, "base"))
     base, source = peek(file), Folder(asked_for(_part(asked, "dataset")))
-    config = resolve(_part(asked, "config"), asked.get("wired") or (), READER).config
+    config = resolve(_part(asked, "config"), _names(asked, "wired"), READER).config
     config = config.but(train_text_encoder=False, base_model=file.as_posix(), **source.decided())
     scanned = source.dataset(config)
     config, choices = decide(config, scanned, base)
@@ -74,6 +74,13 @@ def _part(asked: dict[str, Any], name: str) -> dict[str, Any]:
     found = asked.get(name)
     if not isinstance(found, dict):
         raise HostError(f"{name}: expected an object, got {found!r:.60}")
+    return found
+
+
+def _names(asked: dict[str, Any], name: str) -> list[str]:
+    found = asked.get(name) or []
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise HostError(f"{name}: expected a list of names, got {found!r:.60}")
     return found
 
 

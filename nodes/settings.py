@@ -175,12 +175,12 @@ def _preset(name: str) -> Path:
 def _layers(inputs: Mapping[str, Any], read: Reader) -> list[dict[str, Any]]:
     """What the YAML file sets, and what the pasted YAML does; the last wins."""
     layers = []
-    if named := (inputs.get("yaml_file") or "").strip():
+    if named := _text(inputs, "yaml_file"):
         file = _preset(named) if named in preset_names() else read.path(named, "yaml_file")
         if file.suffix.lower() in (".toml", ".json"):
             raise ConfigError([f"another trainer's file; python -m trainer import {file.name} makes YAML of it"], named)
         layers.append(configs.given(configs.read_text(file), source=f"yaml_file ({named})"))
-    if pasted := (inputs.get("yaml") or "").strip():
+    if pasted := _text(inputs, "yaml"):
         layers.append(configs.given(pasted, source="yaml"))
     return layers
 
@@ -189,16 +189,25 @@ def _fields(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The fields' values from the inputs; empty ones are None or empty."""
     found, faults = {}, []
     for field, name in NAMES.items():
-        value = inputs.get(name)
-        if value is None:
-            value = _widget(field, TrainConfig.model_fields[field].default)
+        default = _widget(field, TrainConfig.model_fields[field].default)
         try:
-            found[field] = _value(field, value)
+            value = _text(inputs, name, default) if isinstance(default, str) else inputs.get(name)
+            found[field] = _value(field, default if value is None else value)
         except ConfigError as error:
             faults += [f"{name}: {problem}" for problem in error.problems]
     if faults:
         raise ConfigError(faults, SOURCE)
     return {**found, "auto": bool(inputs.get("auto"))}
+
+
+def _text(inputs: Mapping[str, Any], name: str, default: str = "") -> str:
+    """A text among the inputs, without the blanks around it; programs send what they like, so it is looked at first."""
+    value = inputs.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise ConfigError([f"expected a text, got {value!r:.60}"], name)
+    return value.strip()
 
 
 def _value(field: str, value: Any) -> Any:
@@ -211,8 +220,6 @@ def _value(field: str, value: Any) -> Any:
         return yaml_text.loads(_within(value, "[]"))
     if field in MAPPINGS:
         return yaml_text.loads(_within(value, "{}"))
-    if field in PATHS:
-        value = value.strip()
     return None if field in EMPTY and value == EMPTY[field] else value
 
 

@@ -49,7 +49,7 @@ def describe(event: Event) -> str:
         case Warned():
             return f"warning: {event.message}"
         case Chosen():
-            return f"auto: {event.field} {event.value}  ({event.why})"
+            return f"auto: {event.field} {event.value} ({event.why})"
         case Advised():
             return f"{event.kind}: {event.message}" + (f"\n  -> {event.cure}" if event.cure else "")
         case RunFinished():

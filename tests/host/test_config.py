@@ -42,11 +42,11 @@ def resolved(comfy: ComfyServer, graph: Graph) -> tuple[configs.TrainConfig, lis
 # --- queued
 
 
-def test_six_inputs_are_in_sight_and_none_is_required(comfy: ComfyServer):
+def test_six_inputs_and_auto_are_in_sight_and_none_is_required(comfy: ComfyServer):
     inputs = comfy.node_info("Darkroom_LoRATrainConfig")["input"]
     assert not inputs.get("required")
     about = {name: spec[1] for name, spec in inputs["optional"].items()}
-    in_sight = ["epochs", "lora_rank", "learning_rate", "batch_size", "resolution", "training_seed"]
+    in_sight = ["epochs", "lora_rank", "learning_rate", "batch_size", "resolution", "training_seed", "auto"]
     assert [name for name, spec in about.items() if not spec.get("advanced")] == in_sight
     # Bounds are the config's own: what is outside of them it refuses.
     assert (about["lora_rank"]["min"], about["lora_rank"]["max"]) == (1, 1024)
@@ -127,6 +127,16 @@ def test_fields_reach_the_run(comfy: ComfyServer, tmp_path: Path):
     assert sum(item.regular for item in job.items) == 12
 
 
+def test_train_lora_decides_what_is_auto(comfy: ComfyServer):
+    graph = {**demo_loader(), **training()}
+    graph["config"]["inputs"] = {"auto": True, "lora_rank": 64, "resolution": 512, "yaml": "epochs: 2\nseed: 31"}
+    job = jobs.load(runs(comfy) / planned_run(comfy, graph))
+    config = job.config
+    assert (config.auto, config.lora_rank, config.resolution, config.learning_rate) == ((), 8, 128, 5.3e-3)
+    assert (config.epochs, config.seed, config.window, config.validation_images) == (2, 31, 4, 1)
+    assert {field for field, _, _ in job.choices} == set(configs.AUTO_FIELDS) - {"epochs"}
+
+
 # --- the routes
 
 
@@ -168,6 +178,18 @@ def test_an_estimate_knows_yaml_wires_and_files(comfy: ComfyServer):
     assert comfy.post("/darkroom/estimate", {**question, "wired": ["epochs"]})["steps"] == 24
 
 
+def test_an_estimate_is_of_what_will_be_chosen_and_says_what_to_mind(comfy: ComfyServer):
+    found = comfy.post("/darkroom/estimate", asked(auto=True, lora_rank=64))
+    assert (found["images"], found["held_out"], found["steps"]) == (11, 1, 408)
+    chosen = {line.split()[1]: line for line in found["chosen"]}
+    assert set(chosen) == set(configs.AUTO_FIELDS)
+    assert chosen["lora_rank"] == "auto: lora_rank 8 (12 different pictures; 16 from 30 on)"
+    assert found["advice"] == []
+    given = comfy.post("/darkroom/estimate", asked(**DEMO_CONFIG, lora_rank=64, learning_rate=2e-6))
+    assert given["chosen"] == []
+    assert [line.split(": ")[1] for line in given["advice"]] == ["learning_rate", "lora_rank", "epochs", "warmup_steps"]
+
+
 @pytest.mark.parametrize(
     ("question", "message"),
     [
@@ -177,6 +199,12 @@ def test_an_estimate_knows_yaml_wires_and_files(comfy: ComfyServer):
         ({"config": {}, "base": {"kind": "demo"}}, "dataset: expected an object"),
         ({**asked(), "dataset": {"folder": DEMO_DATA, "repeats": "often"}}, "repeats: 'often' is no whole number"),
         ({**asked(), "dataset": {"folder": DEMO_DATA, "captions": "mine"}}, "captions: 'mine' is unknown"),
+        ({**asked(), "dataset": {"folder": ["a"], "path": {"b": 1}}}, "does not exist"),
+        ({**asked(), "dataset": {"folder": "", "path": "\0"}}, "does not exist"),
+        ({**asked(), "wired": {"epochs": 1}}, "wired: expected a list of names"),
+        ({**asked(), "base": {"kind": "checkpoint", "name": ["\0"]}}, "there is no checkpoint"),
+        (asked(yaml=["epochs: 3"]), "yaml: expected a text"),
+        (asked(sample_prompts=5, lora_rank={}), "(?s)sample_prompts: expected a text"),
     ],
 )
 def test_an_estimate_tells_what_is_wrong(comfy: ComfyServer, question: dict[str, Any], message: str):
@@ -277,6 +305,36 @@ def test_the_estimate_appears_and_follows_the_widgets(page: Page):
     page.wait_for_function(
         "() => ![...document.querySelectorAll('.darkroom-panel')].some(p => p.textContent.includes('60 steps'))"
     )
+
+
+@pytest.mark.browser
+def test_with_auto_the_widgets_that_do_not_count_are_grey(page: Page):
+    _, config, _ = page.evaluate(GRAPH)
+    grey = "id => window.app.graph.getNodeById(id).widgets.filter(w => w.disabled).map(w => w.name)"
+    switch = """([id, on]) => {
+        const one = window.app.graph.getNodeById(id).widgets.find(w => w.name === "auto");
+        one.value = on;
+        one.callback(on);
+    }"""
+    assert page.evaluate(grey, config) == []
+    page.evaluate(switch, [config, True])
+    assert set(page.evaluate(grey, config)) == set(configs.all_auto())
+    page.get_by_text("the pictures and the card decide rank").wait_for()
+    assert "auto: lora_rank 8 (12 different pictures; 16 from 30 on)" in estimate_of(page, "11 pictures, 1 held out")
+    # What is wired counts; and the switch is as it was when the graph is opened again.
+    page.evaluate(
+        """id => {
+            const node = window.app.graph.getNodeById(id), number = window.LiteGraph.createNode("PrimitiveInt");
+            window.app.graph.add(number);
+            number.connect(0, node, node.inputs.findIndex(i => i.name === "epochs"));
+        }""",
+        config,
+    )
+    assert "epochs" not in page.evaluate(grey, config)
+    page.evaluate("async () => await window.app.loadGraphData(window.app.graph.serialize())")
+    assert set(page.evaluate(grey, config)) == set(configs.all_auto()) - {"epochs"}
+    page.evaluate(switch, [config, False])
+    assert page.evaluate(grey, config) == []
 
 
 @pytest.mark.browser

@@ -165,6 +165,20 @@ def test_faults_of_the_yaml(resolve: Callable[..., Any], text: str, problem: str
     assert error_of(lambda: resolve({"yaml": text})).problems == (problem,)
 
 
+ODD = [{}, [], [[]], {"a": [1]}, True, -7, 1.5, "\0", float("nan"), 10**400, "\u6f2b"]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_values_of_any_type_are_read_or_told(resolve: Callable[..., Any], settings: Any, odd: Any):
+    told = set()
+    for name in (*settings.NAMES.values(), "yaml", "yaml_file"):
+        try:
+            resolve({name: odd})
+        except Exception as error:
+            told.add(type(error).__name__)
+    assert told == {"ConfigError"}
+
+
 def test_a_file_that_is_not_there(resolve: Callable[..., Any]):
     assert "the file does not exist" in str(error_of(lambda: resolve({"yaml_file": "nothing.yaml"})))
 

@@ -29,5 +29,5 @@ def test_the_loss_on_pictures_that_are_not_trained_falls_by_far(tmp_path: Path, 
         pytest.importorskip(package)
     settings: dict[str, Any] = RUNS[name]
     before, after, _ = measure(tmp_path, steps, **settings)
-    assert before == pytest.approx(0.143, abs=0.01)
+    assert before == pytest.approx(0.154, abs=0.01)
     assert after < LEFT * before

@@ -90,7 +90,7 @@ LINES: list[tuple[Event, str]] = [
         "step 10  saved checkpoints/step-000010 (norm of the change 0.751)",
     ),
     (Warned("look"), "warning: look"),
-    (Chosen("lora_rank", "16", "40 different pictures"), "auto: lora_rank 16  (40 different pictures)"),
+    (Chosen("lora_rank", "16", "40 different pictures"), "auto: lora_rank 16 (40 different pictures)"),
     (Advised("note", "max_steps", "max_steps: 9 is not reached"), "note: max_steps: 9 is not reached"),
     (Advised("warning", "lora_rank", "too high", "lora_rank: 8"), "warning: too high\n  -> lora_rank: 8"),
     (RunFinished(130, "x.safetensors"), "finished after 130 steps: x.safetensors"),

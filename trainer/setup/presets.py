@@ -48,7 +48,7 @@ _WARNINGS = {
     ("sdxl", 6): "The base model alone takes 5.1 GB, so it will be held in int8: see base_weights.",
     ("sdxl", 8): "It fits, but only just: close whatever else uses the card.",
 }
-_NOT_RUN = "Not yet run on a card."
+_NOT_RUN = "Not yet run on a card of this size."
 _GUIDE: dict[str, Any] = {
     "metadata_path": "data/style_train/metadata.csv",
     "batch_size": 2,
