@@ -70,6 +70,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 break
 
 
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Name what fails at once: of a run that is cut off nobody sees the summary."""
+    if not report.failed:
+        return None
+    kind = "failed" if report.when == "call" else "error"
+    return kind, f"\n{kind.upper()} {report.nodeid}\n", kind.upper()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A skipped host is no green host: say so where nobody can miss it.
 
@@ -79,8 +87,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     left_out = {}
     for marker, reason in _reasons().items():
         if count := sum(reason in why for why in skipped):
-            left_out[f"{count} {marker} tests"] = reason
+            left_out[marker] = f"{count} {marker} tests were skipped: {reason}"
+    if "long" in left_out:
+        terminalreporter.line(left_out.pop("long"))
     if left_out:
         terminalreporter.section("NOT TESTED IN A REAL COMFYUI", sep="!", red=True, bold=True)
-        for what, why in left_out.items():
-            terminalreporter.line(f"{what} were skipped: {why}", red=True)
+        for what in left_out.values():
+            terminalreporter.line(what, red=True)

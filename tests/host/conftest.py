@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +21,17 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def sdxl_alone(comfy: ComfyServer) -> Iterator[None]:
+    """One SDXL at a time, however many processes test: its text encoders have full size, and take several GB a side."""
+    lock = Path(tempfile.gettempdir()) / "darkroom tests of SDXL"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+        comfy.post("/free", {"unload_models": True, "free_memory": True})
+        time.sleep(1)
 
 
 @pytest.fixture

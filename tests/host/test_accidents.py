@@ -22,11 +22,11 @@ from trainer import checkpoint
 from trainer.events import RunFinished, RunStopped
 
 pytestmark = pytest.mark.host
-STEPS, SAVE_EVERY = 18, 4
+STEPS, SAVE_EVERY = 21, 4
 
 
 def graph(seed: int) -> Graph:
-    """18 steps, saved every 4, told every one."""
+    """21 steps, saved every 4, told every one."""
     return {**demo_loader(), **training(training_seed=seed, epochs=STEPS // 3, save_steps=SAVE_EVERY)}
 
 

@@ -143,8 +143,12 @@ def test_a_template_on_the_demo_base_runs_by_one_click(comfy: ComfyServer, name:
     assert all(not torch.equal(one, another) for one, another in itertools.pairwise(drawn))
 
 
-@pytest.mark.parametrize("name", [SD15, SDXL])
-def test_a_template_for_checkpoints_runs_with_one_of_its_name(comfy: ComfyServer, name: str):
+@pytest.mark.parametrize("name", [SD15, pytest.param(SDXL, marks=pytest.mark.long)])
+def test_a_template_for_checkpoints_runs_with_one_of_its_name(
+    request: pytest.FixtureRequest, comfy: ComfyServer, name: str
+):
+    if name == SDXL:
+        request.getfixturevalue("sdxl_alone")
     file = (add_random_sd15 if name == SD15 else add_random_sdxl)(comfy.base)
     wanted = file.with_name(CHECKPOINTS[name])
     if not wanted.exists():

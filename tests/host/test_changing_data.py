@@ -61,7 +61,7 @@ def graph(folder: Path, *moves: tuple[Path | str, Path], **config: Any) -> Graph
     return {**demo_loader(), "meddler": meddler, **training(vae=["meddler", 0], folder=folder.name, **config)}
 
 
-@pytest.mark.parametrize("which", ["the one at hand", "one that comes later"])
+@pytest.mark.parametrize("which", ["the one at hand", pytest.param("one that comes later", marks=pytest.mark.long)])
 def test_a_picture_that_is_replaced_is_an_error_by_name(comfy: ComfyServer, folder: Path, tmp_path: Path, which: str):
     old = pictures(folder)[0 if which == "the one at hand" else -1]
     shutil.copy(old, tmp_path / "old.png")

@@ -23,8 +23,8 @@ from tests.host.server import ComfyServer, failure
 from trainer import checkpoint, events
 from trainer.events import RunFinished, Step
 
-pytestmark = pytest.mark.host
 KILLS = int(os.environ.get("DARKROOM_KILLS", "3"))
+pytestmark = [pytest.mark.host, pytest.mark.timeout(200 * KILLS)]
 SAVE_EVERY = 4
 MOST_STEPS = 8  # between two kills
 

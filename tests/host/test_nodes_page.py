@@ -218,6 +218,7 @@ def words(comfy: ComfyServer) -> Iterator[Callable[..., Any]]:
 FOUND = {
     "images": 12, "held_out": 1, "regularisation": 0, "steps": 400, "presentations": 1600, "seconds": 119.0,
     "encoding": 0.0, "memory": 1.3e9, "how": "table", "run": "", "device": "cpu", "card": "cpu", "room": 0,
+    "chosen": [], "advice": [],
 }  # fmt: skip
 
 
@@ -240,6 +241,8 @@ def test_an_estimate_in_words(words: Callable[..., Any]):
     assert before == "before that, once: encoding pictures and captions, about 80 s"
     assert how == "as your run 0123... did on this card"
     assert warning.startswith("that is more than NVIDIA H100 has (1.2 GB): the training will give up ")
+    told = {"chosen": ["a", "b"], "advice": ["warning: c", "note: d"]}
+    assert words("estimate", "told", {**FOUND, **told})[2:] == ["a\nb", "warning: c", "note: d"]
     for seconds, text in (
         (0.2, "1 s"), (66, "66 s"), (119, "2 min"), (4000, "67 min"), (7100, "2 h"), (12000, "3 h 20 min"),
         (300_000, "3.5 days"),

@@ -13,7 +13,7 @@ from tests.host.measure import run_id, runs
 from tests.host.server import ComfyServer, PromptFailed
 from trainer import job as jobs
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("sdxl_alone")]
 # A trigger word of its own: a node that another module has run already would tell nothing there.
 SHORT: dict[str, Any] = {
     "trigger_word": "xl",

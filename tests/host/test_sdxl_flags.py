@@ -17,7 +17,7 @@ from tests.host.graphs import Graph, apply_lora, checkpoint_loader, node, pictur
 from tests.host.measure import run_id, runs
 from tests.host.server import ComfyServer
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.usefixtures("sdxl_alone")]
 SHORT: dict[str, Any] = {"trigger_word": "flags", "resolution": 64, "epochs": 1, "batch_size": 6}
 SMALL: dict[str, Any] = {"size": 64, "steps": 2}
 LORA = "of flags.safetensors"

@@ -12,12 +12,14 @@ import torch
 
 from tests.host.test_family_parity import CAPTIONS, comfys, random_lora, wear
 from tests.trainer.families.toy import relative
-from trainer import families
+from trainer import families, gauge
 from trainer.families import sdxl, sdxl_random
 
 FAMILY = sdxl.FAMILY
 SIZES = (((1023, 517), (9, 0), (96, 64)), ((640, 1200), (0, 33), (64, 128)))
 """Of two pictures: size, crop, bucket; width first."""
+
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("sdxl_alone")]
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +66,13 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ours["lora_hidden"] = encoders.encode_text(captions[:1])[0]["hidden"]
     # Two models of this size at once would be too much for a small machine.
     del model, encoders
+    gauge.release(torch.device("cpu"))
     theirs = comfys(checkpoint, captions, given, lora)
     checkpoint.unlink()
     layers = sum(name.endswith(".alpha") for name in lora)
     return {"entries": entries, "ours": ours, "theirs": theirs, "layers": layers}
 
 
-@pytest.mark.host
 def test_text(sides: dict[str, Any]) -> None:
     for i, entry in enumerate(sides["entries"]):
         for name, tensor in entry.items():
@@ -84,13 +86,11 @@ def test_text(sides: dict[str, Any]) -> None:
         assert relative(sides["ours"][skip], sides["theirs"]["skip2"]) > 0.01, skip
 
 
-@pytest.mark.host
 @pytest.mark.parametrize("what", ["latents", "pixels", "prediction"])
 def test_latents_pixels_and_prediction(sides: dict[str, Any], what: str) -> None:
     assert relative(sides["ours"][what], sides["theirs"][what]) < 1e-5
 
 
-@pytest.mark.host
 def test_schedule_and_sample_are_the_ksamplers(sides: dict[str, Any]) -> None:
     alphas = FAMILY.noise_schedule(zero_terminal_snr=True)
     # 1 - alpha loses digits where alpha is almost 1.
@@ -99,7 +99,6 @@ def test_schedule_and_sample_are_the_ksamplers(sides: dict[str, Any]) -> None:
     assert relative(sides["ours"]["sample"], sides["theirs"]["sample"]) < 1e-4
 
 
-@pytest.mark.host
 def test_a_lora_of_everything_does_the_same(sides: dict[str, Any]) -> None:
     """Every exported key is patched, those of both text encoders too, and with them both sides say the same."""
     ours, theirs = sides["ours"], sides["theirs"]

@@ -76,8 +76,10 @@ def drawn(comfy: ComfyServer, outputs: dict[str, Any]) -> dict[str, torch.Tensor
     return {name: comfy.pixels(outputs[f"{name} picture"]["images"][0]) for name in ("base", "zero", "usual")}
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(scope="module", params=["sd15", pytest.param("sdxl", marks=pytest.mark.long)])
 def separate(request: pytest.FixtureRequest, comfy: ComfyServer) -> Trained:
+    if request.param == "sdxl":
+        request.getfixturevalue("sdxl_alone")
     kind = KINDS[request.param]
     parts = split(kind.add(comfy.base), comfy.base, kind.texts, described=kind.described)
     return Trained(kind, parts, comfy.run(train_and_draw(loaders(parts), WIRES)))
