@@ -37,6 +37,8 @@ def find_chromium() -> str | None:
 def _reasons() -> dict[str, str]:
     """Why the tests with a marker cannot run here: marker -> reason."""
     reasons = {}
+    if os.environ.get("DARKROOM_LONG") != "1":
+        reasons["long"] = "a long form: set DARKROOM_LONG=1"
     if find_comfy() is None:
         reasons["host"] = "no ComfyUI found: set COMFYUI_PATH to a checkout"
     if find_chromium() is None:

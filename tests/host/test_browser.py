@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from typing import Any
 
 import pytest
@@ -31,6 +32,9 @@ from trainer.events import RunStarted
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 FILES = {name: json.loads((REPO / "workflows" / f"{name}.json").read_text("utf-8")) for name in TEMPLATES}
 JUDGED = 16
+LONG = os.environ.get("DARKROOM_LONG") == "1"
+# Of the demo's run, and the share of the style that must then be there at 0.8: 0.7 is measured after all of it.
+EPOCHS, STYLED = (demo_settings()["epochs"], 0.5) if LONG else (demo_settings()["epochs"] // 2, 0.4)
 PREVIEWS = ("13", "23", "33")
 
 
@@ -77,6 +81,7 @@ def test_the_demo_template_run_by_one_click_shows_the_style(comfy: ComfyServer):
         open_template(page, DEMO)
         assert len(nodes_of(page)) == len(FILES[DEMO]["nodes"])
         assert not complaints
+        set_widgets(page, epochs=EPOCHS)
         entry = run_by_click(page, comfy)
         check_pictures(page, {title: 1 for title, _ in SHOWN})
         assert len(entry["outputs"]["4"]["images"]) == 4
@@ -122,20 +127,20 @@ def judge_style(comfy: ComfyServer, trained: Graph) -> None:
         return sum(right) / len(right)
 
     assert share(0.0, "style") <= 0.1
-    assert share(0.8, "style") >= 0.5  # 0.7 measured; the demo's command holds the figure itself
+    assert share(0.8, "style") >= STYLED  # the demo's command holds the figure itself
     for question in ("shape", "color"):
         assert share(0.8, question) >= 0.8 * share(0.0, question)
 
 
 # A few epochs more than the demo's run has, which is there already; none more; a few for pictures that are new.
-@pytest.mark.parametrize(
-    ("name", "epochs"), [(CONTINUE, demo_settings()["epochs"] + 4), (SWEEP, demo_settings()["epochs"]), (MADE, 8)]
-)
+@pytest.mark.parametrize(("name", "epochs"), [(CONTINUE, EPOCHS + 4), (SWEEP, EPOCHS), (MADE, 8)])
 def test_a_template_on_the_demo_base_runs_by_one_click(comfy: ComfyServer, name: str, epochs: int):
     with open_page(comfy) as (page, complaints):
         open_template(page, name)
         assert len(nodes_of(page)) == len(FILES[name]["nodes"])
         set_widgets(page, epochs=epochs)
+        if not LONG:
+            set_widgets(page, checkpoints="40, 80, 160, last")
         entry = run_by_click(page, comfy)
         check_pictures(page, previews_of(name))
         assert not complaints
