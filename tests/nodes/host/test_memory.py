@@ -97,3 +97,38 @@ def test_the_device_as_the_trainer_names_it(
     monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 3)
     memory, _ = room(Card(16 * GB, device=device))
     assert memory.device() == name
+
+
+def test_what_runs_out_of_memory_while_encoding_is_tried_once_more_without_comfyuis_models(
+    room: Callable[[Card], tuple[Any, list[str]]],
+):
+    card = Card(8 * GB)
+    memory, _ = room(card)
+    card.done.clear()
+    card.models = 6 * GB
+
+    def encode() -> str:
+        if card.models:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return "encoded"
+
+    assert memory.with_room(encode) == "encoded"
+    assert card.done == ["unload", "empty", "look"]
+    assert memory.with_room(encode) == "encoded"
+    assert card.done == ["unload", "empty", "look"], "what fits unloads nothing"
+
+
+@pytest.mark.parametrize(("error", "times"), [(torch.OutOfMemoryError("out of memory"), 2), (ValueError("shape"), 1)])
+def test_what_cannot_be_encoded_fails_as_it_is(
+    room: Callable[[Card], tuple[Any, list[str]]], error: Exception, times: int
+):
+    memory, _ = room(Card(8 * GB))
+    tried: list[None] = []
+
+    def encode() -> None:
+        tried.append(None)
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        memory.with_room(encode)
+    assert len(tried) == times
