@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from ..dataset.words import words_of
+from .plain import Plain
 
-
-class _FolderName:
-    name = "folder"
-    description = "The words of the folder's name: every image in '10_red house' is 'red house'."
-
-    def caption(self, images: Sequence[Path], *, trigger_word: str) -> list[str]:
-        """See ``Captioner``; a name without words gives empty captions."""
-        return [words_of(path.parent.name) for path in images]
-
-
-CAPTIONER = _FolderName()
+CAPTIONER = Plain(
+    "folder",
+    "The words of the folder's name: every image in '10_red house' is 'red house'.",
+    lambda path, wish: words_of(path.parent.name),
+)

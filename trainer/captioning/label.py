@@ -19,6 +19,7 @@ from ..dataset.items import Problem
 from ..errors import CaptionError
 from ..files import write_bytes
 from . import registry, table
+from .base import Place, Wish
 
 #: What happens to an image that has a caption; one without always gets the new one.
 MODES = {
@@ -104,7 +105,9 @@ def label(
     kept = {image for image in sidecars if _is_kept(image, mode, former, unread)}
     images = [image for image in sidecars if image not in kept]
     written: dict[Path, tuple[str, ...]] = {}
-    for image, found in zip(images, captioner.caption(images, trigger_word=trigger_word), strict=True):
+    with captioner.open(Wish(trigger_word=trigger_word), Place()) as session:
+        captions = session.caption(images, ())
+    for image, found in zip(images, captions, strict=True):
         old = former.get(image, ("",))
         new = (with_trigger(_combined(text, tidy(found), mode), trigger_word) for text in old)
         texts = tuple(dict.fromkeys(text for text in new if text))

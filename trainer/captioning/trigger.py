@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import CaptionError
+from .base import Wish
+from .plain import Plain
 
 
-class _TriggerWord:
-    name = "trigger"
-    description = "The trigger word, alone."
-
-    def caption(self, images: Sequence[Path], *, trigger_word: str) -> list[str]:
-        """See ``Captioner``.
-
-        Raises:
-            CaptionError: the trigger word is empty.
-        """
-        if not trigger_word.strip():
-            raise CaptionError(
-                "trigger_word: is empty, and the method 'trigger' writes nothing else",
-                "Give a trigger word, such as the style's name, or choose another method.",
-            )
-        return [trigger_word.strip()] * len(images)
+def _trigger_word(path: Path, wish: Wish) -> str:
+    if not wish.trigger_word.strip():
+        raise CaptionError(
+            "trigger_word: is empty, and the method 'trigger' writes nothing else",
+            "Give a trigger word, such as the style's name, or choose another method.",
+        )
+    return wish.trigger_word.strip()
 
 
-CAPTIONER = _TriggerWord()
+CAPTIONER = Plain("trigger", "The trigger word, alone.", _trigger_word)

@@ -1,0 +1,96 @@
+"""Where a captioner's model is: a folder that the user names, one of the models' folders, or the hub's cache.
+
+Nothing is downloaded unless the user asks for it; then its size is said first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..errors import CaptionError
+from .base import Captioner
+
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.onnx", "*.csv", "*.jinja")
+"""What is downloaded of a model; pickles are not."""
+
+
+def find(
+    captioner: Captioner,
+    model: str,
+    folders: Sequence[Path] = (),
+    *,
+    download: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """The folder or file of a captioner's model.
+
+    Args:
+        captioner: one that has a model.
+        model: a path, a name in one of the folders, or a name on the hub; empty: the first in the folders that the
+            captioner knows, else its usual one.
+        folders: where models lie, such as ComfyUI's ``models/captioners``.
+        download: whether it may be fetched from the hub.
+        say: told the size before a download begins.
+
+    Raises:
+        CaptionError: there is none: what to put where.
+    """
+    if found := _here(captioner, model.strip(), folders):
+        return found
+    name = model.strip() or captioner.models[0]
+    if _is_path(name):
+        raise CaptionError(f"model: {name} does not exist", "Check the path, or leave it empty.")
+    cached = _cached(name)
+    if cached is not None:
+        return cached
+    if not download:
+        where = f"put its folder into {folders[0]}" if folders else "name its folder"
+        raise CaptionError(
+            f"{captioner.name}: the model {name} is not on this machine",
+            f"Download it from https://huggingface.co/{name} and {where}; or allow the download.",
+        )
+    return _fetched(name, say)
+
+
+def _here(captioner: Captioner, model: str, folders: Sequence[Path]) -> Path | None:
+    if model:
+        given = Path(model).expanduser()
+        places = [given] if given.is_absolute() else [*(folder / model for folder in folders), given]
+        # The hub's name is also known by its last part: a folder that was downloaded by hand.
+        places += [folder / model.rpartition("/")[2] for folder in folders]
+        return next((place.absolute() for place in places if place.exists()), None)
+    for folder in folders:
+        for one in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if one.is_dir() and captioner.knows(one):
+                return one.absolute()
+    return None
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1
+
+
+def _cached(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=list(FILES)))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _fetched(name: str, say: Callable[[str], None]) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import filter_repo_objects
+
+    try:
+        listed = HfApi().model_info(name, files_metadata=True).siblings or []
+        wanted = set(filter_repo_objects((one.rfilename for one in listed), allow_patterns=list(FILES)))
+        size = sum(one.size or 0 for one in listed if one.rfilename in wanted)
+        say(f"downloading {name}: {size / 1e9:.1f} GB")
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CaptionError(f"model: {name} cannot be downloaded: {error}", "Check its name and the network.") from None
