@@ -99,25 +99,32 @@ class Captioner(Protocol):
     """Says what is in pictures. Adding one is adding a file with a module-level ``CAPTIONER`` to this folder.
 
     Heavy imports and models belong into ``open``: all captioners are imported for the list of their names.
-
-    Attributes:
-        name: what the user calls it; the file's name.
-        description: one line for the user.
-        looks: whether it needs the pictures, or only their names.
-        models: names on the hub, the usual one first; empty for captioners without a model.
-        needs: packages beside requirements.txt that it cannot do without, as pip calls them.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the user calls it; the file's name."""
+        ...
+
     @property
-    def description(self) -> str: ...
+    def description(self) -> str:
+        """One line for the user."""
+        ...
+
     @property
-    def looks(self) -> bool: ...
+    def looks(self) -> bool:
+        """Whether it needs the pictures, or only their names."""
+        ...
+
     @property
-    def models(self) -> tuple[str, ...]: ...
+    def models(self) -> tuple[str, ...]:
+        """Names on the hub, the usual one first; empty for captioners without a model."""
+        ...
+
     @property
-    def needs(self) -> tuple[str, ...]: ...
+    def needs(self) -> tuple[str, ...]:
+        """Packages beside requirements.txt that it cannot do without, as pip calls them."""
+        ...
 
     def open(self, wish: Wish, place: Place) -> AbstractContextManager[Session]:
         """Gets ready (loads the model), and gives back all memory at the end.

@@ -48,7 +48,7 @@ def find(
         where = f"put its folder into {folders[0]}" if folders else "name its folder"
         raise CaptionError(
             f"{captioner.name}: the model {name} is not on this machine",
-            f"Download it from https://huggingface.co/{name} and {where}; or allow the download.",
+            f"Download {name} from the Hugging Face hub and {where}; or allow the download.",
         )
     return _fetched(name, say)
 
