@@ -1,6 +1,6 @@
 """WD14 taggers, v3: Danbooru's tags by the probability that a model gives them.
 
-What is computed is what the models' author computes (https://huggingface.co/spaces/SmilingWolf/wd-tagger): the picture
+What is computed is what the models' author computes (SmilingWolf/wd-tagger, a space of the hub): the picture
 on white, padded to a square, bicubic to the model's size, BGR, 0 to 255. A tag is written if its probability is above
 the threshold of its kind.
 """
@@ -8,6 +8,7 @@ the threshold of its kind.
 from __future__ import annotations
 
 import csv
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,7 +183,7 @@ class _Session:
 
 def _opened(network: Path, tags: list[Tag], tagging: Tagging, place: Place) -> _Session:
     try:
-        import onnxruntime
+        onnxruntime: Any = importlib.import_module("onnxruntime")  # optional: not in requirements.txt
     except ImportError:
         raise CaptionError("wd14: the package onnxruntime is not installed", cure(CAPTIONER.needs)) from None
     if not network.is_file():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.captioning import Report, label, names
+from trainer.captioning import Report, all_captioners, label
 from trainer.dataset import scan
 from trainer.dataset.captions import tidy
 from trainer.dataset.metadata import read_metadata
@@ -406,7 +406,7 @@ def message_of(folder: Path, **options: object) -> str:
 def test_wrong_arguments(folder: Path, tmp_path: Path) -> None:
     assert message_of(folder, mode="new") == "mode: expected one of missing, all, append, prepend, got 'new'"
     assert message_of(folder, format="json") == "format: expected one of csv, txt, got 'json'"
-    assert message_of(folder, method="eyes") == f"method: expected one of {', '.join(names())}, got 'eyes'"
+    assert message_of(folder, method="eyes") == f"method: expected one of {', '.join(all_captioners())}, got 'eyes'"
     assert message_of(folder, method="trigger") == (
         "trigger_word: is empty, and the method 'trigger' writes nothing else"
     )
