@@ -41,7 +41,7 @@ comfy.options.enable_args_parsing()
 from comfy.sd1_clip import SDTokenizer
 theirs = SDTokenizer(disable_weights=True)
 sys.path.append(repo)
-from trainer.families.clip_text import ClipTokenizer
+from trainer.clip_tokens import ClipTokenizer
 ours = ClipTokenizer()
 print(json.dumps([
     [[[token for token, weight in chunk] for chunk in theirs.tokenize_with_weights(caption)], ours.chunks(caption)]

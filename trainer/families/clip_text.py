@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,63 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import BaseModelError
+from ..clip_tokens import ClipTokenizer
 from .weights import empty_weights, fill
 
-CHUNK = 77
-"""Tokens of one chunk, with the marks of beginning and end."""
-SHIPPED = Path(__file__).parent / "assets" / "clip_l_tokenizer"
 _BATCH = 16
-
-
-class ClipTokenizer:
-    """Cuts captions into chunks of token ids exactly as ComfyUI does (``comfy.sd1_clip.SDTokenizer``).
-
-    It is transformers' own CLIPTokenizer, which ComfyUI uses too; so the same installed version gives the same ids.
-    (Version 4 puts spaces around Chinese characters, version 5 does not.)
-
-    Args:
-        folder: holds vocab.json and merges.txt.
-    """
-
-    def __init__(self, folder: Path = SHIPPED) -> None:
-        from transformers import CLIPTokenizer
-
-        missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
-        if missing:
-            raise BaseModelError(f"{folder} holds no tokenizer: {' and '.join(missing)} missing", "download it again")
-        # Without the two files the library would make up a tokenizer of two tokens, in silence.
-        self._tokenizer: Any = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-        self.start, self.end = self._tokenizer("")["input_ids"]
-
-    @classmethod
-    def from_tables(cls, vocab: Mapping[str, int], merges: Sequence[str]) -> ClipTokenizer:
-        """The tokenizer of a vocabulary and its merges ("a b"), in the order in which they apply."""
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            (folder / "vocab.json").write_text(json.dumps(dict(vocab)), encoding="utf-8")
-            (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-            settings = json.loads((SHIPPED / "tokenizer_config.json").read_text(encoding="utf-8"))
-            (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-            return cls(folder)
-
-    def __len__(self) -> int:
-        return len(self._tokenizer)
-
-    def chunks(self, caption: str, pad: int | None = None) -> list[list[int]]:
-        r"""Chunks of 77 ids: begin, up to 75 tokens, end, and the padding (None: ends). The empty caption is one chunk.
-
-        With prompt weights off ComfyUI takes a caption as one word, and cuts words of 8 tokens or more wherever a
-        chunk is full: so every chunk but the last has 75 tokens. Brackets and ``embedding:`` are ordinary text; as in
-        ComfyUI ``\(`` and ``\)`` stand for plain brackets.
-        """
-        text = caption.replace("\\)", ")").replace("\\(", "(")
-        # Begin and end are cut off by place: a caption may hold their names.
-        ids = self._tokenizer(text)["input_ids"][1:-1] if text else []
-        inside = CHUNK - 2
-        pieces = [ids[i : i + inside] for i in range(0, len(ids), inside)] or [[]]
-        filling = self.end if pad is None else pad
-        return [[self.start, *piece, self.end, *[filling] * (inside - len(piece))] for piece in pieces]
 
 
 class ClipText:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import clip_text, single_file
+from .. import clip_tokens
+from . import single_file
 from .stable_diffusion import StableDiffusion
 from .weights import empty_weights
 
@@ -43,14 +44,14 @@ def byte_vocabulary(words: Sequence[str] = _TINY_WORDS) -> Tables:
 
 def shipped_tables() -> Tables:
     """CLIP's own tokenizer."""
-    merges = (clip_text.SHIPPED / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+    merges = (clip_tokens.SHIPPED / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     return asset("clip_l_tokenizer/vocab.json"), merges
 
 
 def tiny_text_config(vocab: Mapping[str, int], width: int, **changes: Any) -> dict[str, Any]:
     """The config of a CLIP text encoder of two layers for a vocabulary."""
     config: dict[str, Any] = {"hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 2}
-    config |= {"num_attention_heads": 4, "projection_dim": width, "max_position_embeddings": clip_text.CHUNK}
+    config |= {"num_attention_heads": 4, "projection_dim": width, "max_position_embeddings": clip_tokens.CHUNK}
     config |= {"hidden_act": "quick_gelu", "vocab_size": len(vocab), "bos_token_id": vocab[_START]}
     return config | {"eos_token_id": vocab[_END], "pad_token_id": vocab[_END]} | changes
 

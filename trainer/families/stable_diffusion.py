@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from ..clip_tokens import ClipTokenizer
 from ..errors import BaseModelError
 from . import clip_text, ldm, quantised, sampling, vae
 from .base import Header
@@ -265,7 +266,7 @@ class StableDiffusion(ABC):
         return header
 
     def _text(
-        self, header: Header, name: str, prefix: str, tokenizer: clip_text.ClipTokenizer, clip_skip: int
+        self, header: Header, name: str, prefix: str, tokenizer: ClipTokenizer, clip_skip: int
     ) -> clip_text.ClipText:
         part, config = self.texts[name], self.config(header, name)
         layers = config.get("num_hidden_layers", 12)
@@ -284,13 +285,13 @@ class StableDiffusion(ABC):
             )
         return clip_text.ClipText(model, tokenizer, pad=part.pad, clip_skip=clip_skip, final_norm=self.final_norm)
 
-    def _tokenizer(self, header: Header) -> clip_text.ClipTokenizer:
+    def _tokenizer(self, header: Header) -> ClipTokenizer:
         if self.description in header.metadata:
             tables = self.config(header, "tokenizer")
-            return clip_text.ClipTokenizer.from_tables(tables["vocab"], tables["merges"])
+            return ClipTokenizer.from_tables(tables["vocab"], tables["merges"])
         if header.is_folder and (header.path / "tokenizer").is_dir():
-            return clip_text.ClipTokenizer(header.path / "tokenizer")
-        return clip_text.ClipTokenizer()
+            return ClipTokenizer(header.path / "tokenizer")
+        return ClipTokenizer()
 
 
 def _other_prediction(header: Header, what: str) -> BaseModelError:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from trainer.clip_tokens import ClipTokenizer
 from trainer.demo import vocabulary, world
-from trainer.families.clip_text import ClipTokenizer
 
 
 def test_every_word_of_the_world_is_one_token():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.clip_tokens import SHIPPED, ClipTokenizer
 from trainer.errors import BaseModelError
-from trainer.families.clip_text import SHIPPED, ClipTokenizer
 from trainer.families.random_weights import byte_vocabulary
 
 START, END = 49406, 49407
