@@ -108,13 +108,15 @@ class Problem:
 class Dataset:
     """A folder of images, scanned. ``items`` and ``problems`` have a deterministic order.
 
-    ``captions`` says where those come from (``captions.SOURCES``).
+    ``captions`` says where those come from (``captions.SOURCES``); ``untriggered`` are the images of which a caption
+    lacked the trigger word, which was put in front of it.
     """
 
     root: Path
     items: tuple[ImageItem, ...]
     problems: tuple[Problem, ...]
     captions: str = "auto"
+    untriggered: frozenset[Path] = frozenset()
 
 
 def _name(subset: str, path: Path) -> str:

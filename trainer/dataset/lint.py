@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,8 +17,10 @@ from pathlib import Path
 
 from ..errors import DatasetError
 from ..files import write_bytes
+from .caption_lint import of_captions
 from .captions import SOURCES
 from .crops import by_bucket, contact_sheet, lost
+from .findings import Finding, counted
 from .items import KINDS, Dataset, ImageItem, Problem
 from .near import near_duplicates
 from .scan import MASKS, scan
@@ -28,47 +29,7 @@ from .scan import MASKS, scan
 FEW, MANY = 50, 200
 #: A crop that takes away more than this part of a picture is named.
 MUCH = 0.2
-#: A caption is named that more than this part of the captioned images share.
-SAME = 0.5
-
-#: What is found beside the problems of the scan (``items.KINDS``).
-FINDINGS = {
-    "few-images": "fewer images than the guide advises",
-    "many-images": "more images than the guide advises",
-    "small": "images with fewer pixels than a square of the resolution",
-    "cropped": "images of which the crop takes much away",
-    "near-duplicate": "images that look alike",
-    "same-caption": "many images with one caption",
-    "left-right": "captions that speak of left or right, which a flip makes wrong",
-}
-_SHOWN = 5
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-# In the languages of the guide's readers. The Chinese words stand between other characters.
-_SIDES = re.compile(
-    r"\b(?:left|right)(?:most|wards?|-?hand(?:ed)?|-?side)?\b|\b(?:links|rechts)\b|[\u5de6\u53f3]", re.IGNORECASE
-)
-# "right" that is no side.
-_NO_SIDES = re.compile(r"\bright (?:angles?|now|before|after|behind|beside|next to|above|below)\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something to look at.
-
-    Attributes:
-        kind: a key of ``FINDINGS``, or of ``items.KINDS``.
-        message: one line.
-        lines: what it is about, a line a file or a pair.
-    """
-
-    kind: str
-    message: str
-    lines: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        shown = [f"    {line}" for line in self.lines[:_SHOWN]]
-        more = [f"    and {len(self.lines) - _SHOWN} more"] if len(self.lines) > _SHOWN else []
-        return "\n".join([f"- {self.kind}: {self.message}", *shown, *more])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +76,7 @@ class Report:
     def __str__(self) -> str:
         lines = [
             self.root.as_posix(),
-            f"{_count(self.images, 'image')}, {_count(self.showings, 'showing')} an epoch",
+            f"{counted(self.images, 'image')}, {counted(self.showings, 'showing')} an epoch",
             f"captions: {self.captioned} of {self.images}"
             + (f", {self.alternatives} with alternatives" if self.alternatives else "")
             + (f"; masks: {self.masked}" if self.masked else ""),
@@ -126,9 +87,9 @@ class Report:
             width = max(len(subset.name or "(itself)") for subset in self.subsets)
             for subset in self.subsets:
                 times = f" x {subset.repeats}" if subset.repeats > 1 else ""
-                lines.append(f"    {subset.name or '(itself)':<{width}}  {_count(subset.images, 'image')}{times}")
+                lines.append(f"    {subset.name or '(itself)':<{width}}  {counted(subset.images, 'image')}{times}")
         lines.append("buckets:")
-        lines += [f"    {_size(bucket):<9}  {_count(images, 'image')}" for bucket, images in self.buckets]
+        lines += [f"    {_size(bucket):<9}  {counted(images, 'image')}" for bucket, images in self.buckets]
         return "\n".join([*lines, *map(str, self.findings)] if self.findings else [*lines, "nothing to complain of"])
 
 
@@ -163,8 +124,7 @@ def lint(
         *_of_problems(dataset.problems),
         *_amount(len(items)),
         *_sizes(items, resolution),
-        *_same_caption([item for item in items if item.path not in without]),
-        *(_left_right(items) if flip else ()),
+        *of_captions(dataset, [item for item in items if item.path not in without], flip=flip),
         *(_alike(items, on_progress) if alike else ()),
     ]
     return Report(
@@ -201,7 +161,7 @@ def _of_problems(problems: Sequence[Problem]) -> list[Finding]:
 def _amount(images: int) -> list[Finding]:
     advice = f"{FEW} to {MANY} good pictures of one theme are advised"
     if images < FEW:
-        return [Finding("few-images", f"{_count(images, 'image')}: {advice}; the fewer, the sooner it overfits")]
+        return [Finding("few-images", f"{counted(images, 'image')}: {advice}; the fewer, the sooner it overfits")]
     if images > MANY:
         epochs = "at most 5" if images > 500 else "about 10"
         return [Finding("many-images", f"{images} images: {advice}; with more, {epochs} epochs are enough")]
@@ -223,42 +183,16 @@ def _sizes(items: Sequence[ImageItem], resolution: int) -> list[Finding]:
     return found
 
 
-def _same_caption(items: Sequence[ImageItem]) -> list[Finding]:
-    if len(items) < 3:
-        return []
-    (captions, count), *_ = Counter(item.captions for item in items).most_common(1)
-    if count <= SAME * len(items):
-        return []
-    message = f"{count} of {len(items)} captioned images share {captions[0]!r}: nothing tells them apart"
-    return [Finding("same-caption", message)]
-
-
-def _left_right(items: Sequence[ImageItem]) -> list[Finding]:
-    lines = tuple(
-        f"{item.name}: {caption}"
-        for item in items
-        for caption in item.captions
-        if _SIDES.search(_NO_SIDES.sub("", caption))
-    )
-    if not lines:
-        return []
-    return [Finding("left-right", f"{_count(len(lines), 'caption')} with left or right, and flips are on", lines)]
-
-
 def _alike(items: Sequence[ImageItem], on_progress: Callable[[int, int], None] | None) -> list[Finding]:
     pairs = near_duplicates(items, on_progress)
     if not pairs:
         return []
     lines = tuple(f"{items[one].name} and {items[other].name}" for one, other in pairs)
-    return [Finding("near-duplicate", f"{_count(len(pairs), 'pair')} of images that look alike", lines)]
+    return [Finding("near-duplicate", f"{counted(len(pairs), 'pair')} of images that look alike", lines)]
 
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -80,6 +80,7 @@ def scan(
     said: dict[str, str] = {}  # the same of many images: kept once
     first: dict[str, int] = {}
     copies: Counter[str] = Counter()
+    untriggered: set[Path] = set()
     for done, (place, name, fact) in enumerate(facts(listing, resolution, mask), start=1):
         path = place.path / name
         if isinstance(fact, Unusable):
@@ -95,6 +96,9 @@ def scan(
                 message = _no_caption(captions, place.sidecars(name), alone[0], trigger_word)
                 message = said.setdefault(message, message)
                 problems.append(Problem(path, "no-caption", message, place.subset))
+            texts = _with_triggers(caption.texts, trigger_word) if caption else alone
+            if caption and texts != caption.texts:
+                untriggered.add(path)
             if fact.fault:
                 faults.append(fact.fault)
             elif mask != "no" and not fact.mask:
@@ -103,7 +107,7 @@ def scan(
                 ImageItem(
                     id=f"{content}-{copies[content] + 1}" if content in copies else content,
                     path=path,
-                    captions=_with_triggers(caption.texts, trigger_word) if caption else alone,
+                    captions=texts,
                     size=fact.size,
                     bucket=bucket_for(fact.size, resolution),
                     repeats=repeats * place.repeats,
@@ -119,7 +123,7 @@ def scan(
     if faults:
         raise _bad_masks(listing.root, faults)
     before = [listing.placed(p) for p in (*listing.problems, *_unused_masks(listing, mask), *known.problems)]
-    return Dataset(listing.root, tuple(items), (*dict.fromkeys(before), *problems), captions)
+    return Dataset(listing.root, tuple(items), (*dict.fromkeys(before), *problems), captions, frozenset(untriggered))
 
 
 def fingerprint(folder: str | Path, metadata_path: str | Path | None = None, *, mask: str = "no") -> str:

@@ -14,8 +14,9 @@ from PIL import Image, ImageEnhance
 from trainer.dataset import Dataset, scan
 from trainer.dataset import near as near_module
 from trainer.dataset.crops import contact_sheet, gallery, lost
+from trainer.dataset.findings import FINDINGS, Finding
 from trainer.dataset.items import KINDS
-from trainer.dataset.lint import FINDINGS, Finding, Report, add_arguments, lint, run
+from trainer.dataset.lint import Report, add_arguments, lint, run
 from trainer.dataset.near import near_duplicates
 from trainer.demo import world
 from trainer.errors import DatasetError

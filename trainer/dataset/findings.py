@@ -1,0 +1,48 @@
+"""What ``lint`` finds: its kinds, and how one is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: What is found beside the problems of the scan (``items.KINDS``).
+FINDINGS = {
+    "few-images": "fewer images than the guide advises",
+    "many-images": "more images than the guide advises",
+    "small": "images with fewer pixels than a square of the resolution",
+    "cropped": "images of which the crop takes much away",
+    "near-duplicate": "images that look alike",
+    "same-caption": "many images with one caption",
+    "repeated-caption": "captions that several images share",
+    "trigger-word": "captions without the word that the others begin with",
+    "mixed-captions": "tags at some images, sentences at others",
+    "weights": "captions with the weights of a prompt",
+    "brackets": "captions with brackets, which are weights in a prompt",
+    "long-caption": "captions that are longer than what CLIP takes at once",
+    "left-right": "captions that speak of left or right, which a flip makes wrong",
+}
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to look at.
+
+    Attributes:
+        kind: a key of ``FINDINGS``, or of ``items.KINDS``.
+        message: one line.
+        lines: what it is about, a line a file or a pair.
+    """
+
+    kind: str
+    message: str
+    lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = [f"    {line}" for line in self.lines[:_SHOWN]]
+        more = [f"    and {len(self.lines) - _SHOWN} more"] if len(self.lines) > _SHOWN else []
+        return "\n".join([f"- {self.kind}: {self.message}", *shown, *more])
+
+
+def counted(count: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
