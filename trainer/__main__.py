@@ -91,6 +91,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--config", type=Path, metavar="FILE", help="a YAML file; copy configs/lora_default.yaml")
     what.add_argument("--resume", type=Path, metavar="RUN", help="the output_dir of a run to go on with")
     what.add_argument("--job", type=Path, metavar="RUN", help=argparse.SUPPRESS)  # the worker of ComfyUI's nodes
+    what.add_argument("--captions", type=Path, metavar="DIR", help=argparse.SUPPRESS)  # the same, of Auto Caption
     _add_set(parser)
     parser.add_argument("--epochs", type=int, metavar="N", help="the same as --set epochs=N")
     parser.add_argument(
@@ -140,6 +141,11 @@ def _train(args: argparse.Namespace) -> int:
     from . import run
 
     with Stop() as stop:
+        if args.captions:
+            from .captioning.work import work
+
+            stop.with_stdin()
+            return exit_code(work(args.captions, stop))
         if config is not None:
             return exit_code(run.start(config, [screen()], stop))
         if args.job:

@@ -22,24 +22,29 @@ DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "fp16": torch.float
 
 
 def resolve(config: TrainConfig) -> torch.device:
-    """The device of a config; ``auto`` takes the first GPU there is, else the CPU.
+    """The device of a config; see ``named``."""
+    return named(config.device)
+
+
+def named(name: str) -> torch.device:
+    """The device of a name as torch has them; ``auto`` takes the first GPU there is, else the CPU.
 
     Raises:
         ConfigError: the device is not there.
     """
-    if config.device == "auto":
+    if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         if torch.backends.mps.is_available():
             return torch.device("mps")
         return torch.device("cpu")
-    device = torch.device(config.device)
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError([f"device: {config.device} is not there (torch sees {torch.cuda.device_count()} GPUs)"])
+        raise ConfigError([f"device: {name} is not there (torch sees {torch.cuda.device_count()} GPUs)"])
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(["device: mps is not there"])
     if device.type == "xpu" and (device.index or 0) >= torch.xpu.device_count():
-        raise ConfigError([f"device: {config.device} is not there"])
+        raise ConfigError([f"device: {name} is not there"])
     return device
 
 

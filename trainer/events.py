@@ -136,6 +136,17 @@ class Checkpoint(Event):
 
 
 @dataclass(frozen=True)
+class Captioned(Event):
+    """Captions were written, ``done`` of ``total``; the last image, relative to its folder, and its caption."""
+
+    image: str
+    caption: str
+    done: int
+    total: int
+    eta: float  # seconds to the end
+
+
+@dataclass(frozen=True)
 class Warned(Event):
     """Something the user should know."""
 
@@ -209,6 +220,7 @@ _TYPES: dict[str, type[Event]] = {
         Validation,
         Sample,
         Checkpoint,
+        Captioned,
         Warned,
         Chosen,
         Advised,

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from . import memory
 from .events import (
     Advised,
+    Captioned,
     Checkpoint,
     Chosen,
     Event,
@@ -46,6 +47,8 @@ def describe(event: Event) -> str:
             return f"step {event.step}  sample {event.image or event.latents}: {event.prompt}"
         case Checkpoint():
             return f"step {event.step}  saved {event.path} (norm of the change {event.change:.3g})"
+        case Captioned():
+            return f"{event.done}/{event.total}  {clock(event.eta)} left  {event.image}: {event.caption}"
         case Warned():
             return f"warning: {event.message}"
         case Chosen():
@@ -147,6 +150,8 @@ class Bar:
                 self._show(event.name, event.done, event.total)
             case Step():
                 self._show("training", event.step, event.total, loss=f"{event.loss:.4f}", lr=f"{event.lr:.1e}")
+            case Captioned():
+                self._show("captions", event.done, event.total)
             case _:
                 if event.terminal:
                     self.close()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trainer.events import (
     Advised,
+    Captioned,
     Checkpoint,
     Chosen,
     Event,
@@ -41,6 +42,7 @@ ALL = [
     Validation(10, "held_out", 0.25, {"125": 0.5, "875": 0.0}),
     Sample(10, 0, "\u6c34\u58a8 a house", "samples/a.safetensors", "samples/a.png"),
     Checkpoint(10, "checkpoints/step-000010", 0.75),
+    Captioned("10_cat/a \u6c34.png", "a cat, asleep", 3, 12, 4.5),
     Warned("something"),
     Chosen("lora_rank", "16", "40 different pictures"),
     Advised("warning", "lora_rank", "too high", "lora_rank: 8"),

@@ -14,6 +14,7 @@ from PIL import Image
 from trainer import sinks
 from trainer.events import (
     Advised,
+    Captioned,
     Checkpoint,
     Chosen,
     Event,
@@ -89,6 +90,7 @@ LINES: list[tuple[Event, str]] = [
         Checkpoint(10, "checkpoints/step-000010", 0.7512),
         "step 10  saved checkpoints/step-000010 (norm of the change 0.751)",
     ),
+    (Captioned("10_cat/a.png", "a cat", 3, 12, 61.0), "3/12  1:01 left  10_cat/a.png: a cat"),
     (Warned("look"), "warning: look"),
     (Chosen("lora_rank", "16", "40 different pictures"), "auto: lora_rank 16 (40 different pictures)"),
     (Advised("note", "max_steps", "max_steps: 9 is not reached"), "note: max_steps: 9 is not reached"),

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..dataset.captions import Captions, contains_word, tidy, with_trigger
-from ..dataset.files import METADATA_NAME, SIDECAR_SUFFIXES, Listing, list_folder
+from ..dataset.captions import Captions, contains_word, with_trigger
+from ..dataset.files import METADATA_NAME, Listing, list_folder
 from ..dataset.items import Problem
 from ..errors import CaptionError
-from ..files import write_bytes
-from . import registry, table
-from .base import Place, Wish
+from ..events import Captioned, Phase, Sink, Warned
+from ..files import digest
+from . import registry
+from .base import Captioner, Place, Wish
+from .batches import Batches
+from .rules import Rules
+from .unfinished import Unfinished
+from .writing import Files, Rows
 
 #: What happens to an image that has a caption; one without always gets the new one.
 MODES = {
@@ -41,6 +46,7 @@ class Report:
         kept: images whose caption was left as it is.
         backups: copies of the files that were replaced.
         problems: images without a caption now, caption files that cannot be read, sources that hide others.
+        left: images that a stop left for the next time.
     """
 
     output: Path
@@ -48,12 +54,15 @@ class Report:
     kept: tuple[Path, ...]
     backups: tuple[Path, ...]
     problems: tuple[Problem, ...]
+    left: int = 0
 
     def __str__(self) -> str:
         what = "1 caption" if len(self.written) == 1 else f"{len(self.written)} captions"
         lines = [f"{what} written to {self.output}, {len(self.kept)} left as they were"]
         if not self.written and not self.output.exists():
             lines = [f"no caption written, {len(self.kept)} left as they were; {self.output} was not made"]
+        if self.left:
+            lines.append(f"- stopped: {self.left} are left for the next time")
         lines += [f"- kept the former file as {path.name}" for path in self.backups[:3]]
         if len(self.backups) > 3:
             lines.append(f"- and {len(self.backups) - 3} more of them")
@@ -64,10 +73,15 @@ def label(
     folder: str | Path,
     *,
     output: str | Path | None = None,
-    method: str = "filename",
+    method: str | Captioner = "filename",
     trigger_word: str = "",
     mode: str = "missing",
     format: str = "csv",
+    wish: Wish | None = None,
+    rules: Rules | None = None,
+    place: Place | None = None,
+    emit: Sink = lambda event: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Writes captions for the images of a folder.
 
@@ -76,14 +90,22 @@ def label(
     ``append`` or ``prepend`` changes nothing. Where a captioner has nothing to say, a former caption stays. Of an image
     with alternatives each one is added to; ``all`` puts one in the place of all of them.
 
+    What a captioner gives is written at once. After a stop, however it came, the next call goes on with what is still
+    to do, and what somebody has edited since then, or while this runs, stays as it is.
+
     Args:
         folder: the images lie in it, or in folders below.
         output: where to write: a .csv file, or the folder itself. By default ``metadata.csv`` in the folder, or the
             .txt files beside the images.
-        method: name of a captioner.
+        method: name of a captioner, or one of the caller's own.
         trigger_word: the word that will call what is trained.
         mode: one of ``MODES``.
         format: one of ``FORMATS``.
+        wish: what is asked of the captioner; its trigger word is ``trigger_word``.
+        rules: what is done to each caption.
+        place: where the captioner works; its model, if it has one (``models.find``).
+        emit: told ``Captioned`` for each batch; also ``Phase`` and ``Warned``.
+        stop: asked between batches.
 
     Raises:
         CaptionError: an argument is wrong, captions cannot be made, or a file cannot be written.
@@ -92,7 +114,10 @@ def label(
     for name, value, known in (("mode", mode, MODES), ("format", format, FORMATS)):
         if value not in known:
             raise CaptionError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-    captioner = registry.get(method)
+    captioner = registry.get(method) if isinstance(method, str) else method
+    wish, rules, place = replace(wish or Wish(), trigger_word=trigger_word), rules or Rules(), place or Place()
+    if captioner.models and place.model is None:
+        raise CaptionError(f"{captioner.name}: no model is named", "Name one, or its folder.")
     listing = list_folder(folder)
     target = _target(listing, output, format)
     sidecars = {folder.path / name: [folder.path / s for s in folder.sidecars(name)] for folder, name in listing}
@@ -102,33 +127,71 @@ def label(
     unread = {image for image, paths in sidecars.items() if broken.intersection(paths)}
     if format == "csv":
         unread -= set(former)  # Their captions are known; the broken files are not written to.
-    kept = {image for image in sidecars if _is_kept(image, mode, former, unread)}
+    asked = digest(captioner.name, str(place.model), asdict(wish), asdict(rules), mode, format, str(target))
+    unfinished = Unfinished(target.parent if format == "csv" else target, asked)
+    names = {image: image.relative_to(listing.root).as_posix() for image in sidecars}
+    kept = {
+        image
+        for image in sidecars
+        if _is_kept(image, mode, former, unread) or unfinished.is_done(names[image], former.get(image, ()))
+    }
     images = [image for image in sidecars if image not in kept]
+    writing = Rows(target, listing, kept=unfinished.kept) if format == "csv" else Files(sidecars)
     written: dict[Path, tuple[str, ...]] = {}
-    with captioner.open(Wish(trigger_word=trigger_word), Place()) as session:
-        captions = session.caption(images, ())
-    for image, found in zip(images, captions, strict=True):
-        old = former.get(image, ("",))
-        new = (with_trigger(_combined(text, tidy(found), mode), trigger_word) for text in old)
-        texts = tuple(dict.fromkeys(text for text in new if text))
-        if not texts:
-            problems.append(Problem(image, "no-caption", f"no caption: the method {method!r} found no words"))
-        elif texts == old:
-            kept.add(image)
-        else:
-            written[image] = texts
-    if format == "csv":
-        backups = _write_table(target, listing, written)
-    else:
-        backups = _write_sidecars(sidecars, written)
+    left = 0
+
+    def take(said: Sequence[tuple[Path, str]]) -> None:
+        new: dict[Path, tuple[str, ...]] = {}
+        for image, found in said:
+            old = former.get(image, ("",))
+            texts = _texts(old, rules(found), mode, trigger_word)
+            if not texts:
+                message = f"no caption: the method {captioner.name!r} found no words"
+                problems.append(Problem(image, "no-caption", message))
+            elif texts == old or writing.changed(image):
+                kept.add(image)
+            else:
+                new[image] = texts
+        if not new:
+            return
+        if mode != "missing":
+            unfinished.add({names[image]: texts for image, texts in new.items()})
+        writing.write(new)
+        if writing.backups:
+            unfinished.keep()
+        written.update(new)
+
+    if images and captioner.models:
+        emit(Phase(f"loading the model {place.model}"))
+    if images:
+        with captioner.open(wish, place) as session:
+            batches = Batches(session, images, captioner.looks, place.device, lambda message: emit(Warned(message)))
+            for said in batches:
+                take(said)
+                image, done = said[-1][0], len(images) - batches.left
+                caption = (written.get(image) or former.get(image) or ("",))[0]
+                emit(Captioned(names[image], caption, done, len(images), batches.eta))
+                if stop():
+                    break
+            problems += batches.problems
+            left = batches.left
+    if not left:
+        unfinished.end()
     problems += _hidden_by_table(listing, target, format, written)
     return Report(
         target,
         {image: texts[0] for image, texts in written.items()},
         tuple(image for image in sidecars if image in kept),
-        tuple(backups),
+        tuple(writing.backups),
         tuple(listing.placed(problem) for problem in problems),
+        left,
     )
+
+
+def _texts(old: tuple[str, ...], new: str, mode: str, trigger_word: str) -> tuple[str, ...]:
+    """What becomes of an image's captions; empty where there is nothing to say."""
+    found = (with_trigger(_combined(text, new, mode), trigger_word) for text in old)
+    return tuple(dict.fromkeys(text for text in found if text))
 
 
 def _target(listing: Listing, output: str | Path | None, format: str) -> Path:
@@ -183,49 +246,6 @@ def _combined(old: str, new: str, mode: str) -> str:
     if contains_word(old, new):
         return old
     return f"{old}, {new}" if mode == "append" else f"{new}, {old}"
-
-
-def _write_table(path: Path, listing: Listing, written: Mapping[Path, tuple[str, ...]]) -> list[Path]:
-    if not written:
-        return []
-    data, replaced = table.edited(path, listing, written)
-    return _write(path, data, keep=replaced)
-
-
-def _write_sidecars(sidecars: Mapping[Path, list[Path]], written: Mapping[Path, tuple[str, ...]]) -> list[Path]:
-    backups: list[Path] = []
-    done: set[Path] = set()
-    for image, texts in written.items():
-        path = next(iter(sidecars[image]), image.with_suffix(SIDECAR_SUFFIXES[0]))
-        # a.png and a.jpg share a.txt.
-        if path not in done:
-            done.add(path)
-            backups += _write(path, f"{texts[0]}\n".encode(), keep=path.exists() and path.stat().st_size > 0)
-    return backups
-
-
-def _write(path: Path, data: bytes, *, keep: bool) -> list[Path]:
-    """Writes a file whole; with ``keep`` after a copy of the former one, whose path is returned."""
-    # A link stays a link.
-    path = path.resolve()
-    try:
-        backups = []
-        if keep:
-            backups.append(_free(path))
-            write_bytes(backups[0], path.read_bytes())
-        write_bytes(path, data)
-    except OSError as error:
-        raise CaptionError(f"{path}: cannot be written: {error.strerror}", "Check the folder's permissions.") from None
-    return backups
-
-
-def _free(path: Path) -> Path:
-    number = 1
-    while True:
-        backup = path.with_name(f"{path.name}.bak{number if number > 1 else ''}")
-        if not backup.exists():
-            return backup
-        number += 1
 
 
 def _hidden_by_table(

@@ -1,4 +1,4 @@
-"""Writes captions into a table (``metadata.csv``): rows that do not change keep every byte."""
+"""A table of captions (``metadata.csv``) that captions are written into: rows that do not change keep every byte."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from ..dataset.metadata import HEADER, Csv, Row, read_csv
 from ..dataset.names import AmbiguousName, Names
 from ..dataset.text import UTF8
 
+Texts = tuple[str, ...]
 
-def edited(path: Path, listing: Listing, captions: Mapping[Path, tuple[str, ...]]) -> tuple[bytes, bool]:
-    """The table with these captions in it, as UTF-8.
+
+class Table:
+    """A table in memory, read when it is made.
 
     The rows of an image are changed one after the other; what it has too many is taken out, what is missing comes to
     the end. Other rows stay as they are, also those of files that are gone and those that cannot be read. Separator,
@@ -24,47 +26,71 @@ def edited(path: Path, listing: Listing, captions: Mapping[Path, tuple[str, ...]
     Args:
         path: the table; need not exist.
         listing: the folder of the images.
-        captions: the captions of each image that gets some, not empty.
 
-    Returns:
-        The bytes of the file, and whether something that was in it is replaced.
+    Attributes:
+        replaces: whether something of the file is replaced by what was put in.
 
     Raises:
         DatasetError: the file exists and is no table of captions.
     """
-    table = read_csv(path) if path.exists() else _empty(path)
-    every = list(table.every_row())
-    newline = "\r\n" if (table.head or (every[0].raw if every else "")).endswith("\r\n") else "\n"
-    rows_of: dict[Path, list[Row]] = {}
-    names = Names(listing)
-    for row in every:
-        for image in _images(row, names, path.parent):
-            rows_of.setdefault(image, []).append(row)
-    new: dict[int, str] = {}
-    added: list[str] = []
-    replaced = table.encoding != UTF8
-    for image, texts in captions.items():
-        rows = rows_of.get(image, [])
-        if any(row.line in new for row in rows):
-            continue  # a.png and a.jpg share the rows of a
-        for row, text in zip(rows, texts, strict=False):
-            cells = list(row.cells)
-            replaced |= tidy(cells[table.prompt_column]) not in ("", text)
-            cells[table.prompt_column] = text
-            new[row.line] = _line(table, cells, newline)
-        for row in rows[len(texts) :]:
-            replaced = True
-            new[row.line] = ""
-        for text in texts[len(rows) :]:
-            cells = [""] * len(table.columns)
-            cells[table.filename_column] = image.relative_to(listing.root).as_posix()
-            cells[table.prompt_column] = text
-            added.append(_line(table, cells, newline))
-    lines = [table.head, *(new.get(row.line, row.raw) for row in every)]
-    # The last line of a file that was edited by hand may have no end.
-    if added and not next((line for line in reversed(lines) if line), "\n").endswith(("\n", "\r")):
-        lines.append(newline)
-    return ("".join([*lines, *added])).encode("utf-8-sig" if table.bom else "utf-8"), replaced
+
+    def __init__(self, path: Path, listing: Listing) -> None:
+        self._csv = read_csv(path) if path.exists() else _empty(path)
+        self._root = listing.root
+        rows = list(self._csv.every_row())
+        first = self._csv.head or (rows[0].raw if rows else "")
+        self._newline = "\r\n" if first.endswith("\r\n") else "\n"
+        self._lines = [row.raw for row in rows]
+        self._added: list[str] = []
+        self._rows: dict[Path, list[tuple[int, Row]]] = {}  # of an image, with their places among the lines
+        self._taken: set[int] = set()  # lines that belong to an image that was put in
+        names = Names(listing)
+        for index, row in enumerate(rows):
+            for image in _images(row, names, path.parent):
+                self._rows.setdefault(image, []).append((index, row))
+        self.replaces = self._csv.encoding != UTF8
+
+    def texts(self, image: Path) -> Texts:
+        """The captions of an image in the file."""
+        return tuple(tidy(row.cells[self._csv.prompt_column]) for _, row in self._rows.get(image, ()))
+
+    def put(self, captions: Mapping[Path, Texts]) -> None:
+        """Put captions in the place of an image's own; each image once, and none empty."""
+        for image, texts in captions.items():
+            rows = self._rows.get(image, [])
+            if any(index in self._taken for index, _ in rows):
+                continue  # a.png and a.jpg share the rows of a
+            self._taken.update(index for index, _ in rows)
+            for (index, row), text in zip(rows, texts, strict=False):
+                cells = list(row.cells)
+                self.replaces |= tidy(cells[self._csv.prompt_column]) not in ("", text)
+                cells[self._csv.prompt_column] = text
+                self._lines[index] = self._line(cells)
+            for index, _ in rows[len(texts) :]:
+                self.replaces = True
+                self._lines[index] = ""
+            for text in texts[len(rows) :]:
+                self._add(image, text)
+
+    def data(self) -> bytes:
+        """The file, as UTF-8."""
+        lines = [self._csv.head, *self._lines]
+        # The last line of a file that was edited by hand may have no end.
+        if self._added and not next((line for line in reversed(lines) if line), "\n").endswith(("\n", "\r")):
+            lines.append(self._newline)
+        text = "".join([*lines, *self._added])
+        return text.encode("utf-8-sig" if self._csv.bom else "utf-8")
+
+    def _add(self, image: Path, text: str) -> None:
+        cells = [""] * len(self._csv.columns)
+        cells[self._csv.filename_column] = image.relative_to(self._root).as_posix()
+        cells[self._csv.prompt_column] = text
+        self._added.append(self._line(cells))
+
+    def _line(self, cells: list[str]) -> str:
+        text = io.StringIO()
+        csv.writer(text, delimiter=self._csv.delimiter, lineterminator=self._newline).writerow(cells)
+        return text.getvalue()
 
 
 def _images(row: Row, names: Names, base: Path) -> list[Path]:
@@ -80,9 +106,3 @@ def _images(row: Row, names: Names, base: Path) -> list[Path]:
 def _empty(path: Path) -> Csv:
     head = ",".join(HEADER) + "\n"
     return Csv(path, head, UTF8, False, ",", head, HEADER)
-
-
-def _line(table: Csv, cells: list[str], newline: str) -> str:
-    text = io.StringIO()
-    csv.writer(text, delimiter=table.delimiter, lineterminator=newline).writerow(cells)
-    return text.getvalue()

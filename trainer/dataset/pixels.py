@@ -118,6 +118,16 @@ def thumbnail(item: ImageItem, side: int) -> Image.Image:
     return image.resize(small, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
+def load_picture(path: Path) -> Image.Image:
+    """The whole picture, RGB, upright, on white where it is transparent.
+
+    Raises:
+        Unusable: it cannot be decoded to its last byte, or a side is under 64 pixels.
+    """
+    with _strict_decoding:
+        return _decode(path, _to_rgb)[0]
+
+
 def load_pixels(item: ImageItem, flip: bool = False) -> torch.Tensor:
     """The picture as it is trained: shrunk to cover its bucket (Lanczos), cropped in the middle.
 

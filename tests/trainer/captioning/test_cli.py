@@ -56,7 +56,7 @@ def test_mistakes_exit_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) 
         f"error: {folder / 'gone'}: the folder does not exist\n  -> Check the path of the images.\n"
     )
     with pytest.raises(SystemExit) as caught:
-        main(["caption", "--input", str(folder), "--method", "blip"])
+        main(["caption", "--input", str(folder), "--method", "eyes"])
     assert caught.value.code == 2
 
 
@@ -67,5 +67,5 @@ def test_defaults_and_help(folder: Path) -> None:
     assert (args.output, args.method, args.mode, args.format) == (None, "filename", "missing", "csv")
     assert cli.run(args) == 0
     text = " ".join(parser.format_help().split())
-    assert "trigger: The trigger word, alone." in text
+    assert "trigger The trigger word, alone." in text
     assert "missing: it keeps its caption" in text

@@ -1,0 +1,131 @@
+"""A whole captioning as one value: what the command line fills in, and what the worker process is handed as a file."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import control, device
+from ..errors import DarkroomError, UserError
+from ..events import Event, Journal, Phase, RunFailed, RunFinished, RunStopped, Sink
+from ..files import write_json, write_text
+from . import models, registry
+from .base import Place, Tagging, Wish
+from .label import Report, label
+from .rules import Rules
+
+JOB, REPORT = "captions.json", "report.txt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be captioned, and how; see ``label``.
+
+    Args:
+        folder: the images.
+        output: empty for the usual place.
+        method: name of a captioner.
+        mode: what becomes of captions that are there.
+        format: csv or txt.
+        wish: what is asked of the captioner, the trigger word too.
+        rules: what is done to each caption.
+        model: of the captioner; see ``models.find``.
+        folders: where models lie.
+        download: whether the model may be fetched.
+        device: as torch names it, or ``auto``.
+        batch: images at a time; 0: as many as suit the device.
+    """
+
+    folder: str
+    output: str = ""
+    method: str = "filename"
+    mode: str = "missing"
+    format: str = "csv"
+    wish: Wish = field(default_factory=Wish)
+    rules: Rules = field(default_factory=Rules)
+    model: str = ""
+    folders: tuple[str, ...] = ()
+    download: bool = False
+    device: str = "auto"
+    batch: int = 0
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder, for ``work``."""
+        write_json(folder / JOB, asdict(self))
+
+    def run(self, emit: Sink, stop: Callable[[], bool] = lambda: False) -> Report:
+        """Find the model, and caption.
+
+        Raises:
+            UserError: see ``label`` and ``models.find``; the device is not there.
+        """
+        captioner = registry.get(self.method)
+        place = Place()
+        if captioner.models:
+            folders = [Path(folder) for folder in self.folders]
+            found = models.find(
+                captioner, self.model, folders, download=self.download, say=lambda text: emit(Phase(text))
+            )
+            place = Place(found, str(device.named(self.device)), self.batch)
+        return label(
+            self.folder,
+            output=self.output or None,
+            method=captioner,
+            trigger_word=self.wish.trigger_word,
+            mode=self.mode,
+            format=self.format,
+            wish=self.wish,
+            rules=self.rules,
+            place=place,
+            emit=emit,
+            stop=stop,
+        )
+
+
+def load(folder: Path) -> Job:
+    """The job in a folder."""
+    data: dict[str, Any] = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    tagging = {name: _tuples(value) for name, value in data["wish"].pop("tagging").items()}
+    wish = Wish(**data.pop("wish"), tagging=Tagging(**tagging))
+    rules = Rules(**{name: _tuples(value) for name, value in data.pop("rules").items()})
+    return Job(**{name: _tuples(value) for name, value in data.items()}, wish=wish, rules=rules)
+
+
+def work(folder: Path, stop: Callable[[], bool]) -> Event:
+    """Does the job in a folder, as the worker of ComfyUI's node.
+
+    Args:
+        folder: with the job; gets ``events.jsonl``, and ``report.txt`` with what was done.
+        stop: asked between batches, beside ``control.json``.
+
+    Returns:
+        The terminal event.
+    """
+    journal = Journal(folder / "events.jsonl", folder.name)
+    poll = control.Poll(folder / "control.json")
+    try:
+        report = load(folder).run(journal, lambda: poll().stop or stop())
+        write_text(folder / REPORT, str(report))
+        done = len(report.written)
+        end = RunStopped(done, "as asked") if report.left else RunFinished(done, str(report.output))
+    except Exception as error:
+        end = _failure(error)
+    journal(end)
+    journal.close()
+    return end
+
+
+def _failure(error: Exception) -> RunFailed:
+    if isinstance(error, DarkroomError):
+        return RunFailed(error.message, error.cure, isinstance(error, UserError))
+    details = "".join(traceback.format_exception(error))
+    return RunFailed(f"{type(error).__name__}: {error}", "see the log", False, details)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
