@@ -200,10 +200,10 @@ def test_an_estimate_is_of_what_will_be_chosen_and_says_what_to_mind(comfy: Comf
         ({**asked(), "dataset": {"folder": DEMO_DATA, "repeats": "often"}}, "repeats: 'often' is no whole number"),
         ({**asked(), "dataset": {"folder": DEMO_DATA, "captions": "mine"}}, "captions: 'mine' is unknown"),
         ({**asked(), "dataset": {"folder": ["a"], "path": {"b": 1}}}, "does not exist"),
-        ({**asked(), "dataset": {"folder": "", "path": "\0"}}, "does not exist"),
+        ({**asked(), "dataset": {"folder": "", "path": "\0"}}, "is no path"),
         ({**asked(), "wired": {"epochs": 1}}, "wired: expected a list of names"),
         ({**asked(), "base": {"kind": "checkpoint", "name": ["\0"]}}, "there is no checkpoint"),
-        (asked(yaml=["epochs: 3"]), "yaml: expected a text"),
+        (asked(yaml=["epochs: 3"]), "(?s)yaml has 1 fault.*expected a text"),
         (asked(sample_prompts=5, lora_rank={}), "(?s)sample_prompts: expected a text"),
     ],
 )

@@ -26,6 +26,8 @@ SLIGHT = 0.2
 """One that fell by less than this part had more to learn, if its pictures were shown seldom."""
 AWAY = 1.3
 """A training loss that is so many times higher at the end than at the beginning runs away."""
+RISEN = 1.1
+"""So does one on fixed pictures that were trained; how it changes is not noise."""
 STIFF_BELOW = 0.5
 """Where the best step had less than this part of the usual showings, it was the rate that was too fast."""
 TINY = 0.01
@@ -154,6 +156,11 @@ def _less_memory(case: Case, message: str) -> tuple[str, str]:
 
 
 def _away(case: Case) -> Iterator[Diagnosis]:
+    fixed = case.validations("train")
+    if len(fixed) > 1 and fixed[-1].loss > RISEN * fixed[0].loss:
+        rose = f"on fixed pictures it rose from {fixed[0].loss:.4f} to {fixed[-1].loss:.4f}"
+        yield Diagnosis("away", rose, *_lower_rate(case))
+        return
     first, last = _ends(case.losses())
     if first and fmean(last) > AWAY * fmean(first) and fmean(last) - fmean(first) > 3 * _error(first, last):
         yield Diagnosis("away", f"it rose from {fmean(first):.4f} to {fmean(last):.4f}", *_lower_rate(case))

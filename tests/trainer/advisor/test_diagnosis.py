@@ -16,7 +16,7 @@ from trainer import job as jobs
 from trainer.advisor import Case, Diagnosis, Length
 from trainer.config import TrainConfig, parse
 from trainer.demo import BASE, world
-from trainer.events import Advised, Event, RunFailed, RunFinished, RunStarted, Step
+from trainer.events import Advised, Event, RunFailed, RunFinished, RunStarted, Step, Validation
 from trainer.tasks.diffusion import Diffusion
 
 Train = Callable[..., "Done"]
@@ -247,6 +247,12 @@ def test_a_loss_that_runs_away(train: Train) -> None:
     assert (found(case).trouble, found(case).change) == ("away", "learning_rate: 2e-3")
     in_fp16 = [replace(e, precision="fp16") if isinstance(e, RunStarted) else e for e in case.story]
     assert found(replace(case, story=in_fp16)).field == "mixed_precision"
+    # On fixed pictures too, where it was much too fast from the beginning, so that nothing rises later.
+    fixed = [Validation(step, "train", loss) for step, loss in ((0, 0.16), (140, 1.02))]
+    quiet = [event for event in case.story if not isinstance(event, Step | Validation)]
+    said = found(replace(case, story=[*quiet[:-1], *fixed, quiet[-1]]))
+    assert said.message == "the loss runs away: on fixed pictures it rose from 0.1600 to 1.0200"
+    assert said.change == "learning_rate: 2e-3"
 
 
 def test_steps_that_are_not_finite(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, seen: list[Event]) -> None:
