@@ -1,0 +1,338 @@
+"""Captioning models of transformers at toy size: real classes of models and processors, random weights, no network.
+
+As a program it builds some and says what they write, for a Python that has what this one lacks (torchvision):
+``PYTHONPATH=. python tests/trainer/captioning/toys.py FOLDER qwen3_vl`` prints what ``answers`` returns, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from trainer.captioning import get
+from trainer.captioning.base import Place, Wish
+from trainer.captioning.prompts import TOKENS
+
+WORDS = (
+    *("red", "green", "blue", "light", "dark", "small", "large", "old", "new", "on", "under", "near", "with", "and"),
+    *("house", "tree", "cat", "dog", "boat", "man", "woman", "child", "sky", "sea", "sand", "road", "river", "bridge"),
+    *("walks", "sleeps", "runs", "stands", "sits", "stone", "field"),
+)
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+IMAGE = "<image>"
+# As JoyCaption's: a message is a text, and the picture's token is put in front of it.
+TEXT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}" + IMAGE + " {% endif %}"
+    "{{ message['content'].strip() + eos_token }}{% endfor %}"
+)
+# As Qwen's: a message is a list of parts.
+PARTS_TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|>" + IMAGE + "<|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}</s>{% endfor %}"
+)
+HIDDEN = 32
+WISH = Wish(length="short", prompt="what is near the red house")
+# With these the three pictures get three texts, some of which are longer than is let.
+SEEDS = {"blip": 8, "florence2": 7, "llava": 3, "qwen2_5_vl": 9, "qwen3_vl": 7}
+TEXT = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 2 * HIDDEN,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.5,
+}
+
+
+def build(kind: str, folder: Path) -> Path:
+    """Writes a model with its processor, as a download from the hub has them."""
+    torch.manual_seed(SEEDS[kind])
+    model, processor = _BUILDERS[kind](_tokenizer())
+    processor.save_pretrained(folder)
+    model.eval().save_pretrained(folder)
+    return folder
+
+
+def pictures() -> list[Image.Image]:
+    """Three pictures of different sizes, none of which look alike."""
+    rng = np.random.default_rng(0)
+    kinds = (((64, 64), (255, 40, 40)), ((96, 64), (30, 255, 60)), ((56, 112), (20, 20, 255)))
+    noise = [rng.random((height, width, 3)) * tint for (width, height), tint in kinds]
+    return [Image.fromarray(pixels.astype(np.uint8)) for pixels in noise]
+
+
+def answers(kind: str, folder: Path) -> dict[str, list[str]]:
+    """What a toy writes of ``pictures``: ``batch`` and ``single`` by its captioner, ``plain`` by transformers alone."""
+    build(kind, folder)
+    captioner = get(NAMES[kind])
+    images = pictures()
+    paths = [folder / f"{index}.png" for index in range(len(images))]
+    with captioner.open(WISH, Place(folder, batch=len(images))) as session:
+        batch = session.caption(paths, images)
+    with captioner.open(WISH, Place(folder, batch=1)) as session:
+        single = session.caption(paths, images)
+    return {"batch": batch, "single": single, "plain": _plain(kind, folder, images, WISH.prompt)}
+
+
+def _plain(kind: str, folder: Path, images: Sequence[Image.Image], prompt: str) -> list[str]:
+    """The same by the classes and calls that the models' cards show, one picture after the other.
+
+    A text that was cut off is given without its last word, which may not be whole.
+    """
+    import transformers
+
+    classes = {
+        "blip": ("BlipForConditionalGeneration", "BlipProcessor"),
+        "florence2": ("Florence2ForConditionalGeneration", "Florence2Processor"),
+        "llava": ("LlavaForConditionalGeneration", "LlavaProcessor"),
+        "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor"),
+        "qwen3_vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLProcessor"),
+    }
+    model, processor = (getattr(transformers, name).from_pretrained(folder) for name in classes[kind])
+    texts = {
+        "florence2": "<CAPTION>",
+        "llava": f"<s>You are a helpful image captioner.</s>{IMAGE} {prompt}</s>",
+        "qwen2_5_vl": f"<|vision_start|>{IMAGE}<|vision_end|>{prompt}</s>",
+        "qwen3_vl": f"<|vision_start|>{IMAGE}<|vision_end|>{prompt}</s>",
+    }
+    found = []
+    for image in images:
+        text = {"text": texts[kind]} if kind in texts else {}
+        inputs = processor(images=image, return_tensors="pt", **text)
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=TOKENS["short"])[0]
+        if kind not in ("blip", "florence2"):
+            tokens = tokens[inputs["input_ids"].shape[1] :]
+        words = processor.decode(tokens, skip_special_tokens=True).split()
+        cut = len(tokens) >= TOKENS["short"] and int(tokens[-1]) >= len(SPECIAL)
+        found.append(" ".join(words[:-1] if cut else words))
+    return found
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    names = [*SPECIAL, *WORDS]
+    words = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens={
+            "image_token": IMAGE,
+            "video_token": "<|video_pad|>",
+            "vision_start_token": "<|vision_start|>",
+            "vision_end_token": "<|vision_end|>",
+        },
+    )
+
+
+def _blip(tokenizer: Any) -> tuple[Any, Any]:
+    from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+
+    vision = {"hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BlipConfig(
+        text_config={**TEXT, "vocab_size": len(tokenizer), "encoder_hidden_size": HIDDEN, "sep_token_id": 2},
+        vision_config={**vision, "image_size": 32, "patch_size": 8, "initializer_range": 0.5},
+        projection_dim=HIDDEN,
+        image_text_hidden_size=HIDDEN,
+    )
+    processor = BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer)
+    return BlipForConditionalGeneration(config), processor
+
+
+def _florence2(tokenizer: Any) -> tuple[Any, Any]:
+    from transformers import (
+        BartConfig,
+        CLIPImageProcessor,
+        Florence2Config,
+        Florence2ForConditionalGeneration,
+        Florence2Processor,
+        Florence2VisionConfig,
+    )
+
+    stages = 2
+    config = Florence2Config(
+        text_config=BartConfig(
+            vocab_size=len(tokenizer),
+            d_model=HIDDEN,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=HIDDEN,
+            decoder_ffn_dim=HIDDEN,
+            init_std=0.5,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+            forced_eos_token_id=2,
+        ).to_dict(),
+        vision_config=Florence2VisionConfig(
+            embed_dim=[HIDDEN] * stages,
+            depths=[1] * stages,
+            num_heads=[2] * stages,
+            num_groups=[2] * stages,
+            patch_size=[7, 3],
+            patch_stride=[4, 2],
+            patch_padding=[3, 1],
+            patch_prenorm=[False, True],
+            window_size=4,
+            projection_dim=HIDDEN,
+            initializer_range=0.5,
+        ).to_dict(),
+        image_token_id=tokenizer.image_token_id,
+    )
+    # 64 pixels are 8 x 8 places, and one for their mean.
+    size = {"height": 64, "width": 64}
+    images: Any = CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False)
+    images.image_seq_length = 65
+    return Florence2ForConditionalGeneration(config), Florence2Processor(images, tokenizer)
+
+
+def _llava(tokenizer: Any) -> tuple[Any, Any]:
+    from transformers import (
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        SiglipImageProcessor,
+        SiglipVisionConfig,
+    )
+
+    config = LlavaConfig(
+        text_config=LlamaConfig(**TEXT, vocab_size=len(tokenizer)),
+        vision_config=SiglipVisionConfig(
+            hidden_size=HIDDEN,
+            intermediate_size=HIDDEN,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+        ),
+        image_token_index=tokenizer.image_token_id,
+        image_seq_length=16,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    processor = LlavaProcessor(
+        SiglipImageProcessor(size={"height": 32, "width": 32}),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="full",
+        chat_template=TEXT_TEMPLATE,
+    )
+    return LlavaForConditionalGeneration(config), processor
+
+
+def _qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    rope = {"type": "default", "rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    config = Qwen2_5_VLConfig(
+        text_config={**TEXT, "vocab_size": len(tokenizer), "rope_scaling": rope},
+        vision_config={
+            "depth": 2,
+            "hidden_size": HIDDEN,
+            "intermediate_size": HIDDEN,
+            "num_heads": 2,
+            "out_hidden_size": HIDDEN,
+            "patch_size": 14,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        **_tokens(tokenizer),
+    )
+    limits = {"min_pixels": 28 * 28, "max_pixels": 28 * 28 * 64}
+    processor = Qwen2_5_VLProcessor(
+        Qwen2VLImageProcessor(**limits),
+        tokenizer,
+        Qwen2VLVideoProcessor(**limits),
+        chat_template=PARTS_TEMPLATE,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def _qwen3_vl(tokenizer: Any) -> tuple[Any, Any]:
+    from transformers import (
+        Qwen2VLImageProcessor,
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 10000.0}
+    config = Qwen3VLConfig(
+        text_config={**TEXT, "head_dim": 16, "vocab_size": len(tokenizer), "rope_scaling": rope},
+        vision_config={
+            "depth": 2,
+            "hidden_size": HIDDEN,
+            "intermediate_size": HIDDEN,
+            "num_heads": 2,
+            "out_hidden_size": HIDDEN,
+            "patch_size": 16,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0],
+        },
+        **_tokens(tokenizer),
+    )
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessor(patch_size=16, min_pixels=32 * 32, max_pixels=32 * 32 * 64),
+        tokenizer,
+        Qwen3VLVideoProcessor(),
+        chat_template=PARTS_TEMPLATE,
+    )
+    return Qwen3VLForConditionalGeneration(config), processor
+
+
+def _tokens(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "image_token_id": tokenizer.image_token_id,
+        "video_token_id": tokenizer.video_token_id,
+        "vision_start_token_id": tokenizer.vision_start_token_id,
+        "vision_end_token_id": tokenizer.vision_end_token_id,
+    }
+
+
+_BUILDERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "blip": _blip,
+    "florence2": _florence2,
+    "llava": _llava,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+}
+NAMES = {
+    "blip": "blip",
+    "florence2": "florence",
+    "llava": "joycaption",
+    "qwen2_5_vl": "qwen",
+    "qwen3_vl": "qwen",
+}
+
+if __name__ == "__main__":
+    base, *kinds = sys.argv[1:]
+    print(json.dumps({kind: answers(kind, Path(base, kind)) for kind in kinds}))
