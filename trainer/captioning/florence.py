@@ -21,7 +21,7 @@ TASKS: dict[Length, str] = {
 
 CAPTIONER = Vision(
     name="florence",
-    description="One to several sentences by Florence-2: small (0.5 or 1.6 GB) and exact, cannot be asked.",
+    description="One to several sentences by Florence-2: small (1.5 or 3 GB) and exact, cannot be asked.",
     models=(
         "florence-community/Florence-2-base",
         "florence-community/Florence-2-large",
