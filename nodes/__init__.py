@@ -16,6 +16,7 @@ from .pictures import DatasetImages
 from .sweep import LabelledGrid, StrengthSweep
 from .train import TrainLoRA
 from .training_sweep import TrainingSweep
+from .words import CaptionWords
 
 
 class DarkroomExtension(ComfyExtension):
@@ -26,7 +27,7 @@ class DarkroomExtension(ComfyExtension):
         return [
             LoadDataset, AutoCaption, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase, LoadTrainedLoRA,
             StrengthSweep, LabelledGrid, LoRABlocks, ResizeLoRA, MergeLoRAs, DatasetImages,
-            TrainingSweep,
+            TrainingSweep, CaptionWords,
         ]  # fmt: skip
 
 

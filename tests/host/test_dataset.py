@@ -317,3 +317,26 @@ def test_a_new_folder_is_nobodys(comfy: ComfyServer, data: Path):
 def test_a_folder_cannot_be_opened_without_a_desktop(comfy: ComfyServer, data: Path):
     with pytest.raises(PromptFailed, match="it cannot be opened: "):
         comfy.post("/darkroom/dataset/open", {"folder": NAME, "path": ""})
+
+
+def test_words_of_captions_are_counted_and_drawn(comfy: ComfyServer, data: Path):
+    for number, caption in enumerate(("\u957f\u53d1, hat, rain, sun", "hat, rain, mill")):
+        (data / f"red_house \u00fc{number}.txt").write_text(caption, "utf-8")
+    graph = {
+        **load(NAME),
+        "words": node("Darkroom_CaptionWords", dataset=["data", 0], count="auto", limit=3),
+        "text": node("DarkroomProbe", task="plain", path="", anything=["words", 1]),
+        "kept": node("PreviewImage", images=["words", 0]),
+    }
+    outputs = comfy.run(graph)
+    (text,) = [outputs["text"]["seen"]]
+    assert text.splitlines() == [
+        "tags, in how many of 2 captions:",
+        "         2  100%  hat",
+        "         2  100%  rain",
+        "         1   50%  mill",
+        "    and 2 more",
+    ]
+    (shown,), (kept,) = outputs["words"]["images"], outputs["kept"]["images"]
+    assert torch.equal(comfy.pixels(shown), comfy.pixels(kept))
+    assert comfy.image(shown).width == 768

@@ -21,6 +21,7 @@ from .caption_lint import of_captions
 from .captions import SOURCES
 from .crops import by_bucket, contact_sheet, lost
 from .findings import Finding, counted
+from .frequencies import frequencies
 from .items import KINDS, Dataset, ImageItem, Problem
 from .near import near_duplicates
 from .scan import MASKS, scan
@@ -207,6 +208,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mask", choices=MASKS, default="no", help="where masks come from (default %(default)s)")
     parser.add_argument("--flip", action="store_true", help="the run will flip pictures")
+    parser.add_argument("--words", type=int, metavar="N", help="list the N tags and words that most captions have")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw buckets and crops into this PNG file")
 
 
@@ -214,8 +216,10 @@ def run(args: argparse.Namespace) -> int:
     """Prints what is found; returns the exit code, 0.
 
     Raises:
-        DatasetError: the folder cannot be trained on, or the picture not be written.
+        DatasetError: the folder cannot be trained on, the picture not be written, or an argument is wrong.
     """
+    if args.words is not None and args.words < 1:
+        raise DatasetError(f"--words: expected a whole number of at least 1, got {args.words}")
     picture = None if args.picture is None else _picture_path(args.picture, args.folder)
     with _Progress("reading") as reading:
         dataset = scan(
@@ -231,6 +235,9 @@ def run(args: argparse.Namespace) -> int:
     with _Progress("comparing") as comparing:
         report = lint(dataset, resolution=args.resolution, flip=args.flip, on_progress=comparing)
     print(report)
+    if args.words is not None:
+        tags, words = (frequencies(dataset.items, kind) for kind in ("tags", "words"))
+        print(*(found.table(args.words) for found in (tags, words) if found.counts or found is words), sep="\n")
     if picture is not None:
         data = io.BytesIO()
         contact_sheet(dataset).save(data, "JPEG" if picture.suffix.lower() in (".jpg", ".jpeg") else picture.suffix[1:])
