@@ -35,6 +35,7 @@ KAOMOJI = frozenset((
 ))  # fmt: skip
 _BATCH, _BATCH_ON_CARD = 4, 16
 _WHITE = (255, 255, 255)
+_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory")
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,10 @@ class _Session:
         try:
             return self.network.run(None, {name: pixels})[0][:count]
         except Exception as error:  # onnxruntime's errors have no common class
-            raise CaptionError(f"wd14: onnxruntime: {_short(error)}", "Try a smaller batch, or the CPU.") from error
+            said = _short(error)
+            if any(saying in said.lower() for saying in _OUT_OF_MEMORY):
+                raise MemoryError(said) from None  # the caller comes with fewer pictures
+            raise CaptionError(f"wd14: onnxruntime: {said}", "Download the model again, whole.") from error
 
 
 def _opened(network: Path, tags: list[Tag], tagging: Tagging, place: Place) -> _Session:

@@ -186,6 +186,26 @@ def test_its_models_are_told_by_their_files(tmp_path: Path) -> None:
         assert session.caption([Path("/a.png")], pictures(1)) == caption(folder, pictures(1))
 
 
+@pytest.mark.parametrize(
+    ("said", "raised"),
+    [
+        ("CUDA failure 2: out of memory ; GPU=0", MemoryError),
+        ("BFCArena: Failed to allocate memory for requested buffer of size 9", MemoryError),
+        ("Non-zero status code returned while running MatMul node", CaptionError),
+    ],
+)
+def test_what_runs_out_of_memory_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, raised: type[Exception]
+) -> None:
+    def run(*_: object) -> None:
+        raise ValueError(said)
+
+    with get("wd14").open(Wish(), Place(model=export(tmp_path))) as session:
+        monkeypatch.setattr("onnxruntime.InferenceSession.run", run)
+        with pytest.raises(raised):
+            session.caption([Path("/a.png")], pictures(1))
+
+
 def refused(model: Path | None) -> CaptionError:
     with pytest.raises(CaptionError) as caught, get("wd14").open(Wish(), Place(model=model)):
         pass
