@@ -329,7 +329,7 @@ def test_words_of_captions_are_counted_and_drawn(comfy: ComfyServer, data: Path)
         "kept": node("PreviewImage", images=["words", 0]),
     }
     outputs = comfy.run(graph)
-    (text,) = [outputs["text"]["seen"]]
+    (text,) = outputs["text"]["seen"]
     assert text.splitlines() == [
         "tags, in how many of 2 captions:",
         "         2  100%  hat",
