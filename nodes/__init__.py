@@ -32,15 +32,16 @@ class DarkroomExtension(ComfyExtension):
 
 
 def begin() -> None:
-    """Make the demo base's architecture known, so that the stock loader takes its file as well; add the routes.
+    """Make the demo base's architecture known, so that the stock loader takes its file as well; add routes and folders.
 
     Not in the extension's ``on_load``, which ComfyUI calls only from 0.14 on.
     """
-    from .host import clients, compat, demo_base, web
+    from .host import clients, compat, demo_base, places, web
     from .routes import ROUTES
 
     compat.accept_later_keywords()
     clients.watch()
+    places.add_captioners()
     web.register(ROUTES)
     if not demo_base.register():
         logging.warning("LoRA Darkroom: the demo base %s is missing; Load Demo Base will not work", demo_base.FILE)

@@ -26,18 +26,20 @@ LOG_LINES = 30
 NO_WINDOW = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
 
 
-def command(run: Path) -> list[str]:
+def command(run: Path, what: str = "--job") -> list[str]:
     """The worker's command line. Started as a file: portable builds ignore the working directory."""
-    return [sys.executable, str(PROGRAM), "--job", str(run)]
+    return [sys.executable, str(PROGRAM), what, str(run)]
 
 
-def environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """The worker's environment: UTF-8, offline, and an allocator of its own choice."""
+def environment(inherited: Mapping[str, str], *, online: bool = False) -> dict[str, str]:
+    """The worker's environment: UTF-8, offline unless a download was asked for, and an allocator of its own choice."""
     own = dict(inherited)
     # ComfyUI sets cudaMallocAsync for itself; it fragments under training, and a child would inherit it.
     allocator = "backend:native" if sys.platform == "win32" else "backend:native,expandable_segments:True"
     own["PYTORCH_CUDA_ALLOC_CONF"] = own["PYTORCH_ALLOC_CONF"] = allocator
-    own.update(PYTHONUTF8="1", PYTHONIOENCODING="utf-8", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    own.update(PYTHONUTF8="1", PYTHONIOENCODING="utf-8", TOKENIZERS_PARALLELISM="false")
+    if not online:
+        own["HF_HUB_OFFLINE"] = "1"
     return own
 
 
@@ -46,6 +48,9 @@ def work(
     on_event: Callable[[Event], None],
     check: Callable[[], None],
     arguments: Sequence[str] | None = None,
+    *,
+    online: bool = False,
+    cure: str = "queue again: the run goes on from its last checkpoint",
 ) -> Event:
     """Runs the worker on a run folder to its end.
 
@@ -55,6 +60,8 @@ def work(
         check: called all the time; what it raises stops the worker (the step is ended and saved) and is raised
             again when the worker has ended. Raising a second time ends the worker at once.
         arguments: the command line, if not ``command(run)``.
+        online: whether it may download.
+        cure: what to do if it dies.
 
     Returns:
         The terminal event.
@@ -81,7 +88,7 @@ def work(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=run,
-            env=environment(os.environ),
+            env=environment(os.environ, online=online),
             creationflags=NO_WINDOW,
             # A Ctrl-C in ComfyUI's console must not reach it too: beside the end of the pipe it would be a second
             # wish, to end without saving.
@@ -103,7 +110,7 @@ def work(
         raise WorkerError(
             f"the worker process ended (exit code {process.returncode}) without saying how; the end of {log}:\n"
             + log_tail(log),
-            "queue again: the run goes on from its last checkpoint",
+            cure,
         )
     return outcome
 

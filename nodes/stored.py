@@ -22,7 +22,7 @@ from PIL import Image
 from ..trainer.dataset import fingerprint
 from ..trainer.dataset.files import METADATA_NAME
 from ..trainer.errors import HostError
-from ..trainer.files import trim, write_bytes
+from ..trainer.files import digest, trim, write_bytes
 
 MOST_BYTES = 10 * 2**30
 IN_USE = 3600.0  # seconds for which a folder that was used stays, whatever its size
@@ -53,10 +53,10 @@ def store(
     if not pictures:
         raise HostError("images: there is no picture in what is wired", "wire pictures, or choose a folder")
     captions = _captions(texts, len(pictures))
-    digest = hashlib.sha256()
+    content = hashlib.sha256()
     for array, caption in zip(pictures, captions, strict=True):
-        digest.update(f"{array.shape}\0{caption}\0".encode() + array.tobytes())
-    folder = root / digest.hexdigest()[:32]
+        content.update(f"{array.shape}\0{caption}\0".encode() + array.tobytes())
+    folder = root / content.hexdigest()[:32]
     if not folder.is_dir():
 
         def fill(new: Path) -> None:
@@ -81,12 +81,14 @@ def store(
     return folder
 
 
-def changed(folder: Path, change: Callable[[Path], None]) -> Path:
+def changed(folder: Path, change: Callable[[Path], None], how: str) -> Path:
     """A copy of a stored folder with other captions, beside it.
 
     Args:
         folder: stored; it stays as it is.
-        change: changes the captions in the folder that it is given.
+        change: changes the captions in the folder that it is given. If it raises, the same change goes on there the
+            next time.
+        how: names the change.
 
     Returns:
         The folder of the new data set, named by what is in it.
@@ -94,13 +96,15 @@ def changed(folder: Path, change: Callable[[Path], None]) -> Path:
 
     def fill(new: Path) -> None:
         for file in folder.iterdir():
+            if (new / file.name).exists():
+                continue
             if file.suffix == ".png":
                 _link(file, new / file.name)
             else:
                 shutil.copyfile(file, new / file.name)
         change(new)
 
-    target = _whole(folder.parent, fill, lambda new: fingerprint(new)[:32])
+    target = _whole(folder.parent, fill, lambda new: fingerprint(new)[:32], digest("changed", folder.name, how))
     use(target)
     return target
 
@@ -110,19 +114,25 @@ def use(folder: Path) -> None:
     os.utime(folder)
 
 
-def _whole(root: Path, fill: Callable[[Path], None], name: Callable[[Path], str]) -> Path:
-    """A folder that is there with all its files, or not at all; ``name`` tells what it is called once it is filled."""
-    new = root / f".{uuid.uuid4().hex}"
+def _whole(root: Path, fill: Callable[[Path], None], name: Callable[[Path], str], unfinished: str = "") -> Path:
+    """A folder that is there with all its files, or not at all; ``name`` tells what it is called once it is filled.
+
+    What is filled is removed when that fails; with ``unfinished``, its name until then, it stays for the next time.
+    """
+    new = root / f".{unfinished or uuid.uuid4().hex}"
+    done = False
     try:
-        new.mkdir(parents=True)
+        new.mkdir(parents=True, exist_ok=True)
         fill(new)
         folder = root / name(new)
         if not folder.is_dir():
             os.replace(new, folder)
+        done = True
     except OSError as error:
         raise HostError(f"{root}: the pictures cannot be written: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        if done or not unfinished:
+            shutil.rmtree(new, ignore_errors=True)
     return folder
 
 

@@ -18,16 +18,14 @@ log = logging.getLogger("lora-darkroom")
 LITTLE = 2 * 2**30
 
 
-def make_room(note: Callable[[str], None]) -> None:
+def make_room(note: Callable[[str], None], work: str = "training") -> None:
     """Unload every model of ComfyUI's; ``note`` takes what the user should know of the memory that is there now."""
     free = _free()
-    log.info("%s has %.1f GB free for the training", device(), free / 2**30)
+    log.info("%s has %.1f GB free for the %s", device(), free / 2**30, work)
     if keeps_models_on_the_card():
-        note("ComfyUI was started with --highvram or --gpu-only: its models stay on the card beside the training")
+        note(f"ComfyUI was started with --highvram or --gpu-only: its models stay on the card beside the {work}")
     elif free < LITTLE:
-        note(
-            f"only {free / 2**30:.1f} GB are free on {device()}: the training gives up what does not fit, step by step"
-        )
+        note(f"only {free / 2**30:.1f} GB are free on {device()}: the {work} gives up what does not fit, step by step")
 
 
 def with_room(encode: Callable[[], T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import folder_paths
@@ -15,6 +16,8 @@ PRIVATE = "lora_darkroom"
 DEEPEST, MOST_FOLDERS = 4, 500
 ADDED = "lora_darkroom_datasets"  # a category of extra_model_paths.yaml
 OTHER = "[datasets] "
+CAPTIONERS = "captioners"  # a category of models
+_MODEL_NAME = re.compile(r"(?:(?!\.)[\w.-]+/)?(?!\.)[\w. -]*")  # of a folder, or owner/name
 KINDS = ("datasets", ADDED)  # "datasets" is core's own; an old ComfyUI has none
 
 
@@ -48,6 +51,37 @@ def temp() -> Path:
 def bases() -> Path:
     """Where the patched weights of a MODEL are exported to."""
     return private() / "bases"
+
+
+def add_captioners() -> None:
+    """Make ``models/captioners`` a folder of models, beside what extra_model_paths.yaml says of it."""
+    folder_paths.add_model_folder_path(CAPTIONERS, str(Path(folder_paths.models_dir) / CAPTIONERS))
+
+
+def captioner_folders() -> list[Path]:
+    """Where models of captioners lie."""
+    return [Path(folder) for folder in folder_paths.get_folder_paths(CAPTIONERS)]
+
+
+def captioner_models() -> list[str]:
+    """What lies there, by name."""
+    found = (one.name for folder in captioner_folders() if folder.is_dir() for one in folder.iterdir())
+    return sorted({name for name in found if not name.startswith((".", "put_"))})
+
+
+def captioner_model(text: str, what: str) -> str:
+    """A captioner's model as a user typed it: a path, a name in the folders for such models, or a name on the hub.
+
+    Raises:
+        HostError: the client is on another machine, and it is no such name.
+    """
+    name = text.strip().strip("\"'").strip()
+    if clients.foreign() and not _MODEL_NAME.fullmatch(name):
+        raise HostError(
+            f"{what}: {name} is a path, and another machine may name none",
+            "name a model in ComfyUI's folder for captioners, or on the hub",
+        )
+    return name
 
 
 def input_root() -> Path:

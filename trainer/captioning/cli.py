@@ -10,20 +10,15 @@ from typing import get_args
 
 from ..events import Captioned, Event
 from ..sinks import Bar, describe
-from .base import Length, Purpose, Tagging, Wish
+from .base import Length, Tagging, Wish
 from .label import FORMATS, MODES
 from .registry import all_captioners, names
 from .rules import ARROW, Rules
 from .rules import read as read_rules
-from .work import Job
+from .work import PURPOSES, Job, tags
 
 STOPPED = 130
 SECONDS = 10.0  # between lines of progress, where there is no terminal to draw a bar on
-PURPOSES: dict[Purpose, str] = {
-    "plain": "everything that is seen",
-    "style": "everything but the style, which the trigger word is to stand for",
-    "character": "all that may change from picture to picture, not who it is",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,11 +123,6 @@ def run(args: argparse.Namespace) -> int:
         bar.close()
     print(report)
     return 0
-
-
-def tags(text: str) -> tuple[str, ...]:
-    """Tags with commas between."""
-    return tuple(tag for part in text.split(",") if (tag := part.strip()))
 
 
 class _Lines:

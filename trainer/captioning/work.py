@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,16 @@ from ..errors import DarkroomError, UserError
 from ..events import Event, Journal, Phase, RunFailed, RunFinished, RunStopped, Sink
 from ..files import write_json, write_text
 from . import models, registry
-from .base import Place, Tagging, Wish
+from .base import Captioner, Place, Tagging, Wish
 from .label import Report, label
 from .rules import Rules
 
 JOB, REPORT = "captions.json", "report.txt"
+PURPOSES: dict[str, str] = {
+    "plain": "everything that is seen",
+    "style": "everything but the style, which the trigger word is to stand for",
+    "character": "all that may change from picture to picture, not who it is",
+}
 
 
 @dataclass(frozen=True)
@@ -57,20 +62,25 @@ class Job:
         """Write it into a folder, for ``work``."""
         write_json(folder / JOB, asdict(self))
 
-    def run(self, emit: Sink, stop: Callable[[], bool] = lambda: False) -> Report:
+    def run(self, emit: Sink, stop: Callable[[], bool] = lambda: False, captioner: Captioner | None = None) -> Report:
         """Find the model, and caption.
+
+        Args:
+            emit: see ``label``.
+            stop: see ``label``.
+            captioner: one of the caller's own, in place of the method's.
 
         Raises:
             UserError: see ``label`` and ``models.find``; the device is not there.
         """
-        captioner = registry.get(self.method)
-        place = Place()
+        captioner = captioner or registry.get(self.method)
+        place = Place(device=str(device.named(self.device)), batch=self.batch)
         if captioner.models:
             folders = [Path(folder) for folder in self.folders]
             found = models.find(
                 captioner, self.model, folders, download=self.download, say=lambda text: emit(Phase(text))
             )
-            place = Place(found, str(device.named(self.device)), self.batch)
+            place = replace(place, model=found)
         return label(
             self.folder,
             output=self.output or None,
@@ -84,6 +94,11 @@ class Job:
             emit=emit,
             stop=stop,
         )
+
+
+def tags(text: str) -> tuple[str, ...]:
+    """Tags with commas between."""
+    return tuple(tag for part in text.split(",") if (tag := part.strip()))
 
 
 def load(folder: Path) -> Job:
