@@ -23,7 +23,7 @@ from . import registry
 from .base import Captioner, Place, Wish
 from .batches import Batches
 from .rules import Rules
-from .unfinished import Unfinished
+from .unfinished import Change, Unfinished
 from .writing import Files, Rows
 
 #: What happens to an image that has a caption; one without always gets the new one.
@@ -136,30 +136,38 @@ def label(
         if _is_kept(image, mode, former, unread) or unfinished.is_done(names[image], former.get(image, ()))
     }
     images = [image for image in sidecars if image not in kept]
-    writing = Rows(target, listing, kept=unfinished.kept) if format == "csv" else Files(sidecars)
+    writing = Rows(target, listing, unfinished.has_kept) if format == "csv" else Files(sidecars)
     written: dict[Path, tuple[str, ...]] = {}
     left = 0
 
     def take(said: Sequence[tuple[Path, str]]) -> None:
         new: dict[Path, tuple[str, ...]] = {}
+        changes: dict[str, Change] = {}
         for image, found in said:
             old = former.get(image, ("",))
             texts = _texts(old, rules(found), mode, trigger_word)
             if not texts:
                 message = f"no caption: the method {captioner.name!r} found no words"
                 problems.append(Problem(image, "no-caption", message))
-            elif texts == old or writing.changed(image):
+                continue
+            changes[names[image]] = former.get(image, ()), texts
+            if writing.changed(image):
+                changes[names[image]] = ("edited",), ()  # nobody's: whatever they are the next time, they stay
+                kept.add(image)
+            elif texts == old:
                 kept.add(image)
             else:
                 new[image] = texts
-        if not new:
-            return
-        if mode != "missing":
-            unfinished.add({names[image]: texts for image, texts in new.items()})
-        writing.write(new)
-        if writing.backups:
-            unfinished.keep()
-        written.update(new)
+
+        def note(table: bytes | None) -> None:
+            if mode != "missing":
+                unfinished.note(changes, table)
+
+        if new:
+            writing.write(new, note)
+            written.update(new)
+        elif changes:
+            note(None)
 
     if images and captioner.models:
         emit(Phase(f"loading the model {place.model}"))

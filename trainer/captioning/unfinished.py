@@ -7,7 +7,8 @@ not: a hidden file beside them says which are new, until the run has come to its
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from ..errors import CaptionError
@@ -17,50 +18,52 @@ from .table import Texts
 NAME = ".captions-unfinished.jsonl"
 
 
+Change = tuple[Texts, Texts]
+"""An image's captions, before and after."""
+
+
 class Unfinished:
     """The file of a run that may be stopped.
 
     Args:
         folder: where captions are written.
         run: names what is asked; another run's file is no use.
-
-    Attributes:
-        kept: whether the table was kept beside already.
     """
 
     def __init__(self, folder: Path, run: str) -> None:
         self._path, self._run = folder / NAME, run
         head, *lines = _read(self._path) or [{}]
-        mine = head.get("run") == run
-        self._begun = mine
-        self.kept = mine and any("kept" in line for line in lines)
-        self._done = {line["image"]: line["captions"] for line in lines if "image" in line} if mine else {}
+        self._begun = head.get("run") == run
+        lines = lines if self._begun else []
+        self._images = {line["image"]: (line["before"], line["after"]) for line in lines if "image" in line}
+        self._tables = {line["table"] for line in lines if "table" in line}
 
     def is_done(self, image: str, texts: Texts) -> bool:
-        """Whether an image's captions are what this run wrote: what was edited since is not."""
-        return self._done.get(image) == digest(*texts)
+        """Whether an image's captions are what this run wrote, or were edited since then."""
+        before, after = self._images.get(image, (None, None))
+        now = digest(*texts)
+        return before is not None and (now == after or now != before)
 
-    def add(self, captions: Mapping[str, Texts]) -> None:
-        """Note what is going to be written; an image is done once its captions are those.
+    def has_kept(self, table: bytes) -> bool:
+        """Whether this run kept the former table beside, and nobody else has changed it since then."""
+        return sha256(table).hexdigest() in self._tables
+
+    def note(self, changes: Mapping[str, Change], table: bytes | None) -> None:
+        """Note what is going to be written.
+
+        Args:
+            changes: an image is done once its captions are others than before.
+            table: the table with them, once the former one is kept beside.
 
         Raises:
             CaptionError: the folder cannot be written.
         """
-        self._note({"image": image, "captions": digest(*texts)} for image, texts in captions.items())
-
-    def keep(self) -> None:
-        """Note that the table is kept beside."""
-        if not self.kept:
-            self.kept = True
-            self._note([{"kept": True}])
-
-    def end(self) -> None:
-        """The run has come to its end."""
-        self._path.unlink(missing_ok=True)
-
-    def _note(self, lines: Iterable[dict[str, object]]) -> None:
-        found = list(lines) if self._begun else [{"run": self._run}, *lines]
-        text = "".join(f"\n{json.dumps(line)}" for line in found)  # not at its end: the last one may be half a line
+        lines: list[dict[str, str]] = [] if self._begun else [{"run": self._run}]
+        for image, (before, after) in changes.items():
+            lines.append({"image": image, "before": digest(*before), "after": digest(*after)})
+        if table is not None:
+            lines.append({"table": sha256(table).hexdigest()})
+        text = "".join(f"\n{json.dumps(line)}" for line in lines)  # not at its end: the last one may be half a line
         try:
             with self._path.open("ab" if self._begun else "wb") as file:
                 file.write(text.encode())
@@ -69,6 +72,10 @@ class Unfinished:
                 f"{self._path}: cannot be written: {error.strerror}", "Check the folder's permissions."
             ) from None
         self._begun = True
+
+    def end(self) -> None:
+        """The run has come to its end."""
+        self._path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

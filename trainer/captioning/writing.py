@@ -7,7 +7,7 @@ as he left it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from ..files import write_bytes
 from .table import Table, Texts
 
 Stamp = tuple[int, int, int] | None
+Note = Callable[[bytes | None], None]
 
 
 class Target(Protocol):
@@ -32,8 +33,12 @@ class Target(Protocol):
         """Whether somebody else changed the captions of an image since the run began."""
         ...
 
-    def write(self, captions: Mapping[Path, Texts]) -> None:
+    def write(self, captions: Mapping[Path, Texts], note: Note) -> None:
         """Write the captions of images, each image once in a run.
+
+        Args:
+            captions: of each image, at least one.
+            note: called just before, with the table if the former one is kept beside.
 
         Raises:
             CaptionError: a file cannot be written.
@@ -48,31 +53,34 @@ class Rows:
     Args:
         path: the table; need not exist.
         listing: the folder of the images.
-        kept: whether the former file was kept beside already, by a run that this one goes on with.
+        has_kept: whether this table was kept beside already, by a run that this one goes on with.
 
     Raises:
         DatasetError: the file exists and is no table of captions.
     """
 
-    def __init__(self, path: Path, listing: Listing, *, kept: bool = False) -> None:
+    def __init__(self, path: Path, listing: Listing, has_kept: Callable[[bytes], bool]) -> None:
         self.backups: list[Path] = []
         self._given, self._path, self._listing = path, path.resolve(), listing  # a link stays a link
         self._stamp = _stamp(self._path)
-        self._former = self._path.read_bytes() if self._stamp and not kept else None
+        self._former = self._path.read_bytes() if self._stamp else b""
+        self._kept = has_kept(self._former)
         self._table = self._began = Table(path, listing)
 
     def changed(self, image: Path) -> bool:
         """See ``Target``."""
         return self._now().texts(image) != self._began.texts(image)
 
-    def write(self, captions: Mapping[Path, Texts]) -> None:
+    def write(self, captions: Mapping[Path, Texts], note: Note) -> None:
         """See ``Target``."""
         table = self._now()
         table.put(captions)
-        if table.replaces and self._former is not None:
+        if table.replaces and not self._kept:
             self.backups.append(_keep(self._path, self._former))
-            self._former = None
-        _write(self._path, table.data())
+            self._kept = True
+        data = table.data()
+        note(data if self._kept else None)
+        _write(self._path, data)
         self._stamp = _stamp(self._path)
 
     def _now(self) -> Table:
@@ -103,8 +111,9 @@ class Files:
         path = self._paths[image]
         return path not in self._done and _stamp(path) != self._stamps[path]
 
-    def write(self, captions: Mapping[Path, Texts]) -> None:
+    def write(self, captions: Mapping[Path, Texts], note: Note) -> None:
         """See ``Target``."""
+        note(None)
         for image, texts in captions.items():
             path = self._paths[image]
             if path in self._done:
@@ -126,9 +135,11 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _keep(path: Path, data: bytes) -> Path:
-    """Writes a former file beside the new one; its path."""
+    """Writes a former file beside the new one, unless it lies there already; its path."""
     number = 1
     while (backup := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
+        if backup.is_file() and backup.read_bytes() == data:
+            return backup
         number += 1
     _write(backup, data)
     return backup
