@@ -103,19 +103,31 @@ def test_other_captions_are_another_folder(stored: Any, root: Path):
     def change(folder: Path) -> None:
         (folder / "metadata.csv").write_text("filename,prompt\n000001.png,new\n", "utf-8")
 
-    second = stored.changed(first, change)
+    second = stored.changed(first, change, "so")
     assert second != first
     assert captions(second) == ["new", ""]
     assert {file.name: file.read_bytes() for file in first.iterdir()} == before
-    assert stored.changed(first, change) == second
+    assert stored.changed(first, change, "so") == second
     assert {path.name for path in root.iterdir()} == {first.name, second.name}
 
-    def fail(folder: Path) -> None:
-        raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        stored.changed(first, fail)
-    assert {path.name for path in root.iterdir()} == {first.name, second.name}
+def test_a_change_that_was_stopped_goes_on(stored: Any, root: Path):
+    first = stored.store(root, [picture(0), picture(1)], ["a", "b"])
+
+    def stop(folder: Path) -> None:
+        (folder / "metadata.csv").write_text("filename,prompt\n000001.png,new\n", "utf-8")
+        raise KeyboardInterrupt
+
+    def go_on(folder: Path) -> None:
+        with (folder / "metadata.csv").open("a", encoding="utf-8") as file:
+            file.write("000002.png,too\n")
+
+    with pytest.raises(KeyboardInterrupt):
+        stored.changed(first, stop, "so")
+    assert captions(first) == ["a", "b"]
+    assert "new" not in (stored.changed(first, go_on, "otherwise") / "metadata.csv").read_text("utf-8")
+    assert captions(stored.changed(first, go_on, "so")) == ["new", "too"]
+    assert not [path for path in root.iterdir() if path.name.startswith(".")]
 
 
 def test_what_was_used_longest_ago_goes_when_there_is_too_much(
