@@ -16,6 +16,7 @@ from ..trainer.captioning.work import PURPOSES, Job, tags
 from ..trainer.errors import HostError
 from . import captions, stored
 from .host import memory, places
+from .host.clip_captioner import ClipCaptioner
 from .host.graph import say
 from .overview import counted
 from .payloads import CATEGORY, DatasetRef, DatasetType, explained
@@ -68,6 +69,12 @@ class AutoCaption(io.ComfyNode):
                 *_model_inputs(),
                 *_text_inputs(),
                 *_tag_inputs(),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="A vision-language model, such as Qwen3-VL or Gemma 3 by Load CLIP: it writes the "
+                    "captions, in place of the method, as Generate Text does; purpose, prompt and length count.",
+                ),
             ],
             outputs=[DatasetType.Output(display_name="dataset", tooltip="The data set with its new captions.")],
         )  # fmt: skip
@@ -107,6 +114,7 @@ class AutoCaption(io.ComfyNode):
         underscores: bool = False,
         exclude: str = "",
         first: str = "",
+        clip: Any = None,
     ) -> io.NodeOutput:
         """Write the captions, and say what was done."""
         if dataset.captions not in READ_BY[format]:
@@ -129,13 +137,15 @@ class AutoCaption(io.ComfyNode):
             device=memory.device(),
             batch=batch,
         )
+        captioner = None if clip is None else ClipCaptioner(clip)
+        kind = captioner.kind if captioner else ""
         reports: list[str] = []
 
         def write(folder: Path) -> None:
-            reports.append(captions.caption(replace(job, folder=str(folder))))
+            reports.append(captions.caption(replace(job, folder=str(folder)), captioner))
 
         if dataset.folder.parent == places.datasets():  # wired pictures: their folder is named by what is in it
-            dataset = replace(dataset, folder=stored.changed(dataset.folder, write, repr(job)))
+            dataset = replace(dataset, folder=stored.changed(dataset.folder, write, f"{job} {kind}"))
         else:
             write(dataset.folder)
         scanned = dataset.scan()

@@ -6,6 +6,7 @@ Copied into the test server's custom_nodes. Its output goes into a safetensors f
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import sys
@@ -185,6 +186,55 @@ class DarkroomShared:
         return {"ui": {"seen": [{"models": len(model), "bases": len(bases), "tensors": len(tensors)}]}}
 
 
+class DarkroomVision:
+    """A vision-language model of core's own classes at toy size, with drawn weights, as a CLIP."""
+
+    RETURN_TYPES = ("CLIP",)
+    FUNCTION = "draw"
+    CATEGORY = "LoRA Darkroom tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """`looks`: else its tokenizer is of a model that takes no pictures."""
+        return {"required": {"looks": ("BOOLEAN", {"default": True})}}
+
+    def draw(self, looks: bool) -> tuple[Any]:
+        """Qwen3-VL, but small."""
+        import comfy.sd
+        import comfy.supported_models_base
+        from comfy.text_encoders import llama, qwen3vl
+
+        name = "qwen3vl_toy"
+        config = dataclasses.replace(
+            llama.Qwen3VL_4BConfig(), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1,
+        )  # fmt: skip
+        qwen3vl.QWEN3VL_CONFIGS[name] = lambda **_: config
+        qwen3vl.QWEN3VL_VISION[name] = {
+            "hidden_size": 32, "intermediate_size": 48, "depth": 2, "num_heads": 2, "deepstack_visual_indexes": [0, 1],
+        }  # fmt: skip
+        target = comfy.supported_models_base.ClipTarget(
+            qwen3vl.tokenizer(name) if looks else BlindTokenizer, qwen3vl.te(model_type=name)
+        )
+        clip = comfy.sd.CLIP(target, embedding_directory=[])
+        generator = torch.Generator().manual_seed(7)
+        for weight in clip.cond_stage_model.parameters():
+            drawn = torch.randn(weight.shape, generator=generator)
+            weight.data = drawn * 0.3 if weight.ndim > 1 else 1 + drawn * 0.1
+        return (clip,)
+
+
+class BlindTokenizer:
+    """Takes what Generate Text gives it, and leaves the picture out."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> Any:
+        """One token."""
+        return {"qwen3vl_toy": [[(1, 1.0)]]}
+
+
 def look_modules() -> Any:
     """Which modules are imported."""
     return {}, sorted(name for name in sys.modules if "." not in name)
@@ -256,4 +306,5 @@ NODE_CLASS_MAPPINGS = {
     "DarkroomListProbe": DarkroomListProbe,
     "DarkroomPlain": DarkroomPlain,
     "DarkroomShared": DarkroomShared,
+    "DarkroomVision": DarkroomVision,
 }
