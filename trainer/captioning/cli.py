@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
-from ..events import Captioned, Event
+from ..events import Captioned, Event, Phase
 from ..sinks import Bar, describe
 from .base import Length, Tagging, Wish
 from .label import FORMATS, MODES
@@ -136,5 +136,6 @@ class _Lines:
             if time.monotonic() - self._last < SECONDS:
                 return
             self._last = time.monotonic()
-        if line := describe(event):
+        line = f"{event.name} ..." if isinstance(event, Phase) else describe(event)
+        if line:
             print(line, flush=True)

@@ -90,7 +90,7 @@ def _fetched(name: str, say: Callable[[str], None]) -> Path:
         listed = HfApi().model_info(name, files_metadata=True).siblings or []
         wanted = set(filter_repo_objects((one.rfilename for one in listed), allow_patterns=list(FILES)))
         size = sum(one.size or 0 for one in listed if one.rfilename in wanted)
-        say(f"downloading {name}: {size / 1e9:.1f} GB")
+        say(f"downloading {name}: {f'{size / 1e9:.1f} GB' if size >= 1e9 else f'{size / 1e6:.1f} MB'}")
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise CaptionError(f"model: {name} cannot be downloaded: {error}", "Check its name and the network.") from None

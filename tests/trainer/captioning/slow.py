@@ -41,12 +41,13 @@ class Slow:
     description: str = "The colour of the first pixel."
     looks: bool = True
     needs: tuple[str, ...] = ()
+    opened: tuple[Wish, Place] | None = None
 
     @contextmanager
     def open(self, wish: Wish, place: Place) -> Iterator[Slow]:
         """See ``Captioner``."""
-        if place.batch:
-            self.batch = place.batch
+        self.opened = wish, place
+        self.batch = place.batch or self.batch
         yield self
 
     def knows(self, folder: Path) -> bool:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.trainer.captioning.slow import Slow
 from trainer.__main__ import main
-from trainer.captioning import cli
+from trainer.captioning import all_captioners, cli
+from trainer.captioning.base import Place, Tagging, Wish
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -48,6 +50,54 @@ def test_every_option_reaches_its_place(folder: Path, capsys: pytest.CaptureFixt
     assert main(["caption", "--input", str(folder), *options]) == 0
     assert (folder / "red_house-01.txt").read_text(encoding="utf-8") == "sks, f\u00fcr training, mine\n"
     assert "- kept the former file as red_house-01.txt.bak" in capsys.readouterr().out
+
+
+def test_every_option_of_a_model_reaches_the_captioner(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = Slow(tmp_path / "said", models=("darkroom-tests/slow",))
+    monkeypatch.setitem(all_captioners(), "slow", slow)
+    model = tmp_path / "models" / "my slow"
+    model.mkdir(parents=True)
+    (model / "slow.json").touch()
+    options = [
+        "--method", "slow", "--models-dir", str(tmp_path / "models"), "--model", "my slow", "--device", "cpu",
+        "--batch", "3", "--purpose", "style", "--prompt", "What?", "--length", "long", "--seed", "4",
+        "--threshold", "0.4", "--character-threshold", "0.9", "--rating", "--underscores", "--exclude", "a, b c,",
+        "--first", "d", "--prefix", "so:", "--suffix", ", end", "--replace", "rgb -> red", "--replace", "0 0 0 ->",
+    ]  # fmt: skip
+    assert main(["caption", "--input", str(folder), *options]) == 0
+    tagging = Tagging(0.4, 0.9, True, True, ("a", "b c"), ("d",))
+    assert slow.opened == (Wish("", "style", "What?", "long", tagging, 4), Place(model, "cpu", 3))
+    assert (folder / "metadata.csv").read_text("utf-8").splitlines()[1] == 'red_house-01.png,"so: red, end"'
+    assert capsys.readouterr().out.splitlines()[0].startswith("loading the model ")
+
+
+def test_a_model_that_is_missing_or_not_named_exits_with_2(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(all_captioners(), "slow", Slow(tmp_path / "said", models=("darkroom-tests/slow",)))
+    gone = tmp_path / "gone"
+    assert main(["caption", "--input", str(folder), "--method", "slow", "--model", str(gone)]) == 2
+    assert f"error: model: {gone} does not exist" in capsys.readouterr().err
+    assert main(["caption", "--input", str(folder), "--replace", "no rule"]) == 2
+    assert "replace: 'no rule' is no rule" in capsys.readouterr().err
+    assert main(["caption", "--input", str(folder), "--device", "cuda:99"]) == 2
+    assert "device: cuda:99 is not there" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["red_house-01.png"]
+
+
+def test_progress_is_a_line_now_and_then(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        Image.new("RGB", (64, 64)).save(folder / f"z{number}.png")
+    monkeypatch.setitem(all_captioners(), "slow", Slow(tmp_path / "said"))
+    monkeypatch.setattr(cli, "SECONDS", 0.0)
+    assert main(["caption", "--input", str(folder), "--method", "slow"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["1/4", "2/4", "3/4", "4/4"]
+    assert lines[3].endswith(" left  z2.png: rgb 0 0 0")
 
 
 def test_mistakes_exit_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
