@@ -19,7 +19,7 @@ from ...trainer.memory import ran_out
 from ...trainer.sheet import to_pixels
 from . import memory
 
-#: Larger pictures are shrunk: the model would see them in up to 16,000 tokens.
+#: Larger pictures are shrunk: the model would see them in more than ten thousand tokens.
 MOST_PIXELS = 1024 * 1024
 _CURE = (
     "Wire a vision-language model, such as Qwen3-VL or Gemma 3 by Load CLIP, with which Generate Text describes a "

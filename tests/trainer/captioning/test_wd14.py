@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.__main__ import main
 from trainer.captioning import get, wd14
 from trainer.captioning.base import Place, Tagging, Wish
 from trainer.errors import CaptionError
@@ -233,3 +235,27 @@ def test_without_onnxruntime_the_error_says_how_to_get_it(tmp_path: Path, monkey
     error = refused(folder)
     assert error.message == "wd14: the package onnxruntime is not installed"
     assert error.cure.endswith("-m pip install onnxruntime")
+
+
+def test_the_command_writes_what_the_options_say(tmp_path: Path) -> None:
+    model, folder = export(tmp_path / "models" / "tagger"), tmp_path / "pictures"
+    folder.mkdir()
+    large = [one.resize((13 * one.width, 13 * one.height), Image.Resampling.NEAREST) for one in pictures()]
+    for number, picture in enumerate(large):
+        picture = picture.copy()
+        clear = Image.new("L", picture.size, 255)
+        clear.paste(0, (0, 0, 30, 40))
+        picture.putalpha(clear)
+        picture.save(folder / f"{number}.png")
+    options = ["--threshold", "0.3", "--character-threshold", "0.6", "--rating", "--underscores"]
+    options += ["--exclude", "blue eyes, hat", "--first", "sketch, smile", "--trigger-word", "sks", "--device", "cpu"]
+    arguments = ["--input", str(folder), "--method", "wd14", "--model", str(model), *options]
+    assert main(["caption", *arguments]) == 0
+    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        written = {row["filename"]: row["prompt"] for row in csv.DictReader(file)}
+    for number, picture in enumerate(large):
+        picture.paste((255, 255, 255), (0, 0, 30, 40))
+        found = reckoned(picture)
+        seen = [name for name in above(found, 0.3, 0.6) if name not in ("blue_eyes", "hat", "smile")]
+        rating = max((name for name in found if KIND[name] == 9), key=found.__getitem__)
+        assert written[f"{number}.png"] == ", ".join(["sks", "sketch", "smile", *seen, rating])
