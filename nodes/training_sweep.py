@@ -111,7 +111,7 @@ class TrainingSweep(io.ComfyNode):
         assert drawn is not None  # the last samples of a run are always drawn
         grid = sheet.to_pixels(drawn).movedim(0, -1)[None]
         kept = (done[verdict.keep] if verdict.keep is not None else None) or there[0]
-        progress.say(table)
+        progress.say(verdict.text)
         shown = {**ui.PreviewImage(grid, cls=cls).as_dict(), "text": [table]}
         return io.NodeOutput(grid, table, kept.lora, ui=shown)
 

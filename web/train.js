@@ -7,10 +7,12 @@ import { t } from "./text.js";
 // Node ids are execution ids: "7:3" is node 3 in subgraph 7. Titles of what is inside are not looked for.
 const title = (id) => app.graph?.getNodeById?.(Number(id))?.title ?? "LoRA Darkroom";
 
+const TRAINING = new Set(["Darkroom_TrainLoRA", "Darkroom_TrainingSweep"]);
+
 app.registerExtension({
   name: "LoRADarkroom.Train",
   nodeCreated(node) {
-    if (node.comfyClass !== "Darkroom_TrainLoRA") return;
+    if (!TRAINING.has(node.comfyClass)) return;
     // The page prefers the last preview that came while the node ran, also when the node has pictures of its own.
     onExecuted(node, () => { delete app.nodePreviewImages?.[String(node.id)]; });
   },
