@@ -11,8 +11,8 @@ from pathlib import Path
 from ..errors import CaptionError
 from .base import Captioner
 
-FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.onnx", "*.csv", "*.jinja")
-"""What is downloaded of a model; pickles are not."""
+FILES = ("*.json", "*.txt", "*.model", "*.csv", "*.jinja")
+"""What is downloaded of a model beside its weights; pickles are not."""
 
 
 def find(
@@ -41,7 +41,7 @@ def find(
     name = model.strip() or captioner.models[0]
     if _is_path(name):
         raise CaptionError(f"model: {name} does not exist", "Check the path, or leave it empty.")
-    cached = _cached(name)
+    cached = _cached(name, wanted(captioner))
     if cached is not None:
         return cached
     if not download:
@@ -50,7 +50,12 @@ def find(
             f"{captioner.name}: the model {name} is not on this machine",
             f"Download {name} from the Hugging Face hub and {where}; or allow the download.",
         )
-    return _fetched(name, say)
+    return _fetched(name, wanted(captioner), say)
+
+
+def wanted(captioner: Captioner) -> list[str]:
+    """Patterns of the files that a captioner reads. Folders on the hub often have the same weights in several kinds."""
+    return [*FILES, "*.onnx" if "onnxruntime" in captioner.needs else "*.safetensors"]
 
 
 def _here(captioner: Captioner, model: str, folders: Sequence[Path]) -> Path | None:
@@ -71,26 +76,26 @@ def _is_path(name: str) -> bool:
     return Path(name).is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1
 
 
-def _cached(name: str) -> Path | None:
+def _cached(name: str, files: list[str]) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=files))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
 
 
-def _fetched(name: str, say: Callable[[str], None]) -> Path:
+def _fetched(name: str, files: list[str], say: Callable[[str], None]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from huggingface_hub.utils import filter_repo_objects
 
     try:
         listed = HfApi().model_info(name, files_metadata=True).siblings or []
-        wanted = set(filter_repo_objects((one.rfilename for one in listed), allow_patterns=list(FILES)))
-        size = sum(one.size or 0 for one in listed if one.rfilename in wanted)
+        names = set(filter_repo_objects((one.rfilename for one in listed), allow_patterns=files))
+        size = sum(one.size or 0 for one in listed if one.rfilename in names)
         say(f"downloading {name}: {f'{size / 1e9:.1f} GB' if size >= 1e9 else f'{size / 1e6:.1f} MB'}")
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise CaptionError(f"model: {name} cannot be downloaded: {error}", "Check its name and the network.") from None

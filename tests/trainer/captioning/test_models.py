@@ -16,7 +16,8 @@ import pytest
 
 from tests.conftest import REPO
 from tests.trainer.captioning.slow import Slow
-from trainer.captioning.models import find
+from trainer.captioning import all_captioners
+from trainer.captioning.models import find, wanted
 from trainer.errors import CaptionError
 
 COMMIT = "0123456789" * 4
@@ -25,11 +26,18 @@ FILES = {
     "slow.json": b"{}",
     "model.safetensors": b"\0" * 2_000_000,
     "pytorch_model.bin": b"a pickle" * 500_000,
+    "model.onnx": b"the same once more" * 100_000,
     "model.pt": b"another",
     "modeling_slow.py": b"raise SystemExit('code of a model was run')",
     "selected_tags.csv": b"tag_id,name\n",
 }
 WANTED = {"config.json", "slow.json", "model.safetensors", "selected_tags.csv"}
+
+
+def test_of_weights_in_several_kinds_only_those_that_are_read_are_fetched() -> None:
+    for name, captioner in all_captioners().items():
+        kinds = {"*.onnx", "*.safetensors", "*.bin"} & set(wanted(captioner))
+        assert kinds == ({"*.onnx"} if name == "wd14" else {"*.safetensors"})
 
 
 @pytest.fixture
