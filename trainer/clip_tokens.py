@@ -73,6 +73,7 @@ class ClipTokenizer:
         return self._tokenizer(text)["input_ids"][1:-1] if text else []
 
 
+@functools.lru_cache(1 << 16)
 def exceeds_a_chunk(caption: str) -> bool:
     """Whether a caption has more tokens than a chunk takes, by the tokenizer that is shipped."""
     inside = CHUNK - 2

@@ -340,3 +340,13 @@ def test_words_of_captions_are_counted_and_drawn(comfy: ComfyServer, data: Path)
     (shown,), (kept,) = outputs["words"]["images"], outputs["kept"]["images"]
     assert torch.equal(comfy.pixels(shown), comfy.pixels(kept))
     assert comfy.image(shown).width == 768
+
+
+def test_what_may_be_better_about_captions_is_said_on_the_node(comfy: ComfyServer, data: Path):
+    (data / "red_house \u00fc0.txt").write_text("a (red:1.3) house " * 30, "utf-8")
+    lines = comfy.run(load(NAME))["data"]["text"][0].splitlines()
+    for said in (
+        "- weights: 1 caption with the weights of a prompt",
+        "- long-caption: 1 caption is longer than CLIP's",
+    ):
+        assert any(line.startswith(said) for line in lines), lines
