@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ WORDS = (
     *("house", "tree", "cat", "dog", "boat", "man", "woman", "child", "sky", "sea", "sand", "road", "river", "bridge"),
     *("walks", "sleeps", "runs", "stands", "sits", "stone", "field"),
 )
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 IMAGE = "<image>"
+QWEN = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 # As JoyCaption's: a message is a text, and the picture's token is put in front of it.
 TEXT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}" + IMAGE + " {% endif %}"
@@ -35,7 +37,7 @@ TEXT_TEMPLATE = (
 # As Qwen's: a message is a list of parts.
 PARTS_TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|>" + IMAGE + "<|vision_end|>"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}</s>{% endfor %}"
 )
 HIDDEN = 32
@@ -58,8 +60,9 @@ TEXT = {
 
 def build(kind: str, folder: Path) -> Path:
     """Writes a model with its processor, as a download from the hub has them."""
+    tokenizer = _TOKENIZERS[kind]()
     torch.manual_seed(SEEDS[kind])
-    model, processor = _BUILDERS[kind](_tokenizer())
+    model, processor = _BUILDERS[kind](tokenizer)
     processor.save_pretrained(folder)
     model.eval().save_pretrained(folder)
     return folder
@@ -104,8 +107,8 @@ def _plain(kind: str, folder: Path, images: Sequence[Image.Image], prompt: str) 
     texts = {
         "florence2": "<CAPTION>",
         "llava": f"<s>You are a helpful image captioner.</s>{IMAGE} {prompt}</s>",
-        "qwen2_5_vl": f"<|vision_start|>{IMAGE}<|vision_end|>{prompt}</s>",
-        "qwen3_vl": f"<|vision_start|>{IMAGE}<|vision_end|>{prompt}</s>",
+        "qwen2_5_vl": f"<|vision_start|><|image_pad|><|vision_end|>{prompt}</s>",
+        "qwen3_vl": f"<|vision_start|><|image_pad|><|vision_end|>{prompt}</s>",
     }
     found = []
     for image in images:
@@ -115,32 +118,66 @@ def _plain(kind: str, folder: Path, images: Sequence[Image.Image], prompt: str) 
         if kind not in ("blip", "florence2"):
             tokens = tokens[inputs["input_ids"].shape[1] :]
         words = processor.decode(tokens, skip_special_tokens=True).split()
-        cut = len(tokens) >= TOKENS["short"] and int(tokens[-1]) >= len(SPECIAL)
+        cut = len(tokens) >= TOKENS["short"] and int(tokens[-1]) not in processor.tokenizer.all_special_ids
         found.append(" ".join(words[:-1] if cut else words))
     return found
 
 
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+def _words() -> Any:
+    """A tokenizer as JoyCaption's, of transformers' general class."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    names = [*SPECIAL, *WORDS]
+    names = [*SPECIAL, IMAGE, *WORDS]
     words = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={
-            "image_token": IMAGE,
-            "video_token": "<|video_pad|>",
-            "vision_start_token": "<|vision_start|>",
-            "vision_end_token": "<|vision_end|>",
-        },
+        extra_special_tokens={"image_token": IMAGE},
+        model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def _pieces() -> Any:
+    """BERT's tokenizer, with whole words alone."""
+    from transformers import BertTokenizer
+
+    with TemporaryDirectory() as folder:
+        Path(folder, "vocab.txt").write_text("\n".join(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *WORDS]), "utf-8")
+        return BertTokenizer.from_pretrained(folder)
+
+
+def _bytes(name: str, **options: Any) -> Any:
+    """A tokenizer of byte pairs, of the named class, with no more bytes than small letters."""
+    import transformers
+
+    blank = "\u0120"  # how it writes a blank
+    vocabulary = [*SPECIAL, blank, *"abcdefghijklmnopqrstuvwxyz"]
+    merges = []
+    for word in WORDS:
+        for end in range(len(word)):
+            merges.append(f"{blank}{word[:end]} {word[end]}")
+            vocabulary.append(f"{blank}{word[: end + 1]}")
+    numbered = {token: index for index, token in enumerate(dict.fromkeys(vocabulary))}
+    with TemporaryDirectory() as folder:
+        Path(folder, "vocab.json").write_text(json.dumps(numbered), "utf-8")
+        Path(folder, "merges.txt").write_text("\n".join(["#version: 0.2", *dict.fromkeys(merges)]), "utf-8")
+        return getattr(transformers, name).from_pretrained(folder, **options)
+
+
+def _bart() -> Any:
+    return _bytes("BartTokenizer", extra_special_tokens={"image_token": IMAGE})
+
+
+def _qwen() -> Any:
+    tokens = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = _bytes("Qwen2Tokenizer", **tokens)
+    tokenizer.add_tokens(list(QWEN), special_tokens=True)
+    return tokenizer
 
 
 def _blip(tokenizer: Any) -> tuple[Any, Any]:
@@ -311,10 +348,8 @@ def _qwen3_vl(tokenizer: Any) -> tuple[Any, Any]:
 
 def _tokens(tokenizer: Any) -> dict[str, Any]:
     return {
-        "image_token_id": tokenizer.image_token_id,
-        "video_token_id": tokenizer.video_token_id,
-        "vision_start_token_id": tokenizer.vision_start_token_id,
-        "vision_end_token_id": tokenizer.vision_end_token_id,
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
+        for name, token in zip(("image", "video", "vision_start", "vision_end"), QWEN, strict=True)
     }
 
 
@@ -324,6 +359,13 @@ _BUILDERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "llava": _llava,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
+}
+_TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "blip": _pieces,
+    "florence2": _bart,
+    "llava": _words,
+    "qwen2_5_vl": _qwen,
+    "qwen3_vl": _qwen,
 }
 NAMES = {
     "blip": "blip",
