@@ -206,12 +206,14 @@ def _check_transformers(name: str, kind: str, least: str) -> None:
         )
 
 
-def _missing(name: str, package: str, error: BaseException) -> CaptionError:
-    said = " ".join(str(error).split())[:200]
-    return CaptionError(
-        f"{name}: the processor needs {package}, which cannot be imported: {said}",
-        f"{dependencies.cure([package])} (of torchvision, the version that belongs to the torch that is installed)",
-    )
+def _missing(what: str, package: str, error: BaseException) -> CaptionError:
+    cure = dependencies.cure([package])
+    if package == "torchvision":
+        import torch
+
+        # By its name alone pip would put another build of torch beside it, without CUDA on Windows.
+        cure = f"Install the torchvision that belongs to torch {torch.__version__}, from where torch came."
+    return CaptionError(f"{what}: the processor needs {package}, which cannot be imported: {_said(error)}", cure)
 
 
 def _loaded(name: str, folder: Path, device: Any) -> tuple[Any, Any]:
@@ -284,11 +286,24 @@ def _explained(error: BaseException, what: str) -> CaptionError:
     """An error of transformers in our words."""
     from ..memory import ran_out
 
-    said = " ".join(str(error).split())[:300] or type(error).__name__
+    said = _said(error)
     if ran_out(error):
         return CaptionError(f"{what}: out of memory", "Close whatever else uses the device, or take a smaller model.")
-    if "torchvision" in said.lower():
-        return _missing(what, "torchvision", error)
+    for cause in _causes(error):  # transformers says of what failed only that it did
+        if "torchvision" in str(cause):
+            return _missing(what, "torchvision", cause)
     if isinstance(error, ImportError):
         return CaptionError(f"{what}: a package is missing: {said}", "Install it, or take another model.")
     return CaptionError(f"{what}: {type(error).__name__}: {said}", "If a file is broken, download the model again.")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
