@@ -16,7 +16,7 @@ from .host import demo_pictures, places
 from .host.graph import NodeProgress
 from .payloads import CATEGORY, DatasetRef, DatasetType, explained, one
 
-DEMO = "(demo: 12 drawn pictures)"
+DEMO, BARE = "(demo: 12 drawn pictures)", "(demo: 12 pictures without captions)"
 
 
 class LoadDataset(io.ComfyNode):
@@ -40,7 +40,7 @@ class LoadDataset(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=[DEMO, *places.input_folders(), *places.other_folders()],
+                    options=[DEMO, BARE, *places.input_folders(), *places.other_folders()],
                     default=DEMO,
                     optional=True,
                     tooltip="A folder with images below ComfyUI's input folder, or one of its datasets folders. The "
@@ -104,7 +104,7 @@ class LoadDataset(io.ComfyNode):
         typed = next(iter(path), None)
         try:
             for what, value in (("path", typed), ("folder", None if typed else next(iter(folder), None))):
-                if value and value.strip() and value != DEMO:
+                if value and value.strip() and value not in (DEMO, BARE):
                     places.named(value, what)
         except HostError as error:
             return str(error)
@@ -159,7 +159,9 @@ def chosen(folder: str, path: str) -> Path:
     """
     if path.strip():
         return places.dataset_folder(path, "path")
-    return demo_pictures.folder() if folder == DEMO else places.dataset_folder(folder)
+    if folder in (DEMO, BARE):
+        return demo_pictures.folder(captions=folder == DEMO)
+    return places.dataset_folder(folder)
 
 
 def asked_for(asked: dict[str, Any]) -> DatasetRef:

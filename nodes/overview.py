@@ -45,7 +45,7 @@ def words(dataset: Dataset) -> str:
     """What is in a data set, and what might be better about it, as lines for people."""
     report = lint(dataset, alike=len(dataset.items) <= MOST_COMPARED)
     findings = report.findings
-    if dataset.root.name == demo_pictures.NAME:
+    if dataset.root.name in (demo_pictures.NAME, demo_pictures.BARE):
         findings = tuple(finding for finding in findings if finding.kind not in _PASSING)
     lines = [counted(dataset), places.shown(dataset.root)]
     lines += [str(finding) for finding in findings[:MOST_FINDINGS]]

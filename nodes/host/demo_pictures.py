@@ -1,4 +1,4 @@
-"""The demo's data set: 12 captioned pictures in a style that the demo base does not know, drawn when first needed."""
+"""The demo's data set: 12 pictures in a style that the demo base does not know, drawn when first needed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from ...trainer.demo import world
 from . import places
 
-NAME = "darkroom_demo"
+NAME, BARE = "darkroom_demo", "darkroom_demo_bare"
 
 
-def folder() -> Path:
-    """The folder below ComfyUI's input, with its pictures and captions; what is missing is drawn."""
-    root = places.input_root() / NAME
-    world.write_dataset(root)
+def folder(*, captions: bool = True) -> Path:
+    """The folder below ComfyUI's input, with its pictures, and captions or none; what is missing is drawn."""
+    root = places.input_root() / (NAME if captions else BARE)
+    world.write_dataset(root, captions=captions)
     return root

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-DEMO_DATA = "(demo: 12 drawn pictures)"
+DEMO_DATA, BARE_DATA = "(demo: 12 drawn pictures)", "(demo: 12 pictures without captions)"
 WIRED = "(the wired LoRA)"
 
 Graph = dict[str, dict[str, Any]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.conftest import REPO
-from tests.host.graphs import DEMO_DATA, WIRED, Graph, Link, node
+from tests.host.graphs import BARE_DATA, DEMO_DATA, WIRED, Graph, Link, node
 from trainer import config as configs
 
 DEMO = "Train, then preview (demo base)"
@@ -16,6 +16,7 @@ SDXL = "Train, then preview (SDXL)"
 CONTINUE = "Continue a run (demo base)"
 SWEEP = "Checkpoints x strengths (demo base)"
 MADE = "Train on pictures made in the graph (demo base)"
+CAPTION = "Caption, then train (demo base)"
 
 CHECKPOINTS = {SD15: "v1-5-pruned-emaonly-fp16.safetensors", SDXL: "sd_xl_base_1.0.safetensors"}
 SHOWN = (("Base model", None), ("With the LoRA at 0.7", 0.7), ("With the LoRA at 0.8", 0.8))
@@ -195,6 +196,29 @@ def made_in_the_graph() -> Template:
     made.graph["2"]["inputs"] |= {"images": ["26", 0], "texts": ["21", 1]}
     prompts(made, 1080, DEMO_PROMPT, "", 128)
     save(made, "inverted")
+    with_and_without(made)
+    return made
+
+
+def caption_then_train() -> Template:
+    """Bare pictures get captions, and a LoRA is trained on them."""
+    made = begin(NOTES[CAPTION], settings=demo_settings())
+    made.note_at = (-760, 0, 340, 480)
+    made.graph["2"]["inputs"]["folder"] = BARE_DATA
+    made.layout["2"]["pos"] = [-380, 0]
+    made.put(
+        "9", 0, 170, 320, 480, class_type="Darkroom_AutoCaption", dataset=["2", 0], method="filename", mode="missing",
+        format="csv", trigger_word="", prefix="a",
+    )  # fmt: skip
+    made.graph["4"]["inputs"]["dataset"] = ["9", 0]
+    prompts(made, 1080, DEMO_PROMPT, "", 128)
+    save(made, "captioned")
+    with_and_without(made)
+    return made
+
+
+def with_and_without(made: Template) -> None:
+    """One prompt, drawn by the base alone and with the LoRA at 0.8."""
     for row, (title, strength) in enumerate((("Base model", None), ("With the LoRA at 0.8", 0.8))):
         model = MODEL
         if strength is not None:
@@ -207,7 +231,6 @@ def made_in_the_graph() -> Template:
         show = str(13 + 20 * row)
         made.put(show, 2030, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
         made.previews.append(show)
-    return made
 
 
 NOTES = {
@@ -243,6 +266,15 @@ NOTES = {
     "negative. **Load Dataset** takes them from the wire, and the LoRA learns to draw negatives.\n\n"
     "In place of that part put your own: pictures of a larger model, an image edit, frames of a video. The same "
     "pictures are the same data set: nothing is trained twice.",
+    CAPTION: "## From bare pictures to a LoRA\n\n"
+    "**Load Dataset** has twelve pictures without captions. **Auto Caption** writes them into `metadata.csv` in their "
+    'folder, here from the files\' names (`01-red-circle.png` is "a red circle"), so that it runs without a model. '
+    "Edit that file in any editor and run again: your rows stay, and the LoRA is trained anew.\n\n"
+    "**Your own pictures, looked at by a model:** choose their folder, and as *method* a captioner: `blip` or "
+    "`florence` (1 to 3 GB), `qwen` or `joycaption` (8 to 17 GB), `wd14` for tags. Put its model into "
+    "`models/captioners`, or switch on *download*. Choose the *purpose*: `style` leaves the style out of the captions, "
+    "`character` who it is; then the trigger word stands for that. **Cancel** keeps what is written; the next run goes "
+    "on from there.\n\nFor a model of your own, put Load Checkpoint in place of Load Demo Base.",
 }
 NOTES[SD15] = NOTES[SD15].format(model="Stable Diffusion 1.5")
 NOTES[SDXL] = NOTES[SDXL].format(model="SDXL, Illustrious, NoobAI or Pony")
@@ -254,5 +286,6 @@ TEMPLATES = {
     CONTINUE: continue_a_run,
     SWEEP: checkpoints_and_strengths,
     MADE: made_in_the_graph,
+    CAPTION: caption_then_train,
 }
 """By name: what makes it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from typing import Any
 
 import pytest
@@ -24,7 +25,19 @@ from tests.host.checkpoints import add_random_sd15, add_random_sdxl
 from tests.host.graphs import WIRED, Graph, node, picture
 from tests.host.measure import runs
 from tests.host.server import ComfyServer
-from tests.host.templates import CHECKPOINTS, CONTINUE, DEMO, MADE, SD15, SDXL, SHOWN, SWEEP, TEMPLATES, demo_settings
+from tests.host.templates import (
+    CAPTION,
+    CHECKPOINTS,
+    CONTINUE,
+    DEMO,
+    MADE,
+    SD15,
+    SDXL,
+    SHOWN,
+    SWEEP,
+    TEMPLATES,
+    demo_settings,
+)
 from trainer import events
 from trainer.demo import probe, world
 from trainer.events import RunStarted
@@ -133,7 +146,7 @@ def judge_style(comfy: ComfyServer, trained: Graph) -> None:
 
 
 # A few epochs more than the demo's run has, which is there already; none more; a few for pictures that are new.
-@pytest.mark.parametrize(("name", "epochs"), [(CONTINUE, EPOCHS + 4), (SWEEP, EPOCHS), (MADE, 8)])
+@pytest.mark.parametrize(("name", "epochs"), [(CONTINUE, EPOCHS + 4), (SWEEP, EPOCHS), (MADE, 8), (CAPTION, 8)])
 def test_a_template_on_the_demo_base_runs_by_one_click(comfy: ComfyServer, name: str, epochs: int):
     with open_page(comfy) as (page, complaints):
         open_template(page, name)
@@ -146,6 +159,10 @@ def test_a_template_on_the_demo_base_runs_by_one_click(comfy: ComfyServer, name:
         assert not complaints
     drawn = [comfy.pixels(entry["outputs"][node_id]["images"][0]) for node_id in TEMPLATES[name]().previews]
     assert all(not torch.equal(one, another) for one, another in itertools.pairwise(drawn))
+    if name == CAPTION:
+        table = (comfy.base / "input" / "darkroom_demo_bare" / "metadata.csv").read_text("utf-8").splitlines()
+        assert len(table) == 13
+        assert all(re.fullmatch(r"\d\d-(\w+)-(\w+)\.png,a \1 \2", row) for row in table[1:])
 
 
 @pytest.mark.parametrize("name", [SD15, pytest.param(SDXL, marks=pytest.mark.long)])

@@ -129,15 +129,20 @@ def neon_drawings() -> list[Drawing]:
     return drawings
 
 
-def write_dataset(folder: Path) -> None:
-    """Write `neon_drawings` as PNG files with a `.txt` caption beside each. What is there already stays as it is."""
+def write_dataset(folder: Path, *, captions: bool = True) -> None:
+    """Write `neon_drawings` as PNG files, named by what is in them. What is there already stays as it is.
+
+    Args:
+        folder: made when missing.
+        captions: whether a `.txt` caption is beside each.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for number, drawing in enumerate(neon_drawings(), 1):
         name = f"{number:02d}-{drawing.facts.color}-{drawing.facts.shape}"
         picture, caption = folder / f"{name}.png", folder / f"{name}.txt"
         if not picture.exists():
             drawing.image.save(picture)
-        if not caption.exists():
+        if captions and not caption.exists():
             caption.write_text(drawing.caption + "\n", encoding="utf-8")
 
 

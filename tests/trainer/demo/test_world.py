@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.dataset.words import words_of
 from trainer.demo import vocabulary, world
 
 
@@ -94,6 +95,13 @@ def test_the_data_set_is_written_once_and_kept(tmp_path: Path):
     assert captions[0].read_text(encoding="utf-8") == "mine"
     with Image.open(pictures[3]) as picture:
         assert np.array_equal(np.asarray(picture), world.neon_drawings()[3].pixels)
+
+
+def test_the_data_set_without_captions_is_named_by_what_is_in_it(tmp_path: Path):
+    world.write_dataset(tmp_path, captions=False)
+    assert len(list(tmp_path.iterdir())) == 12
+    named = [words_of(path.stem) for path in sorted(tmp_path.iterdir())]
+    assert named == [f"{d.facts.color} {d.facts.shape}" for d in world.neon_drawings()]
 
 
 def test_an_unknown_shape_is_refused():
