@@ -33,7 +33,8 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         asked: ``dataset`` (as of ``dataset.asked_for``), ``config`` (inputs of LoRA Train Config), ``wired`` (the
-            names of those that are links), ``base`` ({kind: demo, or checkpoint with its name}).
+            names of those that are links), ``base`` ({kind: demo, or checkpoint with its name}), ``captioned``:
+            whether Auto Caption stands between, so that captions which are missing now will be there.
 
     Returns:
         The fields of ``estimate.Estimate``; ``device``, such as cuda:0, and ``card``, what it is called; ``room``: the
@@ -59,6 +60,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     job = estimate.plan(config, scanned, regular, base.family)
     told = advisor.before(replace(job, choices=tuple(choice.told for choice in choices)))
     found = estimate.estimate(job, base, str(device), card, places.runs())
+    later = "caption_source" if asked.get("captioned") is True else ""
     room = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
     return {
         **asdict(found),
@@ -66,7 +68,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         "card": card or str(device),
         "room": room,
         "chosen": [describe(event) for event in told if isinstance(event, Chosen)],
-        "advice": [describe(event) for event in told if isinstance(event, Advised)],
+        "advice": [describe(event) for event in told if isinstance(event, Advised) and event.field != later],
     }
 
 

@@ -49,7 +49,9 @@ function question(node) {
   const later = data?.inputs?.some((one) => one.name === "images" && one.link != null);
   if (!(config || unwired) || !data || later || !model) return null;
   const settings = config ? { config: values(config), wired: wired(config) } : { config: {} };
-  return { dataset: values(data), ...settings, base: model };
+  const captioned = search(node, { name: "dataset" }, "DARKROOM_DATASET",
+    (at) => (at.type === "Darkroom_AutoCaption" ? true : null)) ?? false;
+  return { dataset: values(data), ...settings, base: model, captioned };
 }
 
 const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import REPO
 from tests.host.browser import Complaints, close_dialogs, new_graph, open_page
 from tests.host.checkpoints import add_random_sd15
-from tests.host.graphs import DEMO_DATA, Graph, demo_loader, node, training
+from tests.host.graphs import BARE_DATA, DEMO_DATA, Graph, demo_loader, node, training
 from tests.host.measure import planned_run, runs
 from tests.host.server import ComfyServer, PromptFailed
 from trainer import config as configs
@@ -188,6 +188,17 @@ def test_an_estimate_is_of_what_will_be_chosen_and_says_what_to_mind(comfy: Comf
     given = comfy.post("/darkroom/estimate", asked(**DEMO_CONFIG, lora_rank=64, learning_rate=2e-6))
     assert given["chosen"] == []
     assert [line.split(": ")[1] for line in given["advice"]] == ["learning_rate", "lora_rank", "epochs", "warmup_steps"]
+
+
+def test_captions_that_auto_caption_will_write_are_not_missed(comfy: ComfyServer):
+    question = {**asked(**DEMO_CONFIG), "dataset": {"folder": BARE_DATA}}
+
+    def missed(more: dict[str, bool]) -> bool:
+        return any("captions: no picture has one" in line for line in comfy.post("/darkroom/estimate", more)["advice"])
+
+    assert missed(question)
+    assert missed({**question, "captioned": False})
+    assert not missed({**question, "captioned": True})
 
 
 @pytest.mark.parametrize(
