@@ -45,7 +45,7 @@ def loaded(comfy: ComfyServer, run: str, step: str) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def first(comfy: ComfyServer) -> dict[str, Any]:
     """A run that is far too long, at far too high a rate."""
-    return comfy.run(graph(**OVERFITS))
+    return comfy.run(graph(**OVERFITS), limit=600)
 
 
 @pytest.fixture
