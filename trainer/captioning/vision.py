@@ -1,7 +1,8 @@
 """What captioners that are models of transformers have in common: loading, batches, and giving the memory back.
 
-No code of a model's folder is run and no pickle is read. Models answer greedily, so that a picture's caption depends
-on nothing but the picture and the question: not on a seed, and not on what else is in the batch.
+No code of a model's folder is run and no pickle is read. Models do not draw: they write what is likeliest (by beams
+where their folder says so), so that a picture's caption depends on the picture and the question alone, not on a seed
+nor on what else is in the batch.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _GB = 1e9
 _MOST = 16  # pictures at a time: with more nothing is won, and more is lost where it is stopped
 _SHARE = 0.8  # of the free memory that batches may take
 _STRAY = 0.1  # of the weights may be missing: buffers that files of older versions do not have
-# A model's own ways to draw; without these transformers warns that they are not used.
-_GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+# Without the others transformers warns that what a model's folder says of drawing is not used.
+_LIKELIEST = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class _Session:
         inputs = inputs.to(self._model.device, self._model.dtype)
         most = TOKENS[self._wish.length]
         with torch.inference_mode():
-            tokens = self._model.generate(**inputs, **_GREEDY, max_new_tokens=most)
+            tokens = self._model.generate(**inputs, **_LIKELIEST, max_new_tokens=most)
         if _continues(self._model):
             tokens = tokens[:, inputs["input_ids"].shape[1] :] if self._text else tokens
         answers = self._processor.batch_decode(tokens, skip_special_tokens=True)

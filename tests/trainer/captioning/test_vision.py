@@ -28,6 +28,7 @@ from trainer.captioning import all_captioners, get
 from trainer.captioning.base import Place, Wish
 from trainer.captioning.chat import chat
 from trainer.captioning.florence import TASKS
+from trainer.captioning.prompts import TOKENS
 from trainer.captioning.vision import Vision, _within
 from trainer.dataset.captions import tidy
 from trainer.errors import CaptionError
@@ -127,7 +128,7 @@ def test_florences_task_follows_the_length(toy: Any) -> None:
         with get("florence").open(Wish(length=length), Place(folder)) as session:
             (said[length],) = session.caption([folder], [image])
         inputs = processor(images=image, text=TASKS[length], return_tensors="pt")
-        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=400)
+        tokens = model.generate(**inputs, do_sample=False, max_new_tokens=TOKENS[length])
         assert tidy(processor.decode(tokens[0], skip_special_tokens=True)).startswith(said[length])
     assert len(set(said.values())) == 3
 

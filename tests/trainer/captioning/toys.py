@@ -44,6 +44,14 @@ HIDDEN = 32
 WISH = Wish(length="short", prompt="what is near the red house")
 # With these the three pictures get three texts, some of which are longer than is let.
 SEEDS = {"blip": 8, "florence2": 7, "llava": 3, "qwen2_5_vl": 9, "qwen3_vl": 7}
+# How the real ones' folders say that they write: some draw, which captions must not.
+DRAWN = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+GENERATION = {
+    "florence2": {"num_beams": 3, "early_stopping": True, "no_repeat_ngram_size": 3},
+    "llava": {"do_sample": True, "temperature": 0.6, "top_p": 0.9},
+    "qwen2_5_vl": {**DRAWN, "repetition_penalty": 1.05},
+    "qwen3_vl": DRAWN,
+}
 TEXT = {
     "hidden_size": HIDDEN,
     "intermediate_size": 2 * HIDDEN,
@@ -63,6 +71,7 @@ def build(kind: str, folder: Path) -> Path:
     tokenizer = _TOKENIZERS[kind]()
     torch.manual_seed(SEEDS[kind])
     model, processor = _BUILDERS[kind](tokenizer)
+    model.generation_config.update(**GENERATION.get(kind, {}))
     processor.save_pretrained(folder)
     model.eval().save_pretrained(folder)
     return folder
