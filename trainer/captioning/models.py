@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import CaptionError
+from ..files import read_json
 from .base import Captioner
 
+WEIGHTS = ("*.safetensors", "*.onnx")
 FILES = ("*.json", "*.txt", "*.model", "*.csv", "*.jinja")
 """What is downloaded of a model beside its weights; pickles are not."""
 
@@ -77,13 +79,25 @@ def _is_path(name: str) -> bool:
 
 
 def _cached(name: str, files: list[str]) -> Path | None:
+    """The model in the hub's cache; None where a download of it has not come to its end."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=files))
-    except (LocalEntryNotFoundError, HFValidationError):
+        found = Path(snapshot_download(name, local_files_only=True, allow_patterns=files))
+    except (OSError, HFValidationError):  # it is not there, or not whole: LocalEntryNotFoundError and the like
         return None
+    return found if is_whole(found) else None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a model's weights are all there: every part that an index names, else at least one file of them."""
+    parts: set[str] = set()
+    for index in folder.glob("*.safetensors.index.json"):
+        parts |= set(read_json(index).get("weight_map", {}).values())
+    if parts:
+        return all((folder / part).is_file() for part in parts)
+    return any(True for pattern in WEIGHTS for _ in folder.glob(pattern))
 
 
 def _fetched(name: str, files: list[str], say: Callable[[str], None]) -> Path:

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import REPO
 from tests.trainer.captioning.slow import Slow
 from trainer.captioning import all_captioners
-from trainer.captioning.models import find, wanted
+from trainer.captioning.models import find, is_whole, wanted
 from trainer.errors import CaptionError
 
 COMMIT = "0123456789" * 4
@@ -208,6 +208,28 @@ def test_a_download_says_its_size_and_fetches_no_pickle_and_no_code(hub: Hub, tm
     # What was fetched once is found without the network.
     again = asked("", tmp_path, cache)
     assert again.stdout.strip() == path
+
+
+def test_a_download_that_was_broken_off_is_gone_on_with(hub: Hub, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    path = Path(asked("", tmp_path, cache, url(hub), download=True).stdout.splitlines()[-1])
+    weights = path / "model.safetensors"
+    weights.resolve().unlink()
+    weights.unlink()
+    assert "is not on this machine" in asked("", tmp_path, cache).stdout
+    done = asked("", tmp_path, cache, url(hub), download=True)
+    assert done.returncode == 0, done.stderr
+    assert weights.read_bytes() == FILES["model.safetensors"]
+
+
+def test_a_model_in_parts_is_whole_when_all_of_them_are_there(tmp_path: Path) -> None:
+    assert not is_whole(tmp_path)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    assert not is_whole(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").touch()
+    assert is_whole(tmp_path)
 
 
 def test_nothing_is_fetched_that_was_not_asked_for(hub: Hub, tmp_path: Path) -> None:
