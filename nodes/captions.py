@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from ..trainer import captioning
-from ..trainer.captioning.base import Captioner
+from ..trainer.captioning.base import Captioner, Place
 from ..trainer.captioning.work import REPORT, Job
 from ..trainer.dataset.pixels import Unusable, load_picture
 from ..trainer.errors import RunError, UserError
@@ -49,11 +49,12 @@ def caption(job: Job, captioner: Captioner | None = None) -> str:
         notes.append(text)
 
     told = _told(Path(job.folder), progress, note)
-    if captioner is None and captioning.get(job.method).models:
+    try:
+        worker = captioner is None and captioning.get(job.method).models
+        report = str(job.run(told, _stop, captioner, _leave if worker else None))
+    except _ForTheWorker:
         memory.make_room(note, "captioning")
         report = _in_the_worker(job, told, progress)
-    else:
-        report = str(job.run(told, _stop, captioner))
     return "\n".join([report, *(f"- {text}" for text in notes)])
 
 
@@ -80,6 +81,14 @@ def _in_the_worker(job: Job, told: Callable[[Event], None], progress: NodeProgre
         if isinstance(end, RunStopped):
             raise RunError(f"the captioning was stopped after {end.step} captions ({end.reason})", AGAIN)
         return (folder / REPORT).read_text(encoding="utf-8")
+
+
+class _ForTheWorker(Exception):
+    """There is something to do for a model."""
+
+
+def _leave() -> Place:
+    raise _ForTheWorker
 
 
 def _stop() -> bool:

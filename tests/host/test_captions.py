@@ -100,6 +100,14 @@ def test_the_model_works_in_a_process_of_its_own(comfy: ComfyServer, data: Path,
     assert not list(comfy.base.glob("user/*lora_darkroom/captioning-*"))
 
 
+def test_where_nothing_is_missing_no_worker_is_started(comfy: ComfyServer, data: Path, model: Path):
+    comfy.run(graph())
+    shutil.rmtree(model)
+    rooms = comfy.log().count("free for the captioning")
+    assert "0 captions written" in comfy.run(graph(trigger_word="other"))["caption"]["text"][0]
+    assert comfy.log().count("free for the captioning") == rooms
+
+
 def test_cancel_keeps_what_is_written_and_the_next_run_goes_on(comfy: ComfyServer, data: Path, model: Path):
     queued = comfy.queue(graph(mode="all"))
     deadline = time.monotonic() + 120
@@ -114,6 +122,7 @@ def test_cancel_keeps_what_is_written_and_the_next_run_goes_on(comfy: ComfyServe
     text = comfy.run(graph(mode="all"))["caption"]["text"][0]
     assert f"{12 - len(done)} captions written to" in text
     assert f"{len(done)} left as they were" in text
+    assert f"went on with a run that was stopped: {len(done)} were done" in text
     assert sorted(said(comfy.base / "said")) == sorted(path.name for path in data.glob("*.png")), "each once"
 
 

@@ -74,8 +74,9 @@ class Unfinished:
         self._begun = True
 
     def end(self) -> None:
-        """The run has come to its end."""
-        self._path.unlink(missing_ok=True)
+        """The run has come to its end; another one's file stays."""
+        if self._begun:
+            self._path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -62,25 +62,36 @@ class Job:
         """Write it into a folder, for ``work``."""
         write_json(folder / JOB, asdict(self))
 
-    def run(self, emit: Sink, stop: Callable[[], bool] = lambda: False, captioner: Captioner | None = None) -> Report:
+    def run(
+        self,
+        emit: Sink,
+        stop: Callable[[], bool] = lambda: False,
+        captioner: Captioner | None = None,
+        place: Callable[[], Place] | None = None,
+    ) -> Report:
         """Find the model, and caption.
 
         Args:
             emit: see ``label``.
             stop: see ``label``.
             captioner: one of the caller's own, in place of the method's.
+            place: called if there is an image to caption; by default it finds the model.
 
         Raises:
             UserError: see ``label`` and ``models.find``; the device is not there.
         """
         captioner = captioner or registry.get(self.method)
-        place = Place(device=str(device.named(self.device)), batch=self.batch)
-        if captioner.models:
+
+        def found() -> Place:
+            bare = Place(device=str(device.named(self.device)), batch=self.batch)
+            if not captioner.models:
+                return bare
             folders = [Path(folder) for folder in self.folders]
-            found = models.find(
+            model = models.find(
                 captioner, self.model, folders, download=self.download, say=lambda text: emit(Phase(text))
             )
-            place = replace(place, model=found)
+            return replace(bare, model=model)
+
         return label(
             self.folder,
             output=self.output or None,
@@ -90,7 +101,7 @@ class Job:
             format=self.format,
             wish=self.wish,
             rules=self.rules,
-            place=place,
+            place=place or found,
             emit=emit,
             stop=stop,
         )

@@ -116,6 +116,8 @@ def test_a_stop_leaves_the_rest_for_the_next_time(folder: Path, tmp_path: Path, 
     assert "- stopped: 4 are left for the next time" in str(first)
     second = part(folder, log, 9, mode=mode)
     assert (len(second.written), len(second.kept), second.left) == (4, 2, 0)
+    assert second.before == (0 if mode == "missing" else 2)
+    assert ("went on with a run that was stopped: 2 were done" in str(second)) == (mode != "missing")
     assert len(said(log)) == 6
     assert len(part(folder, log, 9, mode=mode).written) == 0
 
@@ -140,6 +142,14 @@ def test_another_wish_begins_anew(folder: Path, tmp_path: Path) -> None:
     report = part(folder, log, 9, mode="all", trigger_word="two")
     assert len(report.written) == 6
     assert len(said(log)) == 8
+
+
+def test_another_run_that_ends_leaves_what_one_that_was_stopped_has_noted(folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "said"
+    part(folder, log, 1, mode="all")
+    label(folder, method="trigger", trigger_word="sks")
+    assert (folder / NAME).exists()
+    assert part(folder, log, 9, mode="all").before == 2
 
 
 def test_half_a_line_of_what_is_done_is_no_harm(folder: Path, tmp_path: Path) -> None:
