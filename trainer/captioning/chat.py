@@ -31,6 +31,9 @@ def chat(processor: Any, question: str, system: str = "") -> str:
         except Exception as error:  # whatever a template raises
             faults.append(" ".join(str(error).split()))
             continue
+        if isinstance(asked, list) and repr(asked) in text:
+            faults.append("it takes a list of parts for a text")
+            continue
         if text.count(processor.image_token) != 1:
             faults.append(f"it puts {processor.image_token} {text.count(processor.image_token)} times into the text")
             continue

@@ -133,6 +133,18 @@ def test_florences_task_follows_the_length(toy: Any) -> None:
     assert len(set(said.values())) == 3
 
 
+def test_pictures_of_more_than_a_captioners_pixels_are_made_smaller(toy: Any) -> None:
+    captioner, folder = get("blip"), toy("blip")[0]
+    assert isinstance(captioner, Vision)
+    large = [picture.resize((300, 200), Image.Resampling.NEAREST) for picture in toys.pictures()]
+    small = [_within(picture, 64) for picture in large]
+    with captioner.open(toys.WISH, Place(folder)) as session:
+        assert session.batch == 1  # a CPU wins nothing by more
+        full, expected = session.caption([folder] * 3, large), session.caption([folder] * 3, small)
+    with replace(captioner, pixels=64).open(toys.WISH, Place(folder)) as session:
+        assert session.caption([folder] * 3, large) == expected != full
+
+
 def test_all_memory_is_given_back_at_the_end(toy: Any) -> None:
     from transformers import BlipForConditionalGeneration
 
@@ -267,6 +279,8 @@ def test_a_chat_whose_template_cannot_be_used(toy: Any) -> None:
 
     processor = AutoProcessor.from_pretrained(toy("llava")[0])
     assert chat(processor, "what is it").count(toys.IMAGE) == 1
+    processor.chat_template = toys.IMAGE + "{{ messages[-1]['content'] }}"
+    assert chat(processor, "what is it") == f"{toys.IMAGE}what is it"
     processor.chat_template = "{{ messages[-1]['role'] }}"
     with pytest.raises(CaptionError, match="puts <image> 0 times into the text"):
         chat(processor, "what is it")

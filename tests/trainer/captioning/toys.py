@@ -121,7 +121,9 @@ def _plain(kind: str, folder: Path, images: Sequence[Image.Image], prompt: str) 
     }
     found = []
     for image in images:
-        text = {"text": texts[kind]} if kind in texts else {}
+        text: dict[str, Any] = {"text": texts[kind]} if kind in texts else {}
+        if kind == "llava":
+            text["add_special_tokens"] = False  # the text begins with <s> already
         inputs = processor(images=image, return_tensors="pt", **text)
         tokens = model.generate(**inputs, do_sample=False, max_new_tokens=TOKENS["short"])[0]
         if kind not in ("blip", "florence2"):
@@ -134,12 +136,14 @@ def _plain(kind: str, folder: Path, images: Sequence[Image.Image], prompt: str) 
 
 def _words() -> Any:
     """A tokenizer as JoyCaption's, of transformers' general class."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     names = [*SPECIAL, IMAGE, *WORDS]
     words = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
+    # As Llama's: it begins every text, and so does the template of the chats.
+    words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token="<pad>",
