@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -20,6 +21,7 @@ from .errors import CacheError
 
 _TRIES = 20 if os.name == "nt" else 1
 _PAUSE = 0.05
+_TEMPORARY, _HOUR = re.compile(r"\.[0-9a-f]{12}\.tmp"), 3600.0
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
@@ -46,6 +48,14 @@ def replace(source: Path, target: Path) -> None:
         except PermissionError:
             time.sleep(_PAUSE)
     os.replace(source, target)
+
+
+def clear(folder: Path) -> None:
+    """Removes what ``write_bytes`` left in a folder where its process was killed: temporary files, an hour old."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            if _TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < time.time() - _HOUR:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

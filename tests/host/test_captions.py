@@ -12,11 +12,16 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPO
+from tests.host.browser import close_dialogs, open_page, run_by_click
 from tests.host.graphs import Graph, node
 from tests.host.server import ComfyServer, PromptFailed
 from tests.host.test_dataset import foreign
+from tests.host.test_nodes_page import LISTEN
+from tests.trainer.captioning import toys
 from tests.trainer.captioning.slow import said
 from tests.trainer.captioning.test_stops import pictures, rows
+from trainer.captioning import label
+from trainer.captioning.base import Place, Wish
 
 pytestmark = pytest.mark.host
 NAME = "B\u00fccher \u6f2b\u753b"
@@ -188,3 +193,33 @@ def test_captioners_without_a_model_need_no_worker(comfy: ComfyServer, data: Pat
     text = comfy.run(graph("filename"))["caption"]["text"][0]
     assert "captions written" in text
     assert said(pids) == before
+
+
+def test_a_model_of_transformers_says_the_same_in_the_graph(comfy: ComfyServer, data: Path, tmp_path: Path):
+    """The worker of the real ComfyUI, with its own transformers, against a call in this process."""
+    toy = toys.build("blip", comfy.base / "models" / "captioners" / "toy blip")
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    label(copy, method="blip", place=Place(toy), wish=Wish(length="short"))
+    asked = graph("blip", model="toy blip", length="short", batch=5)
+    text = comfy.run(asked)["caption"]["text"][0]
+    assert "12 captions written" in text
+    assert rows(data / "metadata.csv") == rows(copy / "metadata.csv")
+    assert any(prompt for _, prompt in rows(copy / "metadata.csv"))
+
+
+@pytest.mark.browser
+def test_the_page_shows_how_far_it_is_with_pictures(comfy: ComfyServer, data: Path, model: Path):
+    with open_page(comfy) as (page, complaints):
+        close_dialogs(page)
+        page.evaluate("graph => app.loadApiJson(graph, 'captions')", graph(mode="all"))
+        page.wait_for_timeout(1500)
+        page.evaluate(LISTEN)
+        run_by_click(page, comfy)
+        heard = page.evaluate("() => window.heard")
+        page.get_by_text("12 captions written to").first.wait_for()
+        assert not complaints
+    told = "\n".join(heard["texts"])
+    for text in ("Starting the worker", "Loading the model ", "2 of 12, ", " left: rgb 1 0 7", "12 of 12, 0:00 left"):
+        assert text in told
+    assert heard["previews"] >= 1

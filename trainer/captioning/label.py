@@ -16,7 +16,7 @@ from ..dataset.files import list_folder
 from ..dataset.items import Problem
 from ..errors import CaptionError
 from ..events import Captioned, Phase, Sink, Warned
-from ..files import digest
+from ..files import clear, digest
 from . import registry, where
 from .base import Captioner, Place, Wish
 from .batches import Batches
@@ -160,6 +160,8 @@ class _Run:
         self._listing = listing = list_folder(folder)
         self._target = where.target(listing, output, format)
         self._former, self._problems = where.former(listing, self._target, format)
+        for written_to in {self._target.parent} if format == "csv" else {place.path for place in listing.folders}:
+            clear(written_to)
         self._names = {place.path / name: f"{place.subset}/{name}".lstrip("/") for place, name in listing}
         sidecars = {place.path / name: [place.path / one for one in place.sidecars(name)] for place, name in listing}
         # A caption file that cannot be read may be the work of hours: it is replaced only if all are to be.

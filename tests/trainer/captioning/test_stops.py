@@ -206,6 +206,19 @@ def test_the_former_table_is_kept_once_however_often_it_is_written(folder: Path,
     assert [path.name for path in folder.glob("*.bak*")] == ["metadata.csv.bak"]
 
 
+@pytest.mark.parametrize("format", ["csv", "txt"])
+def test_what_a_kill_left_half_written_is_removed(folder: Path, tmp_path: Path, format: str) -> None:
+    old, new, mine = (folder / name for name in (".0123456789ab.tmp", ".ba9876543210.tmp", ".my own.tmp"))
+    for path in (old, new, mine):
+        path.write_text("half", "utf-8")
+    for path in (old, mine):
+        os.utime(path, (0, 0))
+    label(folder, method=Slow(tmp_path / "said"), format=format)
+    assert not old.exists()
+    assert new.exists(), "another process may be writing it now"
+    assert mine.exists()
+
+
 def test_every_batch_is_on_the_disk_when_it_is_told(folder: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 
