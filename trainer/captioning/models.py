@@ -50,7 +50,8 @@ def find(
         where = f"put its folder into {folders[0]}" if folders else "name its folder"
         raise CaptionError(
             f"{captioner.name}: the model {name} is not on this machine",
-            f"Download {name} from the Hugging Face hub and {where}; or allow the download.",
+            f"Download {name} from the Hugging Face hub and {where}; "
+            "or allow the download (--download, or the node's switch).",
         )
     return _fetched(name, wanted(captioner), say)
 

@@ -121,7 +121,7 @@ def test_offline_without_the_model_it_says_what_to_put_where(tmp_path: Path) -> 
     assert done.stdout.splitlines() == [
         "slow: the model darkroom-tests/slow is not on this machine",
         f"  -> Download darkroom-tests/slow from the Hugging Face hub and put its folder into "
-        f"{tmp_path / 'captioners'}; or allow the download.",
+        f"{tmp_path / 'captioners'}; or allow the download (--download, or the node's switch).",
     ]
 
 
