@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from tests.conftest import REPO
 from tests.host.browser import Complaints, close_dialogs, new_graph, open_page
 from tests.host.checkpoints import add_random_sd15
-from tests.host.graphs import BARE_DATA, DEMO_DATA, Graph, demo_loader, node, training
+from tests.host.graphs import DEMO_DATA, Graph, demo_loader, node, training
 from tests.host.measure import planned_run, runs
 from tests.host.server import ComfyServer, PromptFailed
 from trainer import config as configs
@@ -191,7 +192,11 @@ def test_an_estimate_is_of_what_will_be_chosen_and_says_what_to_mind(comfy: Comf
 
 
 def test_captions_that_auto_caption_will_write_are_not_missed(comfy: ComfyServer):
-    question = {**asked(**DEMO_CONFIG), "dataset": {"folder": BARE_DATA}}
+    folder = comfy.base / "input" / "never captioned"  # the demo's is, by other tests
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (128, 128), (80 * number, 0, 0)).save(folder / f"{number}.png")
+    question = {**asked(**DEMO_CONFIG), "dataset": {"folder": folder.name}}
 
     def missed(more: dict[str, bool]) -> bool:
         return any("captions: no picture has one" in line for line in comfy.post("/darkroom/estimate", more)["advice"])
