@@ -47,7 +47,7 @@ print(piece[0] / MB, (found.most() - before) / MB)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux begins a process' peak anew")
 def test_a_piece_is_what_it_takes_at_most_and_what_is_apart_does_not_count() -> None:
-    # In a process of its own: what others have freed before lies about in the heap, and decides where a tensor comes to.
+    # In a process of its own: what others have freed before lies in the heap, and decides where a tensor comes to.
     done = subprocess.run([sys.executable, "-c", PEAKS], cwd=REPO, capture_output=True, text=True, check=True)
     piece, whole = map(float, done.stdout.split())
     assert piece == pytest.approx(100, rel=0.1)
