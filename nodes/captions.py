@@ -14,7 +14,7 @@ from ..trainer import captioning
 from ..trainer.captioning.base import Captioner, Place
 from ..trainer.captioning.work import REPORT, Job
 from ..trainer.dataset.pixels import Unusable, load_picture
-from ..trainer.errors import RunError, UserError
+from ..trainer.errors import RunError
 from ..trainer.events import Captioned, Event, Phase, RunFailed, RunStopped, Warned
 from ..trainer.sinks import clock
 from . import runner
@@ -75,9 +75,7 @@ def _in_the_worker(job: Job, told: Callable[[Event], None], progress: NodeProgre
 
         end = runner.work(folder, told, check, runner.command(folder, "--captions"), online=job.download, cure=AGAIN)
         if isinstance(end, RunFailed):
-            if end.details:
-                log.error(end.details)
-            raise (UserError if end.user else RunError)(end.message, end.cure or AGAIN)
+            raise runner.failure(end, AGAIN)
         if isinstance(end, RunStopped):
             raise RunError(f"the captioning was stopped after {end.step} captions ({end.reason})", AGAIN)
         return (folder / REPORT).read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ finishes its step, saves, and ends.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..trainer import control, events
-from ..trainer.errors import WorkerError
-from ..trainer.events import Event
+from ..trainer.errors import DarkroomError, RunError, UserError, WorkerError
+from ..trainer.events import Event, RunFailed
 
+logger = logging.getLogger("lora-darkroom")
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
 POLL_SECONDS = 0.1
 END_SECONDS = 60.0
@@ -113,6 +115,18 @@ def work(
             cure,
         )
     return outcome
+
+
+def failure(end: RunFailed, cure: str = "") -> DarkroomError:
+    """A worker's failure as the node's error; what is for developers goes to the log.
+
+    Args:
+        end: as the worker told it.
+        cure: where it told none.
+    """
+    if end.details:
+        logger.error(end.details)
+    return (UserError if end.user else RunError)(end.message, end.cure or cure)
 
 
 def log_tail(log: Path) -> str:

@@ -16,7 +16,7 @@ from ..trainer import advisor, dependencies, events, export, prepare, runfolder
 from ..trainer.cache import Cache
 from ..trainer.config import TrainConfig, parse
 from ..trainer.dataset import Dataset, scan
-from ..trainer.errors import HostError, RunError, UserError, WorkerError
+from ..trainer.errors import HostError, RunError, WorkerError
 from ..trainer.events import (
     Advised,
     Checkpoint,
@@ -266,9 +266,7 @@ def _work(folder: Path, total: int, model: Any, vae: Any, progress: NodeProgress
     if isinstance(outcome, RunFinished):
         return
     if isinstance(outcome, RunFailed):
-        if outcome.details:
-            log.error(outcome.details)
-        raise (UserError if outcome.user else RunError)(outcome.message, outcome.cure)
+        raise runner.failure(outcome)
     assert isinstance(outcome, RunStopped)
     message = f"the run was stopped at step {outcome.step} ({outcome.reason})"
     raise RunError(message, "queue again: it goes on from there")

@@ -11,6 +11,8 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 MOST_PROCESSES = 4
+LONG = os.environ.get("DARKROOM_LONG") == "1"
+"""Whether long forms are wanted."""
 
 
 def find_comfy() -> Path | None:
@@ -37,7 +39,7 @@ def find_chromium() -> str | None:
 def _reasons() -> dict[str, str]:
     """Why the tests with a marker cannot run here: marker -> reason."""
     reasons = {}
-    if os.environ.get("DARKROOM_LONG") != "1":
+    if not LONG:
         reasons["long"] = "a long form: set DARKROOM_LONG=1"
     if find_comfy() is None:
         reasons["host"] = "no ComfyUI found: set COMFYUI_PATH to a checkout"

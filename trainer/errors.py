@@ -23,6 +23,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def in_a_line(error: BaseException, most: int = 300) -> str:
+    """What an error says, of a library too, in one line of at most so many characters; its type if it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 class DarkroomError(Exception):
     """Base of all our errors.
 

@@ -154,7 +154,12 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory is out, of a card or of the system."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in _SAYINGS)
+    return isinstance(error, RuntimeError) and says_so(str(error))
+
+
+def says_so(message: str) -> bool:
+    """Whether an error's message says that memory is out."""
+    return any(saying in message.lower() for saying in _SAYINGS)
 
 
 # --- in words

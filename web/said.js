@@ -6,14 +6,13 @@ const NODES = new Set([
   "Darkroom_ApplyLoRA", "Darkroom_SaveLoRA", "Darkroom_LoadTrainedLoRA", "Darkroom_StrengthSweep",
   "Darkroom_ResizeLoRA", "Darkroom_MergeLoRAs", "Darkroom_AutoCaption", "Darkroom_TrainingSweep",
 ]);
-const TABLES = new Set(["Darkroom_TrainingSweep"]);
 const WIDE = 560; // px: a table's columns, side by side
 
 app.registerExtension({
   name: "LoRADarkroom.Said",
   nodeCreated(node) {
     if (!NODES.has(node.comfyClass)) return;
-    const inner = panel(node), table = TABLES.has(node.comfyClass);
+    const inner = panel(node), table = node.comfyClass === "Darkroom_TrainingSweep";
     if (table && node.size[0] < WIDE) node.setSize([WIDE, node.size[1]]);
     onExecuted(node, (output) => {
       const text = (output?.text ?? []).join("\n");

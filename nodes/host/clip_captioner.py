@@ -14,13 +14,13 @@ from PIL import Image
 
 from ...trainer.captioning.base import Place, Session, Wish
 from ...trainer.captioning.prompts import TOKENS, cleaned, question
-from ...trainer.errors import CaptionError
+from ...trainer.captioning.qwen import PIXELS
+from ...trainer.dataset.pixels import within
+from ...trainer.errors import CaptionError, in_a_line
 from ...trainer.memory import ran_out
 from ...trainer.sheet import to_pixels
 from . import memory
 
-#: Larger pictures are shrunk: the model would see them in more than ten thousand tokens.
-MOST_PIXELS = 1024 * 1024
 _CURE = (
     "Wire a vision-language model, such as Qwen3-VL or Gemma 3 by Load CLIP, with which Generate Text describes a "
     "picture; or unwire it, and choose a method with a model of its own."
@@ -83,13 +83,15 @@ class _Session:
         try:
             tokens = self._tokens(torch.zeros(1, 64, 64, 3))
         except Exception as error:
-            raise CaptionError(f"CLIP: what is wired ({kind}) takes no picture: {_short(error)}", _CURE) from error
+            raise CaptionError(
+                f"CLIP: what is wired ({kind}) takes no picture: {in_a_line(error, 200)}", _CURE
+            ) from error
         if not any(_is_picture(token[0]) for chunks in tokens.values() for chunk in chunks for token in chunk):
             raise CaptionError(f"CLIP: what is wired ({kind}) does not look at pictures", _CURE)
 
     def _caption(self, path: Path, picture: Image.Image) -> str:
         most = TOKENS[self.wish.length]
-        pixels = to_pixels(_shrunk(picture)).movedim(0, -1)[None]
+        pixels = to_pixels(within(picture, PIXELS)).movedim(0, -1)[None]
         try:
             ids = memory.with_room(
                 lambda: self.clip.generate(self._tokens(pixels), do_sample=False, max_length=most)  # greedily
@@ -98,7 +100,7 @@ class _Session:
         except Exception as error:
             if ran_out(error):
                 raise
-            raise CaptionError(f"CLIP: no caption for {path.name}: {_short(error)}", _CURE) from error
+            raise CaptionError(f"CLIP: no caption for {path.name}: {in_a_line(error, 200)}", _CURE) from error
         return cleaned(answer, self.wish.purpose, cut=len(ids) >= most)
 
     def _tokens(self, pixels: torch.Tensor) -> Any:
@@ -116,14 +118,3 @@ def _writes(model: torch.nn.Module) -> bool:
 
 def _is_picture(token: Any) -> bool:
     return isinstance(token, dict) and token.get("type") == "image"
-
-
-def _shrunk(picture: Image.Image) -> Image.Image:
-    scale = (MOST_PIXELS / (picture.width * picture.height)) ** 0.5
-    if scale >= 1:
-        return picture
-    return picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -75,7 +75,7 @@ def captioner_model(text: str, what: str) -> str:
     Raises:
         HostError: the client is on another machine, and it is no such name.
     """
-    name = text.strip().strip("\"'").strip()
+    name = _unquoted(text)
     if clients.foreign() and not _MODEL_NAME.fullmatch(name):
         raise HostError(
             f"{what}: {name} is a path, and another machine may name none",
@@ -131,7 +131,7 @@ def readable(text: str, what: str) -> Path:
     Raises:
         HostError: nothing was typed, or the client may not read there.
     """
-    named = text.strip().strip("\"'").strip()
+    named = _unquoted(text)
     if not named:
         raise HostError(f"{what}: it is empty", "type a path, or choose one")
     if "\0" in named:
@@ -250,6 +250,11 @@ def lora_name(file: Path) -> str:
         if file.is_relative_to(root):
             return str(file.relative_to(root))
     return file.name
+
+
+def _unquoted(text: str) -> str:
+    """What was typed, without blanks and the quotes of Windows' "Copy as path" around it."""
+    return text.strip().strip("\"'").strip()
 
 
 def _is_image(name: str) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import REPO
+from tests.conftest import LONG, REPO
 from tests.host.browser import (
     check_pictures,
     nodes_of,
@@ -45,7 +44,6 @@ from trainer.events import RunStarted
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 FILES = {name: json.loads((REPO / "workflows" / f"{name}.json").read_text("utf-8")) for name in TEMPLATES}
 JUDGED = 16
-LONG = os.environ.get("DARKROOM_LONG") == "1"
 # Of the demo's run, and the share of the style that must then be there at 0.8: 0.7 is measured after all of it.
 EPOCHS, STYLED = (demo_settings()["epochs"], 0.5) if LONG else (demo_settings()["epochs"] // 2, 0.4)
 PREVIEWS = ("13", "23", "33")

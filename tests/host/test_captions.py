@@ -113,14 +113,19 @@ def test_where_nothing_is_missing_no_worker_is_started(comfy: ComfyServer, data:
     assert comfy.log().count("free for the captioning") == rooms
 
 
-def test_cancel_keeps_what_is_written_and_the_next_run_goes_on(comfy: ComfyServer, data: Path, model: Path):
-    queued = comfy.queue(graph(mode="all"))
+def cancel(comfy: ComfyServer, asked: Graph) -> None:
+    """Queue a graph, and press Cancel when three captions have been made."""
+    queued = comfy.queue(asked)
     deadline = time.monotonic() + 120
     while len(said(comfy.base / "said")) < 3:
         assert time.monotonic() < deadline, comfy.log()[-3000:]
         time.sleep(0.05)
     comfy.post("/interrupt", {})
     assert comfy.wait(queued)["status"]["status_str"] == "error"
+
+
+def test_cancel_keeps_what_is_written_and_the_next_run_goes_on(comfy: ComfyServer, data: Path, model: Path):
+    cancel(comfy, graph(mode="all"))
     done = said(comfy.base / "said")
     assert 3 <= len(done) < 12
     assert [name for name, _ in rows(data / "metadata.csv")] == done, "what was looked at is written"
@@ -135,13 +140,7 @@ def test_wired_pictures_are_gone_on_with_too(comfy: ComfyServer, data: Path, mod
     asked = graph()
     asked["core"] = node("LoadImageTextDataSetFromFolder", folder=NAME)
     asked["data"]["inputs"]["images"] = ["core", 0]
-    queued = comfy.queue(asked)
-    deadline = time.monotonic() + 120
-    while len(said(comfy.base / "said")) < 3:
-        assert time.monotonic() < deadline, comfy.log()[-3000:]
-        time.sleep(0.05)
-    comfy.post("/interrupt", {})
-    assert comfy.wait(queued)["status"]["status_str"] == "error"
+    cancel(comfy, asked)
     seen = comfy.run(asked)["texts"]["seen"]
     assert sorted(seen) == sorted(f"rgb {number} 0 7" for number in range(12))
     assert len(said(comfy.base / "said")) == len(set(said(comfy.base / "said"))) == 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import CaptionError
+from ..errors import CaptionError, in_a_line
 
 
 def chat(processor: Any, question: str, system: str = "") -> str:
@@ -29,7 +29,7 @@ def chat(processor: Any, question: str, system: str = "") -> str:
         try:
             text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # whatever a template raises
-            faults.append(" ".join(str(error).split()))
+            faults.append(in_a_line(error))
             continue
         if isinstance(asked, list) and repr(asked) in text:
             faults.append("it takes a list of parts for a text")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..dataset.captions import contains_word, with_trigger
 from ..dataset.files import list_folder
+from ..dataset.findings import counted
 from ..dataset.items import Problem
 from ..errors import CaptionError
 from ..events import Captioned, Phase, Sink, Warned
@@ -58,8 +59,9 @@ class Report:
     before: int = 0
 
     def __str__(self) -> str:
-        what = "1 caption" if len(self.written) == 1 else f"{len(self.written)} captions"
-        lines = [f"{what} written to {self.output}, {len(self.kept)} left as they were"]
+        lines = [
+            f"{counted(len(self.written), 'caption')} written to {self.output}, {len(self.kept)} left as they were"
+        ]
         if not self.written and not self.output.exists():
             lines = [f"no caption written, {len(self.kept)} left as they were; {self.output} was not made"]
         if self.before:

@@ -14,9 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from .. import dependencies
-from ..errors import CaptionError
+from ..dataset.pixels import within
+from ..errors import CaptionError, in_a_line
 from ..files import read_json
+from ..gauge import card, release
+from ..memory import ran_out
 from .base import Place, Session, Wish
 from .prompts import TOKENS, cleaned
 
@@ -71,10 +76,6 @@ class Vision:
 
     def _opened(self, wish: Wish, place: Place) -> _Session:
         folder = self._checked(place.model)
-        import torch
-
-        from ..gauge import release
-
         device = torch.device(place.device)
         try:
             model, processor = _loaded(self.name, folder, device)
@@ -136,8 +137,6 @@ class _Session:
         self._text = text
 
     def caption(self, paths: Sequence[Path], pictures: Sequence[Image]) -> list[str]:
-        from ..memory import ran_out
-
         if not pictures:
             return []
         try:
@@ -149,16 +148,12 @@ class _Session:
 
     def close(self) -> None:
         """Gives the memory back."""
-        from ..gauge import release
-
         device = self._model.device
         self._model = self._processor = None
         release(device)
 
     def _answers(self, pictures: Sequence[Image]) -> list[str]:
-        import torch
-
-        images = [_within(picture, self._captioner.pixels) for picture in pictures]
+        images = [within(picture, self._captioner.pixels) for picture in pictures]
         texts = {"text": [self._text] * len(images), "padding": True} if self._text else {}
         if self._text and self._text.startswith(self._processor.tokenizer.bos_token or "\0"):
             texts["add_special_tokens"] = False  # the text of a chat has them
@@ -210,11 +205,9 @@ def _check_transformers(name: str, kind: str, least: str) -> None:
 def _missing(what: str, package: str, error: BaseException) -> CaptionError:
     cure = dependencies.cure([package])
     if package == "torchvision":
-        import torch
-
         # By its name alone pip would put another build of torch beside it, without CUDA on Windows.
         cure = f"Install the torchvision that belongs to torch {torch.__version__}, from where torch came."
-    return CaptionError(f"{what}: the processor needs {package}, which cannot be imported: {_said(error)}", cure)
+    return CaptionError(f"{what}: the processor needs {package}, which cannot be imported: {in_a_line(error)}", cure)
 
 
 def _loaded(name: str, folder: Path, device: Any) -> tuple[Any, Any]:
@@ -254,8 +247,6 @@ def _continues(model: Any) -> bool:
 
 def _dtype(device: Any) -> Any:
     """fp32 on a CPU, else bf16, or fp16 where the card has no bf16."""
-    import torch
-
     if device.type == "cpu":
         return torch.float32
     if device.type == "mps" or (device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)):
@@ -265,8 +256,6 @@ def _dtype(device: Any) -> Any:
 
 def _suitable(device: Any, picture_gb: float) -> int:
     """As many pictures at a time as fit beside the model; one where a batch wins nothing, or the free is not known."""
-    from ..gauge import card
-
     own = card(device)
     if own is None:
         return 1
@@ -274,20 +263,9 @@ def _suitable(device: Any, picture_gb: float) -> int:
     return max(1, min(_MOST, int(free / picture_gb)))
 
 
-def _within(picture: Image, pixels: int) -> Image:
-    """A picture with at most so many pixels; 0: any."""
-    width, height = picture.size
-    if not pixels or width * height <= pixels:
-        return picture
-    scale = (pixels / (width * height)) ** 0.5
-    return picture.resize((max(1, int(width * scale)), max(1, int(height * scale))))
-
-
 def _explained(error: BaseException, what: str) -> CaptionError:
     """An error of transformers in our words."""
-    from ..memory import ran_out
-
-    said = _said(error)
+    said = in_a_line(error)
     if ran_out(error):
         return CaptionError(f"{what}: out of memory", "Close whatever else uses the device, or take a smaller model.")
     for cause in _causes(error):  # transformers says of what failed only that it did
@@ -303,8 +281,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _said(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

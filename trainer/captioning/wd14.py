@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from ..dependencies import cure
-from ..errors import CaptionError
+from ..errors import CaptionError, in_a_line
+from ..memory import says_so
 from .base import Place, Session, Tagging, Wish
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ KAOMOJI = frozenset((
 ))  # fmt: skip
 _BATCH, _BATCH_ON_CARD = 4, 16
 _WHITE = (255, 255, 255)
-_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory")
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ class _Session:
         try:
             return self.network.run(None, {name: pixels})[0][:count]
         except Exception as error:  # onnxruntime's errors have no common class
-            said = _short(error)
-            if any(saying in said.lower() for saying in _OUT_OF_MEMORY):
+            said = in_a_line(error)
+            if says_so(said):
                 raise MemoryError(said) from None  # the caller comes with fewer pictures
             raise CaptionError(f"wd14: onnxruntime: {said}", "Download the model again, whole.") from error
 
@@ -203,7 +203,7 @@ def _opened(network: Path, tags: list[Tag], tagging: Tagging, place: Place) -> _
     try:
         opened = onnxruntime.InferenceSession(str(network), options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no common class
-        raise CaptionError(f"wd14: {network} cannot be opened: {_short(error)}", "Download it again.") from error
+        raise CaptionError(f"wd14: {network} cannot be opened: {in_a_line(error)}", "Download it again.") from error
     shape, outputs = opened.get_inputs()[0].shape, opened.get_outputs()[0].shape
     if len(shape) != 4 or not isinstance(shape[1], int) or shape[1:] != [shape[1], shape[1], 3]:
         raise CaptionError(
@@ -219,7 +219,3 @@ def _opened(network: Path, tags: list[Tag], tagging: Tagging, place: Place) -> _
     on_card = opened.get_providers()[0] == "CUDAExecutionProvider"
     usual = _BATCH_ON_CARD if on_card else _BATCH
     return _Session(opened, tags, tagging, place.batch or max(usual, fixed), fixed, shape[1])
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from .. import fonts, sheet
 from ..fonts import Font
 from .buckets import cover
+from .findings import counted
 from .items import Dataset, ImageItem
 from .pixels import Unusable, load_mask, thumbnail
 
@@ -94,7 +95,7 @@ def _name(item: ImageItem) -> str:
 
 def _told(bucket: tuple[int, int], items: Sequence[ImageItem]) -> str:
     """A bucket in words: how many images, and how much of them is cropped."""
-    count = "1 image" if len(items) == 1 else f"{len(items)} images"
+    count = counted(len(items), "image")
     most, up_to = max(map(lost, items)), "up to " if len(items) > 1 else ""
     return f"{bucket[0]}x{bucket[1]}: {count}, {f'{up_to}{most:.0%}' if most >= 0.005 else 'nothing'} cropped"
 

@@ -11,6 +11,7 @@ from typing import Literal
 from PIL import Image, ImageDraw
 
 from .. import fonts
+from .findings import counted
 from .items import ImageItem
 from .variants import is_tags
 
@@ -48,8 +49,7 @@ class Frequencies:
     @property
     def title(self) -> str:
         """One line."""
-        captions = "1 caption" if self.captions == 1 else f"{self.captions} captions"
-        return f"{self.kind}, in how many of {captions}"
+        return f"{self.kind}, in how many of {counted(self.captions, 'caption')}"
 
     def table(self, most: int) -> str:
         """Lines for people, the most frequent first."""

@@ -128,6 +128,15 @@ def load_picture(path: Path) -> Image.Image:
         return _decode(path, _to_rgb)[0]
 
 
+def within(picture: Image.Image, pixels: int) -> Image.Image:
+    """A picture with at most so many pixels, in its shape; 0: any number."""
+    width, height = picture.size
+    if not pixels or width * height <= pixels:
+        return picture
+    scale = (pixels / (width * height)) ** 0.5
+    return picture.resize((max(1, int(width * scale)), max(1, int(height * scale))))
+
+
 def load_pixels(item: ImageItem, flip: bool = False) -> torch.Tensor:
     """The picture as it is trained: shrunk to cover its bucket (Lanczos), cropped in the middle.
 

@@ -29,8 +29,9 @@ from trainer.captioning.base import Place, Wish
 from trainer.captioning.chat import chat
 from trainer.captioning.florence import TASKS
 from trainer.captioning.prompts import TOKENS
-from trainer.captioning.vision import Vision, _within
+from trainer.captioning.vision import Vision
 from trainer.dataset.captions import tidy
+from trainer.dataset.pixels import within
 from trainer.errors import CaptionError
 
 KINDS = tuple(toys.NAMES)
@@ -137,7 +138,7 @@ def test_pictures_of_more_than_a_captioners_pixels_are_made_smaller(toy: Any) ->
     captioner, folder = get("blip"), toy("blip")[0]
     assert isinstance(captioner, Vision)
     large = [picture.resize((300, 200), Image.Resampling.NEAREST) for picture in toys.pictures()]
-    small = [_within(picture, 64) for picture in large]
+    small = [within(picture, 64) for picture in large]
     with captioner.open(toys.WISH, Place(folder)) as session:
         assert session.batch == 1  # a CPU wins nothing by more
         full, expected = session.caption([folder] * 3, large), session.caption([folder] * 3, small)
@@ -294,7 +295,7 @@ def test_a_chat_whose_template_cannot_be_used(toy: Any) -> None:
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 10**6))
 def test_a_large_picture_becomes_as_small_as_is_let_and_keeps_its_shape(width: int, height: int, pixels: int) -> None:
-    picture = _within(Image.new("1", (width, height)), pixels)
+    picture = within(Image.new("1", (width, height)), pixels)
     small = picture.size
     if width * height <= pixels:
         assert small == (width, height)
