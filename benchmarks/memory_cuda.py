@@ -87,7 +87,7 @@ def write_base(path: Path, family: str, device: str, toy: bool) -> None:
 
     from trainer.families import ldm
     from trainer.families.random_weights import asset
-    from trainer.families.weights import empty_weights
+    from trainer.weights import empty_weights
 
     config = asset(f"{family}/unet/config.json")
     with empty_weights():

@@ -31,8 +31,8 @@ from pathlib import Path
 import torch
 
 from ..families import sd15
-from ..families.weights import read_header
 from ..files import write_tensors
+from ..weights import read_header
 from . import probe_training, vocabulary
 from .denoiser import Pretraining
 from .latents import LinearLatents, learn, preview_factors

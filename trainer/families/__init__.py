@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BaseModelError
-from .base import Encoders, Family, Header, TensorInfo
+from ..weights import Header, TensorInfo
+from .base import Encoders, Family
 
 __all__ = ["Encoders", "Family", "Header", "TensorInfo", "all_families", "detect", "get", "prediction", "size"]
 
@@ -74,8 +75,8 @@ def size(path: Path | str) -> int:
     Raises:
         BaseModelError: it is missing or broken.
     """
+    from ..weights import read_header
     from .kinds import unet_traits
-    from .weights import read_header
 
     header = read_header(Path(path))
     traits = unet_traits(header)
@@ -85,9 +86,9 @@ def size(path: Path | str) -> int:
 
 
 def _known(path: Path | str) -> tuple[Family, Header]:
+    from ..weights import read_header
+    from ..weights.quantised import check
     from .kinds import refusal
-    from .quantised import check
-    from .weights import read_header
 
     header = read_header(Path(path))
     for family in all_families():

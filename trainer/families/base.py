@@ -3,55 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a safetensors header says of one tensor.
-
-    Args:
-        dtype: in safetensors' names, such as F16.
-        shape: as in torch.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Header:
-    """What can be known of a base model without reading a weight.
-
-    Args:
-        path: the file, or the diffusers folder.
-        tensors: of a file: by their names in it; of a folder: as ``<component>/<name>``, such as
-            ``unet/conv_in.weight``.
-        files: which file holds a tensor.
-        metadata: the free text of a file's header; empty for a folder.
-        configs: of a folder: each component's ``config.json``, and ``model_index``; empty for a file.
-    """
-
-    path: Path
-    tensors: Mapping[str, TensorInfo]
-    files: Mapping[str, Path]
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    @property
-    def is_folder(self) -> bool:
-        """A diffusers folder, not a single file."""
-        return bool(self.configs)
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of a tensor; None if there is none of this name."""
-        info = self.tensors.get(name)
-        return info.shape if info else None
+from ..weights import Header
 
 
 class Encoders(Protocol):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..clip_tokens import ClipTokenizer
-from .weights import empty_weights, fill
+from ..weights import empty_weights, fill
 
 _BATCH = 16
 

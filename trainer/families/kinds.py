@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import BaseModelError
-from .base import Header
+from ..weights import Header
 
 _LORA = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight")
 _LORA += (".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".oft_diag", ".dora_scale")

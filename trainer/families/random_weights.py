@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from .. import clip_tokens
+from ..weights import empty_weights
 from . import single_file
 from .stable_diffusion import StableDiffusion
-from .weights import empty_weights
 
 _ASSETS = Path(__file__).parent / "assets"
 _START, _END = "<|startoftext|>", "<|endoftext|>"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from .base import Header
+from ..weights import Header
 from .kinds import unet_traits
 from .stable_diffusion import StableDiffusion, TextPart
 

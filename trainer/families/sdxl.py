@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..weights import Header
 from . import ldm
-from .base import Header
 from .kinds import UNetTraits, unet_traits
 from .stable_diffusion import StableDiffusion, TextPart
 

@@ -22,12 +22,11 @@ from torch import nn
 
 from ..clip_tokens import ClipTokenizer
 from ..errors import BaseModelError
-from . import clip_text, ldm, quantised, sampling, vae
-from .base import Header
+from ..weights import Header, empty_weights, fill, quantised, read_header, read_tensors
+from . import clip_text, ldm, sampling, vae
 from .conditioning import stack_conditioning
 from .encoders import StableDiffusionEncoders
 from .kinds import UNetTraits, refusal, unet_traits
-from .weights import empty_weights, fill, read_header, read_tensors
 
 _ASSETS = Path(__file__).parent / "assets"
 _ATTENTION = re.compile(r"\.transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)$")

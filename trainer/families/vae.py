@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from ..errors import BaseModelError
+from ..weights import Header, empty_weights, fill, read_tensors, variant
 from . import ldm
-from .base import Header
-from .weights import empty_weights, fill, read_tensors, variant
 
 
 def from_file(header: Header, described: Mapping[str, Any], usual: Mapping[str, Any]) -> tuple[nn.Module, float, float]:

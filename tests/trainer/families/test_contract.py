@@ -86,7 +86,7 @@ def test_tiny_is_a_function_of_the_seed(family: families.Family, base: Path, tmp
 def test_a_file_is_of_one_family(family: families.Family, base: Path) -> None:
     assert families.detect(base) is family
     assert families.detect(str(base)) is family
-    from trainer.families.weights import read_header
+    from trainer.weights import read_header
 
     assert [f for f in FAMILIES if f.recognise(read_header(base))] == [family]
 

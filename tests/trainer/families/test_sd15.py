@@ -222,7 +222,7 @@ def test_names_of_a_full_size_unet_and_vae() -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
-    from trainer.families.weights import empty_weights
+    from trainer.weights import empty_weights
 
     assets = Path(sd15.__file__).parent / "assets" / "sd15"
     config = json.loads((assets / "unet" / "config.json").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from tests.trainer.families.toy import Toy, relative, rewrite
 from trainer import families
 from trainer.errors import BaseModelError
 from trainer.families import ldm, sdxl
-from trainer.families.weights import empty_weights
+from trainer.weights import empty_weights
 
 FAMILY = sdxl.FAMILY
 UNET = "model.diffusion_model."

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from ..errors import BaseModelError
-from .base import Header
+from .header import Header
 
 _SCALES = (".scale_weight", ".weight_scale")
 _OF_ACTIVATIONS = (".scale_input", ".input_scale")
