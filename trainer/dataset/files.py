@@ -44,7 +44,8 @@ MASK_FOLDERS = ("masks", "mask")
 RUN_FILE = "job.yaml"
 RUN_FOLDERS = ("samples", "checkpoints", "logs")
 
-_HIDDEN_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin"})
+#: Folders of systems and programs, by their folded names.
+HIDDEN_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin"})
 # Without a zero in front, which numbers folders, and not as long as a year.
 _REPEATS = re.compile(r"([1-9]\d{0,2})_")
 _FORMATS_TEXT = "PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF"
@@ -174,7 +175,7 @@ def list_folder(folder: str | Path) -> Listing:
         if found.images or found.tables:
             folders.append(found)
         for name in below:
-            child = path / name, f"{subset}/{name}" if subset else name, repeats * _repeats_of(name)
+            child = path / name, f"{subset}/{name}" if subset else name, repeats * repeats_of(name)
             (links if os.path.islink(child[0]) else waiting).append(child)
     if not any(found.images for found in folders):
         raise _no_images(root, problems)
@@ -184,7 +185,8 @@ def list_folder(folder: str | Path) -> Listing:
     return Listing(root, tuple(folders), tuple(problems))
 
 
-def _repeats_of(name: str) -> int:
+def repeats_of(name: str) -> int:
+    """How often a folder's name asks for what is in it: 10 for ``10_name``, else 1."""
     found = _REPEATS.match(name)
     return int(found[1]) if found else 1
 
@@ -211,7 +213,7 @@ def _read(path: Path, subset: str, repeats: int, names: list[str], problems: lis
         elif name.casefold() in TABLE_NAMES:
             tables.setdefault(name.casefold(), name)
         elif os.path.isdir(path / name):
-            if name.casefold() not in _HIDDEN_FOLDERS:
+            if name.casefold() not in HIDDEN_FOLDERS:
                 below.append(name)
             elif _holds_images(path / name):
                 problems.append(Problem(path / name, "hidden", "is a folder of the system's, not of pictures"))
@@ -341,5 +343,5 @@ def _no_images(root: Path, problems: list[Problem]) -> DatasetError:
         return DatasetError(f"{root}: no image that can be used; passed over:\n{listed}")
     cure = f"Put pictures ({_FORMATS_TEXT}) into it."
     if any(suffix(name) in (".txt", ".jsonl") for name in os.listdir(root)):
-        cure += " Lines of text alone want task_type: text-generation, which this version does not train yet."
+        cure += " Lines of text alone want task_type: text-generation."
     return DatasetError(f"{root}: no image in the folder", cure)

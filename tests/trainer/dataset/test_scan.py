@@ -163,7 +163,7 @@ def test_folders_that_cannot_be_used(folder: Path) -> None:
     )
     assert message_of(folder) == (
         f"{folder}: no image in the folder\n  -> Put pictures ({formats}) into it. Lines of text alone want task_type: "
-        "text-generation, which this version does not train yet."
+        "text-generation."
     )
 
 
