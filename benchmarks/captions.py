@@ -37,6 +37,7 @@ class Quick:
     looks: bool = False
     models: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
 
     @contextmanager
     def open(self, wish: Wish, place: Place) -> Iterator[Quick]:

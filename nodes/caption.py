@@ -9,7 +9,7 @@ from typing import Any, get_args
 from comfy_api.latest import io
 
 from ..trainer import captioning
-from ..trainer.captioning.base import Length, Tagging, Wish
+from ..trainer.captioning.base import Captioner, Length, Tagging, Wish
 from ..trainer.captioning.rules import Rules
 from ..trainer.captioning.rules import read as read_rules
 from ..trainer.captioning.work import PURPOSES, Job, tags
@@ -24,6 +24,15 @@ from .payloads import CATEGORY, DatasetRef, DatasetType, explained
 # What reads the captions that are written in a format.
 READ_BY = {"csv": ("auto", "table"), "txt": ("auto", "files")}
 USUAL = "(the usual one)"
+# The inputs that say what is asked of a captioner, by the fields of ``Wish``; and those of captioners with a model.
+ASKED = {
+    "purpose": ("purpose",),
+    "prompt": ("prompt",),
+    "length": ("length",),
+    "tagging": ("general_threshold", "character_threshold", "rating", "underscores", "exclude", "first"),
+}
+OF_MODELS = ("model", "model_path", "download", "batch")
+WIRED = "clip"  # in place of a method
 
 
 class AutoCaption(io.ComfyNode):
@@ -33,7 +42,6 @@ class AutoCaption(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs, outputs and texts."""
         known = captioning.all_captioners()
-        methods = " ".join(f"{name}: {captioner.description}" for name, captioner in known.items())
         return io.Schema(
             node_id="Darkroom_AutoCaption",
             display_name="Auto Caption",
@@ -48,12 +56,18 @@ class AutoCaption(io.ComfyNode):
             has_intermediate_output=True,  # what it says is told again when it comes out of the cache
             inputs=[
                 DatasetType.Input("dataset", tooltip="From Load Dataset."),
-                io.Combo.Input("method", options=list(known), default="filename", tooltip=methods),
+                io.Combo.Input(
+                    "method",
+                    options=list(known),
+                    default="filename",
+                    tooltip=explained({name: one.description.rstrip(".") for name, one in known.items()}),
+                    extra_dict={"darkroom_inputs": _of_methods()},
+                ),
                 io.Combo.Input(
                     "mode",
                     options=list(captioning.MODES),
                     default="missing",
-                    tooltip=f"What happens to an image that has a caption. {explained(captioning.MODES)}",
+                    tooltip=f"What happens to an image that has a caption.\n{explained(captioning.MODES)}",
                 ),
                 io.Combo.Input(
                     "format",
@@ -153,6 +167,15 @@ class AutoCaption(io.ComfyNode):
         return io.NodeOutput(dataset, ui=say("\n".join(lines)))
 
 
+def _of_methods() -> dict[str, list[str]]:
+    """The inputs that make a difference to each method, of those that not every method has: the page shows no other."""
+    methods: dict[str, Captioner] = {**captioning.all_captioners(), WIRED: ClipCaptioner(None)}
+    return {
+        name: [*(OF_MODELS if one.models else ()), *(given for field in one.takes for given in ASKED[field])]
+        for name, one in methods.items()
+    }
+
+
 def _model_inputs() -> list[Any]:
     """Of methods with a model."""
     return [
@@ -193,7 +216,7 @@ def _model_inputs() -> list[Any]:
             options=list(PURPOSES),
             default="plain",
             optional=True,
-            tooltip=f"What a model describes. {explained(PURPOSES)}",
+            tooltip=f"What a model describes.\n{explained(PURPOSES)}",
         ),
         io.String.Input(
             "prompt",

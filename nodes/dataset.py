@@ -74,7 +74,7 @@ class LoadDataset(io.ComfyNode):
                     options=list(SOURCES),
                     default="auto",
                     optional=True,
-                    tooltip=f"Where captions come from. {explained(SOURCES)}",
+                    tooltip=f"Where captions come from.\n{explained(SOURCES)}",
                 ),
                 io.Image.Input(
                     "images",

@@ -57,8 +57,8 @@ def strength(name: str, default: float, tooltip: str, **more: Any) -> io.Float.I
 
 
 def explained(choices: Mapping[str, str]) -> str:
-    """What can be chosen, and what each means, for a tooltip."""
-    return "; ".join(f"{name}: {text}" for name, text in choices.items()) + "."
+    """What can be chosen, and what each means, for a tooltip: a line each."""
+    return "\n".join(f"{name}: {text}." for name, text in choices.items())
 
 
 def one(what: str, values: Sequence[T]) -> T:

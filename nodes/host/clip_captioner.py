@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ...trainer.captioning.base import Place, Session, Wish
-from ...trainer.captioning.prompts import TOKENS, cleaned, question
+from ...trainer.captioning.prompts import ASKED, TOKENS, cleaned, question
 from ...trainer.captioning.qwen import PIXELS
 from ...trainer.dataset.pixels import within
 from ...trainer.errors import CaptionError, in_a_line
@@ -41,6 +41,7 @@ class ClipCaptioner:
     looks: bool = True
     models: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ASKED
 
     @contextmanager
     def open(self, wish: Wish, place: Place) -> Iterator[Session]:

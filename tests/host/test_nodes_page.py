@@ -140,6 +140,78 @@ def test_advanced_inputs_wait_until_they_are_asked_for_and_a_saved_graph_remembe
         assert page.evaluate(ROOM)["Darkroom_LoRATrainConfig"] < 24
 
 
+# The names of the inputs of a node that are in sight; texts of several lines have theirs in them.
+IN_SIGHT = """id => {
+  const node = app.graph.getNodeById(id), named = (one) => one.name !== "darkroom";
+  if (!LiteGraph.vueNodesMode) return node.widgets.filter(w => named(w) && node.isWidgetVisible(w)).map(w => w.name);
+  const found = [...document.querySelectorAll(`[data-node-id='${id}'] .lg-node-widget`)].map(one => one.innerText);
+  return node.widgets.filter(w => named(w) && found.some(text => text.split("\\n")[0] === w.name)).map(w => w.name);
+}"""
+ALWAYS = ["method", "mode", "format", "trigger_word"]
+OF_MODELS = ["model", "model_path", "download", "batch"]
+OF_TEXTS = ["prefix", "suffix", "replace_words"]
+ASKED = ["purpose", "prompt", "length"]
+OF_TAGS = ["general_threshold", "character_threshold", "rating", "underscores", "exclude", "first"]
+
+
+def test_auto_caption_shows_what_the_chosen_method_goes_by(page: Page, nodes_2: bool):
+    node, other = page.evaluate(ADD, ["AutoCaption", "AutoCaption"])
+    page.evaluate(SHOW, [400, 200])
+    page.wait_for_timeout(1000)
+    assert page.evaluate(IN_SIGHT, node) == ALWAYS
+    for one in (node, other):
+        page.evaluate("id => app.graph.getNodeById(id).toggleAdvanced()", one)
+    page.wait_for_timeout(500)
+
+    def choose(method: str) -> list[str]:
+        """As a click on the list does it; the inputs in sight then."""
+        page.evaluate(
+            """([id, value]) => {
+            const node = app.graph.getNodeById(id), one = node.widgets.find(one => one.name === "method");
+            one.value = value;
+            one.callback(value, app.canvas, node);
+        }""",
+            [node, method],
+        )
+        page.wait_for_timeout(300)
+        return page.evaluate(IN_SIGHT, node)
+
+    assert choose("filename") == ALWAYS + OF_TEXTS
+    height = "id => app.graph.getNodeById(id).size[1]"
+    low = page.evaluate(height, node)
+    assert choose("wd14") == ALWAYS + OF_MODELS + OF_TEXTS + OF_TAGS
+    assert choose("blip") == [*ALWAYS, *OF_MODELS, "purpose", *OF_TEXTS]
+    assert choose("qwen") == ALWAYS + OF_MODELS + ASKED + OF_TEXTS
+    assert page.evaluate(height, node) > low + 100
+    assert page.evaluate(IN_SIGHT, other) == ALWAYS + OF_TEXTS, "each node has its own"
+    link = """([id, name, type, on]) => {
+        const node = app.graph.getNodeById(id), slot = node.inputs.findIndex(one => one.name === name);
+        if (!on) return node.disconnectInput(slot);
+        const made = LiteGraph.createNode(type);
+        app.graph.add(made);
+        made.connect(0, node, slot);
+    }"""
+    page.evaluate(link, [node, "clip", "CLIPLoader", True])
+    page.wait_for_timeout(300)
+    assert page.evaluate(IN_SIGHT, node) == ALWAYS + ASKED + OF_TEXTS
+    disabled = "id => app.graph.getNodeById(id).widgets.find(one => one.name === 'method').disabled"
+    assert page.evaluate(disabled, node)
+    page.evaluate(link, [node, "rating", "PrimitiveBoolean", True])
+    page.wait_for_timeout(300)
+    assert page.evaluate(IN_SIGHT, node) == [*ALWAYS, *ASKED, *OF_TEXTS, "rating"], "what is wired is in sight"
+    page.evaluate("async () => { await app.loadGraphData(app.graph.serialize()); }")
+    page.wait_for_timeout(1500)
+    assert page.evaluate(IN_SIGHT, node) == [*ALWAYS, *ASKED, *OF_TEXTS, "rating"]
+    for name in ("clip", "rating"):
+        page.evaluate(link, [node, name, "", False])
+    page.wait_for_timeout(300)
+    assert page.evaluate(IN_SIGHT, node) == ALWAYS + OF_MODELS + ASKED + OF_TEXTS
+    assert not page.evaluate(disabled, node)
+    assert choose("filename") == ALWAYS + OF_TEXTS
+    if not nodes_2:
+        assert page.evaluate(ROOM)["Darkroom_AutoCaption"] < 24
+
+
 def test_what_the_scripts_write_is_in_the_pages_language(chinese: Page):
     data, config, train = chinese.evaluate(ADD, ["LoadDataset", "LoRATrainConfig", "TrainLoRA"])
     chinese.evaluate(
@@ -165,6 +237,9 @@ def test_what_the_scripts_write_is_in_the_pages_language(chinese: Page):
         chinese.evaluate_handle("() => comfyAPI.api.api"),
     )
     chinese.get_by_text("\u5df2\u8bad\u7ec3 1,200 \u6b65\uff0c\u635f\u5931 0.1250").wait_for()
+    (caption,) = chinese.evaluate(ADD, ["AutoCaption"])
+    named = "id => app.graph.getNodeById(id).widgets.find(one => one.name === 'prompt').element.placeholder"
+    assert chinese.evaluate(named, caption) == "\u63d0\u95ee"
 
 
 LISTEN = """() => {

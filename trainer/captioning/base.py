@@ -47,7 +47,6 @@ class Wish:
         prompt: the question that is put to a model that can be asked, instead of the purpose's.
         length: of what a model writes.
         tagging: for taggers.
-        seed: of models that draw; the same pictures get the same captions.
     """
 
     trigger_word: str = ""
@@ -55,7 +54,6 @@ class Wish:
     prompt: str = ""
     length: Length = "medium"
     tagging: Tagging = field(default_factory=Tagging)
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +122,11 @@ class Captioner(Protocol):
     @property
     def needs(self) -> tuple[str, ...]:
         """Packages beside requirements.txt that it cannot do without, as pip calls them."""
+        ...
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The fields of ``Wish`` that it goes by, beside the trigger word: the page shows these alone."""
         ...
 
     def open(self, wish: Wish, place: Place) -> AbstractContextManager[Session]:

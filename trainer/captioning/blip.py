@@ -15,5 +15,6 @@ CAPTIONER = Vision(
     models=("Salesforce/blip-image-captioning-base", "Salesforce/blip-image-captioning-large"),
     kinds={"blip": "4.50.3"},
     ask=lambda processor, wish: "",
+    takes=("purpose",),
     picture_gb=0.2,
 )

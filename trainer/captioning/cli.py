@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
+from ..errors import CaptionError
 from ..events import Captioned, Event, Phase
 from ..sinks import Bar, describe
 from .base import Length, Tagging, Wish
@@ -72,7 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     ask.add_argument("--prompt", default="", metavar="TEXT", help="ask this instead, of a model that can be asked")
     ask.add_argument("--length", choices=get_args(Length), default="medium", help="(default %(default)s)")
-    ask.add_argument("--seed", type=int, default=0, metavar="N", help="of models that draw (default %(default)s)")
     usual, tags = Tagging(), parser.add_argument_group("taggers")
     tags.add_argument(
         "--threshold", type=float, default=usual.general, metavar="P", help="of a tag (default %(default)s)"
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         method=args.method,
         mode=args.mode,
         format=args.format,
-        wish=Wish(args.trigger_word, args.purpose, args.prompt, args.length, tagging, args.seed),
+        wish=Wish(args.trigger_word, args.purpose, args.prompt, args.length, tagging),
         rules=Rules(args.prefix, args.suffix, read_rules(args.replace)),
         model=args.model,
         folders=tuple(map(str, args.models_dir)),
@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         batch=args.batch,
     )
+    _check_taken(job)
     bar = Bar()
     try:
         report = job.run(bar if sys.stderr.isatty() else _Lines())
@@ -123,6 +124,18 @@ def run(args: argparse.Namespace) -> int:
         bar.close()
     print(report)
     return 0
+
+
+def _check_taken(job: Job) -> None:
+    """Raises where something is asked that the method does not go by, so that it is not waited for in vain."""
+    takes = {name: captioner.takes for name, captioner in all_captioners().items()}
+    usual = Wish()
+    for asked in ("purpose", "prompt", "length", "tagging"):
+        if getattr(job.wish, asked) != getattr(usual, asked) and asked not in takes[job.method]:
+            what = "what is for taggers" if asked == "tagging" else f"--{asked}"
+            others = ", ".join(name for name, taken in takes.items() if asked in taken)
+            message = f"{what}: the method {job.method!r} does not go by it"
+            raise CaptionError(message, f"Leave it out, or take {others}.")
 
 
 class _Lines:

@@ -30,5 +30,6 @@ CAPTIONER = Vision(
     ),
     kinds={"florence2": "4.56"},
     ask=lambda processor, wish: TASKS[wish.length],
+    takes=("purpose", "length"),
     picture_gb=0.6,
 )

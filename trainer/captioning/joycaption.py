@@ -8,7 +8,7 @@ Folders that are already in 4 bits (6 GB) work with the package bitsandbytes.
 from __future__ import annotations
 
 from .chat import chat
-from .prompts import question
+from .prompts import ASKED, question
 from .vision import Vision
 
 SYSTEM = "You are a helpful image captioner."  # what it was trained with
@@ -19,5 +19,6 @@ CAPTIONER = Vision(
     models=("fancyfeast/llama-joycaption-beta-one-hf-llava", "fancyfeast/llama-joycaption-alpha-two-hf-llava"),
     kinds={"llava": "4.50.3"},
     ask=lambda processor, wish: chat(processor, question(wish), SYSTEM),
+    takes=ASKED,
     picture_gb=0.5,
 )

@@ -32,6 +32,7 @@ class Plain:
     looks: bool = False
     models: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
 
     @contextmanager
     def open(self, wish: Wish, place: Place) -> Iterator[Session]:

@@ -7,6 +7,8 @@ import re
 from ..dataset.captions import tidy
 from .base import Length, Purpose, Wish
 
+ASKED = ("purpose", "prompt", "length")
+"""Fields of ``Wish`` that a question is made of."""
 TOKENS: dict[Length, int] = {"short": 60, "medium": 140, "long": 320}
 """The most that a model writes: what is asked for, and room to end the sentence."""
 

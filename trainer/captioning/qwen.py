@@ -9,7 +9,7 @@ variants only: those that think first would fill the caption with thoughts.
 from __future__ import annotations
 
 from .chat import chat
-from .prompts import question
+from .prompts import ASKED, question
 from .vision import Vision
 
 # A picture becomes a token for each 28 x 28 (Qwen2.5-VL) or 32 x 32 pixels (Qwen3-VL), without a bound worth the name:
@@ -28,6 +28,7 @@ CAPTIONER = Vision(
     ),
     kinds={"qwen2_5_vl": "4.50.3", "qwen3_vl": "4.57"},
     ask=lambda processor, wish: chat(processor, question(wish)),
+    takes=ASKED,
     picture_gb=0.6,
     pixels=PIXELS,
     needs=("torchvision",),  # for videos, but the processor is not to be had without

@@ -1,7 +1,7 @@
 """What captioners that are models of transformers have in common: loading, batches, and giving the memory back.
 
 No code of a model's folder is run and no pickle is read. Models do not draw: they write what is likeliest (by beams
-where their folder says so), so that a picture's caption depends on the picture and the question alone, not on a seed
+where their folder says so), so that a picture's caption depends on the picture and the question alone, not on chance
 nor on what else is in the batch.
 """
 
@@ -46,6 +46,7 @@ class Vision:
         models: names on the hub.
         kinds: the ``model_type`` of each config.json that it knows, and the first version of transformers that has it.
         ask: the processor, and what is asked -> the text that goes with each picture; ``""`` for none.
+        takes: fields of ``Wish`` that make a difference.
         picture_gb: what a picture of a batch takes of the card's memory, in GB.
         pixels: pictures with more are made smaller; 0: the processor does that.
         needs: packages beside requirements.txt.
@@ -56,6 +57,7 @@ class Vision:
     models: tuple[str, ...]
     kinds: Mapping[str, str]
     ask: Callable[[Any, Wish], str]
+    takes: tuple[str, ...]
     picture_gb: float
     pixels: int = 0
     needs: tuple[str, ...] = ()
@@ -135,6 +137,7 @@ class _Session:
         self._model: Any = model
         self._processor: Any = processor
         self._text = text
+        self._most = TOKENS[wish.length if "length" in captioner.takes else "short"]
 
     def caption(self, paths: Sequence[Path], pictures: Sequence[Image]) -> list[str]:
         if not pictures:
@@ -159,14 +162,13 @@ class _Session:
             texts["add_special_tokens"] = False  # the text of a chat has them
         inputs = self._processor(images=images, return_tensors="pt", **texts)
         inputs = inputs.to(self._model.device, self._model.dtype)
-        most = TOKENS[self._wish.length]
         with torch.inference_mode():
-            tokens = self._model.generate(**inputs, **_LIKELIEST, max_new_tokens=most)
+            tokens = self._model.generate(**inputs, **_LIKELIEST, max_new_tokens=self._most)
         if _continues(self._model):
             tokens = tokens[:, inputs["input_ids"].shape[1] :] if self._text else tokens
         answers = self._processor.batch_decode(tokens, skip_special_tokens=True)
         ends = set(self._processor.tokenizer.all_special_ids)
-        cuts = (len(row) >= most and int(row[-1]) not in ends for row in tokens)
+        cuts = (len(row) >= self._most and int(row[-1]) not in ends for row in tokens)
         return [cleaned(text, self._wish.purpose, cut=cut) for text, cut in zip(answers, cuts, strict=True)]
 
 

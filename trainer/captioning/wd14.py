@@ -65,6 +65,7 @@ class Tagger:
         "SmilingWolf/wd-eva02-large-tagger-v3",
     )
     needs: tuple[str, ...] = ("onnxruntime",)
+    takes: tuple[str, ...] = ("tagging",)
 
     def knows(self, folder: Path) -> bool:
         """Whether the network and its tags lie there."""

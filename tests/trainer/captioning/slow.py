@@ -41,6 +41,7 @@ class Slow:
     description: str = "The colour of the first pixel."
     looks: bool = True
     needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ("purpose", "prompt", "length", "tagging")
     opened: tuple[Wish, Place] | None = None
 
     @contextmanager

@@ -62,13 +62,13 @@ def test_every_option_of_a_model_reaches_the_captioner(
     (model / "slow.json").touch()
     options = [
         "--method", "slow", "--models-dir", str(tmp_path / "models"), "--model", "my slow", "--device", "cpu",
-        "--batch", "3", "--purpose", "style", "--prompt", "What?", "--length", "long", "--seed", "4",
+        "--batch", "3", "--purpose", "style", "--prompt", "What?", "--length", "long",
         "--threshold", "0.4", "--character-threshold", "0.9", "--rating", "--underscores", "--exclude", "a, b c,",
         "--first", "d", "--prefix", "so:", "--suffix", ", end", "--replace", "rgb -> red", "--replace", "0 0 0 ->",
     ]  # fmt: skip
     assert main(["caption", "--input", str(folder), *options]) == 0
     tagging = Tagging(0.4, 0.9, True, True, ("a", "b c"), ("d",))
-    assert slow.opened == (Wish("", "style", "What?", "long", tagging, 4), Place(model, "cpu", 3))
+    assert slow.opened == (Wish("", "style", "What?", "long", tagging), Place(model, "cpu", 3))
     assert (folder / "metadata.csv").read_text("utf-8").splitlines()[1] == 'red_house-01.png,"so: red, end"'
     assert capsys.readouterr().out.splitlines()[0].startswith("loading the model ")
 
@@ -108,6 +108,23 @@ def test_mistakes_exit_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as caught:
         main(["caption", "--input", str(folder), "--method", "eyes"])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "what", "others"),
+    [
+        (["--method", "blip", "--prompt", "What?"], "--prompt: the method 'blip'", "joycaption, qwen"),
+        (["--method", "blip", "--length", "long"], "--length: the method 'blip'", "florence, joycaption, qwen"),
+        (["--purpose", "style"], "--purpose: the method 'filename'", "blip, florence, joycaption, qwen"),
+        (["--method", "qwen", "--exclude", "hat"], "what is for taggers: the method 'qwen'", "wd14"),
+    ],
+)
+def test_what_a_method_does_not_go_by_is_not_waited_for_in_vain(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], what: str, others: str
+) -> None:
+    assert main(["caption", "--input", str(folder), *options]) == 2
+    said = f"error: {what} does not go by it\n  -> Leave it out, or take {others}.\n"
+    assert capsys.readouterr().err == said
 
 
 def test_defaults_and_help(folder: Path) -> None:

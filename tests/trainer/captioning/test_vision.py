@@ -25,7 +25,7 @@ from tests.conftest import REPO, find_comfy
 from tests.host.server import comfy_python
 from tests.trainer.captioning import toys
 from trainer.captioning import all_captioners, get
-from trainer.captioning.base import Place, Wish
+from trainer.captioning.base import Place, Tagging, Wish
 from trainer.captioning.chat import chat
 from trainer.captioning.florence import TASKS
 from trainer.captioning.prompts import TOKENS
@@ -111,9 +111,14 @@ def test_what_is_no_models_folder_is_known_by_none_of_them(tmp_path: Path) -> No
         assert not any(get(name).knows(folder) for name in set(toys.NAMES.values()))
 
 
-def test_the_seed_changes_nothing(toy: Any) -> None:
-    folder, found = toy("llava")
-    with get("joycaption").open(replace(toys.WISH, seed=7), Place(folder)) as session:
+@pytest.mark.parametrize("kind", ["blip", "florence2"])
+def test_what_a_captioner_does_not_take_changes_nothing(toy: Any, kind: str) -> None:
+    folder, found = toy(kind)
+    captioner = get(toys.NAMES[kind])
+    other = {"prompt": "What?", "length": "long", "tagging": Tagging(0.1, rating=True), "trigger_word": "sks"}
+    asked = {name: value for name, value in other.items() if name not in captioner.takes}
+    assert "prompt" in asked
+    with captioner.open(replace(toys.WISH, **asked), Place(folder)) as session:
         assert session.caption([folder] * 3, toys.pictures()) == found["plain"]
 
 
