@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # Command -> what it does, and the module that has its ``add_arguments`` and ``run``; loaded only for that command.
 COMMANDS = {
     "init": ("write a commented config for a family and a card", "setup.command"),
-    "lint": ("look at a folder of images before training on it", "dataset.lint"),
+    "lint": ("look at a folder of images, or of text, before training on it", "linting"),
     "caption": ("write captions for a folder of images", "captioning.cli"),
     "train": ("train a LoRA as a YAML file says, or go on with a run", ""),
     "advise": ("what was chosen for a run, what to mind about it, and what to change next", "advisor.command"),

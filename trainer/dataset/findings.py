@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from .items import Problem
 
 #: What is found beside the problems of the scan (``items.KINDS``).
 FINDINGS = {
@@ -41,6 +44,26 @@ class Finding:
         shown = [f"    {line}" for line in self.lines[:_SHOWN]]
         more = [f"    and {len(self.lines) - _SHOWN} more"] if len(self.lines) > _SHOWN else []
         return "\n".join([f"- {self.kind}: {self.message}", *shown, *more])
+
+
+def of_problems(problems: Sequence[Problem], kinds: Mapping[str, str]) -> list[Finding]:
+    """What a scan has found, together by kind; what is said of all files of a kind, is said once.
+
+    Args:
+        problems: of the scan.
+        kinds: what each kind of them means.
+    """
+    grouped: dict[str, list[Problem]] = {}
+    for problem in problems:
+        grouped.setdefault(problem.kind, []).append(problem)
+    found: list[Finding] = []
+    for kind, those in grouped.items():
+        if len(those) > 1 and len({problem.message for problem in those}) == 1:
+            lines = tuple(problem.name for problem in those)
+            found.append(Finding(kind, f"{len(those)} x {those[0].message}", lines))
+        else:
+            found.append(Finding(kind, f"{len(those)} x {kinds[kind]}", tuple(map(str, those))))
+    return found
 
 
 def counted(count: int, what: str) -> str:

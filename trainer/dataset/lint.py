@@ -1,4 +1,4 @@
-"""What a data set is, and what might be better about it: ``python -m trainer lint DIR``.
+"""What a data set of images is, and what might be better about it.
 
 ``lint`` is for every caller; its report is data. Nothing that it finds keeps a data set from being trained: what does
 is an error of ``scan``.
@@ -6,31 +6,21 @@ is an error of ``scan``.
 
 from __future__ import annotations
 
-import argparse
-import io
-import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DatasetError
-from ..files import write_bytes
 from .caption_lint import of_captions
-from .captions import SOURCES
-from .crops import by_bucket, contact_sheet, lost
-from .findings import Finding, counted
-from .frequencies import frequencies
-from .items import KINDS, Dataset, ImageItem, Problem
+from .crops import by_bucket, lost
+from .findings import Finding, counted, of_problems
+from .items import KINDS, Dataset, ImageItem
 from .near import near_duplicates
-from .scan import MASKS, scan
 
 #: The guide's advice, in images of one theme.
 FEW, MANY = 50, 200
 #: A crop that takes away more than this part of a picture is named.
 MUCH = 0.2
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +112,7 @@ def lint(
     counts = Counter(item.subset for item in items)
     repeats = {item.subset: item.repeats for item in items}
     found = [
-        *_of_problems(dataset.problems),
+        *of_problems(dataset.problems, KINDS),
         *_amount(len(items)),
         *_sizes(items, resolution),
         *of_captions(dataset, [item for item in items if item.path not in without], flip=flip),
@@ -142,21 +132,6 @@ def lint(
         buckets=tuple((bucket, len(members)) for bucket, members in by_bucket(items).items()),
         findings=tuple(found),
     )
-
-
-def _of_problems(problems: Sequence[Problem]) -> list[Finding]:
-    """What the scan has found, together by kind; what is said of all files of a kind, is said once."""
-    kinds: dict[str, list[Problem]] = {}
-    for problem in problems:
-        kinds.setdefault(problem.kind, []).append(problem)
-    found: list[Finding] = []
-    for kind, those in kinds.items():
-        if len(those) > 1 and len({problem.message for problem in those}) == 1:
-            lines = tuple(problem.name for problem in those)
-            found.append(Finding(kind, f"{len(those)} x {those[0].message}", lines))
-        else:
-            found.append(Finding(kind, f"{len(those)} x {KINDS[kind]}", tuple(map(str, those))))
-    return found
 
 
 def _amount(images: int) -> list[Finding]:
@@ -194,87 +169,3 @@ def _alike(items: Sequence[ImageItem], on_progress: Callable[[int, int], None] |
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder with the images")
-    parser.add_argument("--metadata", type=Path, metavar="FILE", help="a table of captions (default: those in DIR)")
-    parser.add_argument("--resolution", type=int, default=512, metavar="N", help="(default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="(default %(default)s)")
-    parser.add_argument("--trigger-word", default="", metavar="WORD", help="put in front of captions that lack it")
-    parser.add_argument(
-        "--captions", choices=tuple(SOURCES), default="auto", help="where captions come from (default %(default)s)"
-    )
-    parser.add_argument("--mask", choices=MASKS, default="no", help="where masks come from (default %(default)s)")
-    parser.add_argument("--flip", action="store_true", help="the run will flip pictures")
-    parser.add_argument("--words", type=int, metavar="N", help="list the N tags and words that most captions have")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw buckets and crops into this PNG file")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Prints what is found; returns the exit code, 0.
-
-    Raises:
-        DatasetError: the folder cannot be trained on, the picture not be written, or an argument is wrong.
-    """
-    if args.words is not None and args.words < 1:
-        raise DatasetError(f"--words: expected a whole number of at least 1, got {args.words}")
-    picture = None if args.picture is None else _picture_path(args.picture, args.folder)
-    with _Progress("reading") as reading:
-        dataset = scan(
-            args.folder,
-            metadata_path=args.metadata,
-            resolution=args.resolution,
-            trigger_word=args.trigger_word,
-            repeats=args.repeats,
-            captions=args.captions,
-            mask=args.mask,
-            on_progress=reading,
-        )
-    with _Progress("comparing") as comparing:
-        report = lint(dataset, resolution=args.resolution, flip=args.flip, on_progress=comparing)
-    print(report)
-    if args.words is not None:
-        tags, words = (frequencies(dataset.items, kind) for kind in ("tags", "words"))
-        print(*(found.table(args.words) for found in (tags, words) if found.counts or found is words), sep="\n")
-    if picture is not None:
-        data = io.BytesIO()
-        contact_sheet(dataset).save(data, "JPEG" if picture.suffix.lower() in (".jpg", ".jpeg") else picture.suffix[1:])
-        try:
-            write_bytes(picture, data.getvalue())
-        except OSError as error:
-            raise DatasetError(f"--picture {picture}: cannot be written: {error.strerror or error}") from None
-        print(f"buckets and crops: {picture}")
-    return 0
-
-
-def _picture_path(path: Path, folder: Path) -> Path:
-    """The absolute path, if a picture may be written there."""
-    path = Path(os.path.abspath(path.expanduser()))
-    if path.suffix.lower() not in _PICTURES:
-        raise DatasetError(f"--picture {path}: expected a name that ends in {', '.join(_PICTURES)}")
-    if path.is_relative_to(os.path.abspath(folder.expanduser())):
-        raise DatasetError(
-            f"--picture {path}: lies in the data set, where it would be trained as an image", "Choose another folder."
-        )
-    return path
-
-
-class _Progress:
-    """A line on the terminal that counts; silent elsewhere."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._shown = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._shown and (done == total or done % 16 == 0):
-            print(f"\r{self._what} {done} of {total}", end="", file=sys.stderr, flush=True)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

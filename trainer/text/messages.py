@@ -65,9 +65,7 @@ def read(row: Any) -> str | tuple[Message, ...]:
         if name in parts:
             return _text(name, parts[name])
     if "chosen" in parts:
-        raise Fault(
-            "is a pair of a chosen and a rejected answer, which is not trained; name the chosen one answer"
-        )
+        raise Fault("is a pair of a chosen and a rejected answer, which is not trained; name the chosen one answer")
     if answer is not None:
         raise Fault(f"has {answer!r} and no question beside it: expected one of {', '.join(QUESTIONS)}")
     if question is not None:

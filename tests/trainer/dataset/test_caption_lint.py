@@ -12,8 +12,9 @@ from PIL import Image
 from trainer.clip_tokens import ClipTokenizer, exceeds_a_chunk
 from trainer.dataset import scan
 from trainer.dataset.findings import Finding
-from trainer.dataset.lint import add_arguments, lint, run
+from trainer.dataset.lint import lint
 from trainer.demo import world
+from trainer.linting import add_arguments, run
 
 OF_CAPTIONS = {
     "same-caption", "repeated-caption", "trigger-word", "mixed-captions", "weights", "brackets", "long-caption",

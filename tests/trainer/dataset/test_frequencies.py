@@ -15,8 +15,8 @@ from PIL import Image
 from trainer.dataset import scan
 from trainer.dataset.frequencies import drawn, frequencies, tags_of, words_of
 from trainer.dataset.items import ImageItem
-from trainer.dataset.lint import add_arguments, run
 from trainer.errors import DatasetError
+from trainer.linting import add_arguments, run
 
 TAGS = ("1girl, solo, long hair", "1girl, Solo, blue eyes, solo", "1girl, hat, night, rain")
 

@@ -16,10 +16,11 @@ from trainer.dataset import near as near_module
 from trainer.dataset.crops import contact_sheet, gallery, lost
 from trainer.dataset.findings import FINDINGS, Finding
 from trainer.dataset.items import KINDS
-from trainer.dataset.lint import Report, add_arguments, lint, run
+from trainer.dataset.lint import Report, lint
 from trainer.dataset.near import near_duplicates
 from trainer.demo import world
 from trainer.errors import DatasetError
+from trainer.linting import add_arguments, run
 
 
 def scene(seed: int, width: int = 320, height: int = 240) -> Image.Image:
