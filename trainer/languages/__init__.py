@@ -104,7 +104,12 @@ def _assembled(source: Source, dtype: torch.dtype) -> Any:
     try:
         with quiet():
             model, info = kind.from_pretrained(
-                None, config=config, state_dict=state, output_loading_info=True, **{dtype_argument(): dtype}
+                None,
+                config=config,
+                state_dict=state,
+                ignore_mismatched_sizes=True,  # told below, by name
+                output_loading_info=True,
+                **{dtype_argument(): dtype},
             )
     except (RuntimeError, ValueError) as error:
         raise BaseModelError(f"{path} does not fit to its config: {in_a_line(error)}", cure) from error
