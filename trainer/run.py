@@ -7,7 +7,6 @@ planned the job and filled the cache). Both end in ``_execute``.
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from . import advisor, checkpoint, control, export, families, memory, metadata, optim, own
+from . import advisor, checkpoint, control, export, families, metadata, optim, own
 from . import job as jobs
 from .attempts import Attempts
 from .cache import Cache, default_folder
@@ -24,17 +23,9 @@ from .config import TrainConfig
 from .control import Requests
 from .dataset import Dataset, scan
 from .device import resolve
-from .errors import CacheError, ConfigError, DarkroomError, UserError
-from .events import (
-    Event,
-    Journal,
-    Phase,
-    RunFailed,
-    RunFinished,
-    RunStopped,
-    Sink,
-    Warned,
-)
+from .errors import CacheError, ConfigError
+from .events import Event, Journal, Phase, RunFinished, RunStopped, Sink, Warned
+from .failures import failed
 from .files import ContentHashes, write_json
 from .gauge import budget, hold_to
 from .job import Job
@@ -42,8 +33,6 @@ from .lock import locked
 from .prepare import StoppedWhilePreparing, fill, plan
 from .runfolder import check_changes, check_folder, check_length, finished, read_result, total_steps
 from .sinks import Log, TensorBoard
-
-MEMORY_CURE = "close whatever else takes memory; a lower resolution helps too"
 
 
 def start(
@@ -293,17 +282,6 @@ def _failure(error: BaseException, folder: Path, job: Job) -> Event:
     resume = f"then go on from step {step}: {again}" if step else ""
     if isinstance(error, KeyboardInterrupt):
         return RunStopped(step or 0, "at once; steps after the last checkpoint are lost")
-    if isinstance(error, DarkroomError):
-        return RunFailed(error.message, _and(error.cure, resume), isinstance(error, UserError))
-    details = "".join(traceback.format_exception(error))
-    if memory.ran_out(error):  # the training itself gives up what it can (``attempts``): this was before or after it
-        return RunFailed(f"out of memory: {error}", _and(MEMORY_CURE, resume), False, details)
-    if isinstance(error, OSError) and error.strerror:
-        return RunFailed(
-            f"{error.filename or folder}: {error.strerror}", _and("check the disk", resume), False, details
-        )
-    return RunFailed(f"{type(error).__name__}: {error}", _and("see log.txt", resume), False, details)
-
-
-def _and(cure: str, resume: str) -> str:
-    return "; ".join(filter(None, (cure, resume)))
+    # Where memory is out the training itself gives up what it can (``attempts``): this was before or after it.
+    end = failed(error, folder, "a lower resolution")
+    return replace(end, cure="; ".join(filter(None, (end.cure, resume))))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import control, device
-from ..errors import DarkroomError, UserError
-from ..events import Event, Journal, Phase, RunFailed, RunFinished, RunStopped, Sink
+from ..events import Event, Journal, Phase, RunFinished, RunStopped, Sink
+from ..failures import failed
 from ..files import write_json, write_text
 from . import models, registry
 from .base import Captioner, Place, Tagging, Wish
@@ -139,17 +138,10 @@ def work(folder: Path, stop: Callable[[], bool]) -> Event:
         done = len(report.written)
         end = RunStopped(done, "as asked") if report.left else RunFinished(done, str(report.output))
     except Exception as error:
-        end = _failure(error)
+        end = failed(error, folder, "a smaller model")
     journal(end)
     journal.close()
     return end
-
-
-def _failure(error: Exception) -> RunFailed:
-    if isinstance(error, DarkroomError):
-        return RunFailed(error.message, error.cure, isinstance(error, UserError))
-    details = "".join(traceback.format_exception(error))
-    return RunFailed(f"{type(error).__name__}: {error}", "see the log", False, details)
 
 
 def _tuples(value: Any) -> Any:

@@ -49,7 +49,7 @@ def told(run: Path) -> list[Event]:
 def test_a_job_comes_back_whole(run: Path) -> None:
     tagging = Tagging(0.1, 0.2, True, True, ("a b", "c"), ("d",))
     job = Job(
-        "/data/\u6f2b", "out.csv", "slow", "all", "txt", Wish("sks", "style", "What?", "long", tagging, 3),
+        "/data/\u6f2b", "out.csv", "slow", "all", "txt", Wish("sks", "style", "What?", "long", tagging),
         Rules("a", "b", (("c", "d"), ("e", ""))), "owner/name", ("/one", "/two"), True, "cuda:1", 4,
     )  # fmt: skip
     job.save(run)
@@ -130,3 +130,27 @@ def test_the_workers_program(run: Path, data: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert isinstance(told(run)[-1], RunFinished)
     assert [prompt for _, prompt in rows(data / "metadata.csv")] == ["\u7eff"] * 6
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "cure"),
+    [
+        (OSError(28, "No space left on device", "/data/a.txt"), "/data/a.txt: No space left on device", "the disk"),
+        (RuntimeError("CUDA out of memory. Tried"), "out of memory: CUDA out of memory. Tried", "a smaller model"),
+        (KeyError("tokens"), "KeyError: 'tokens'", "see the log"),
+    ],
+)
+def test_what_ended_it_is_said_in_words_with_what_to_do(
+    run: Path, data: Path, slow: Slow, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str, cure: str
+) -> None:
+    def fail(*_: object) -> list[str]:
+        raise error
+
+    monkeypatch.setattr(slow, "open", fail)
+    Job(str(data), method="slow", device="cpu").save(run)
+    end = work(run, lambda: False)
+    assert isinstance(end, RunFailed)
+    assert end.message == message
+    assert cure in end.cure
+    assert not end.user
+    assert "Traceback" in end.details
