@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from .errors import BaseModelError
 
 CHUNK = 77
 """Tokens of one chunk, with the marks of beginning and end."""
+_PIECES = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
+"""CLIP's own pieces of a text, for ASCII: tokens are cut within each. Captions have few different ones, so that it
+is ten times as fast to count the tokens of these."""
 SHIPPED = Path(__file__).parent / "families" / "assets" / "clip_l_tokenizer"
 
 
@@ -35,6 +39,7 @@ class ClipTokenizer:
         # Without the two files the library would make up a tokenizer of two tokens, in silence.
         self._tokenizer: Any = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         self.start, self.end = self._tokenizer("")["input_ids"]
+        self._of_a_piece = functools.lru_cache(1 << 16)(lambda piece: len(self._ids(piece)))
 
     @classmethod
     def from_tables(cls, vocab: Mapping[str, int], merges: Sequence[str]) -> ClipTokenizer:
@@ -57,7 +62,7 @@ class ClipTokenizer:
         chunk is full: so every chunk but the last has 75 tokens. Brackets and ``embedding:`` are ordinary text; as in
         ComfyUI ``\(`` and ``\)`` stand for plain brackets.
         """
-        ids = self._ids(caption)
+        ids = self._ids(_read(caption))
         inside = CHUNK - 2
         pieces = [ids[i : i + inside] for i in range(0, len(ids), inside)] or [[]]
         filling = self.end if pad is None else pad
@@ -65,12 +70,19 @@ class ClipTokenizer:
 
     def count(self, caption: str) -> int:
         """How many tokens a caption has, without the marks of beginning and end."""
-        return len(self._ids(caption))
+        text = _read(caption)
+        if text.isascii() and "<|" not in text:
+            return sum(map(self._of_a_piece, _PIECES.findall(text.lower())))
+        return len(self._ids(text))
 
-    def _ids(self, caption: str) -> list[int]:
-        text = caption.replace("\\)", ")").replace("\\(", "(")
+    def _ids(self, text: str) -> list[int]:
         # Begin and end are cut off by place: a caption may hold their names.
         return self._tokenizer(text)["input_ids"][1:-1] if text else []
+
+
+def _read(caption: str) -> str:
+    """What ComfyUI takes a caption for."""
+    return caption.replace("\\)", ")").replace("\\(", "(")
 
 
 @functools.lru_cache(1 << 16)

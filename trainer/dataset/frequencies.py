@@ -22,7 +22,11 @@ KINDS = {
     "words": "the words of all captions, without articles and the like",
 }
 _COMMAS = re.compile("[,\uff0c\u3001]")
-_WORD = re.compile(r"[^\W_]+(?:['\u2019_-][^\W_]+)*")
+# Kana and Chinese characters, which have no blanks between words. Without the particle of attributes, so that "red DE
+# house" is two.
+_CJK = r"\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u4dbf\u4e00-\u7683\u7685-\u9fff\uf900-\ufaff"
+_LETTERS = rf"[^\W_\u7684{_CJK}]+"
+_WORD = re.compile(rf"[{_CJK}]+|{_LETTERS}(?:['\u2019_-]{_LETTERS})*")
 # They are in every sentence and say nothing of a picture.
 _FUNCTION_WORDS = frozenset((
     "a", "an", "the", "and", "or", "of", "in", "on", "at", "to", "with", "by", "from", "for", "as", "is", "are", "be",
@@ -81,7 +85,8 @@ def tags_of(caption: str) -> list[str]:
 
 
 def words_of(caption: str) -> list[str]:
-    """Words in lower case, without articles and the like. Chinese has no blanks: there it is what signs set apart."""
+    """Words in lower case, without articles and the like. Chinese and Japanese have no blanks: there it is what signs,
+    Latin words and the Chinese attributive particle set apart."""
     words = (word.casefold() for word in _WORD.findall(caption))
     return [word for word in words if word not in _FUNCTION_WORDS]
 

@@ -59,7 +59,9 @@ def test_alternatives_are_captions_of_their_own() -> None:
 
 def test_chinese() -> None:
     assert tags_of("\u957f\u53d1\uff0c\u5fae\u7b11\u3001\u96e8") == CHINESE
-    assert words_of("\u7ea2\u8272\u7684\u623f\u5b50\uff0c\u96e8\u3002") == ["\u7ea2\u8272\u7684\u623f\u5b50", "\u96e8"]
+    assert words_of("\u7ea2\u8272\u7684\u623f\u5b50\uff0c\u96e8\u3002") == ["\u7ea2\u8272", "\u623f\u5b50", "\u96e8"]
+    hair, smile, _ = CHINESE
+    assert words_of("mystyle\u957f\u53d1 girl's\u5fae\u7b11 2B") == ["mystyle", hair, "girl's", smile, "2b"]
     assert counted(["\uff0c".join(CHINESE)]) == dict.fromkeys(CHINESE, 1)
 
 

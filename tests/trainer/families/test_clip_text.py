@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainer.clip_tokens import SHIPPED, ClipTokenizer
 from trainer.errors import BaseModelError
@@ -67,6 +69,17 @@ def test_a_long_word_is_broken(tokenizer: ClipTokenizer) -> None:
     word = "xq" * 200
     assert len(tokenizer.chunks(word)) > 1
     assert len(tokenizer.chunks("\u521d\u97f3\u672a\u6765" * 40)) > 2
+
+
+ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=80)
+WORDS = ["It's", "a", "CAT's", "(fate:1.2)", "red-haired", "\\(x\\)", "'re", "007", "<|x", "_"]
+PROSE = st.lists(st.sampled_from(WORDS))
+
+
+@given(ASCII | PROSE.map(" ".join) | st.text(max_size=20))
+def test_as_many_tokens_are_counted_as_there_are(tokenizer: ClipTokenizer, caption: str) -> None:
+    chunks = tokenizer.chunks(caption, pad=-1)
+    assert tokenizer.count(caption) == sum(i != -1 for chunk in chunks for i in chunk) - 2 * len(chunks)
 
 
 def test_marks_within_a_caption(tokenizer: ClipTokenizer) -> None:
