@@ -62,6 +62,7 @@ class Tagger:
         "SmilingWolf/wd-vit-tagger-v3",
         "SmilingWolf/wd-swinv2-tagger-v3",
         "SmilingWolf/wd-convnext-tagger-v3",
+        "SmilingWolf/wd-vit-large-tagger-v3",
         "SmilingWolf/wd-eva02-large-tagger-v3",
     )
     needs: tuple[str, ...] = ("onnxruntime",)
