@@ -29,7 +29,7 @@ def from_sentencepiece(model: bytes, source: str) -> Any:
     Raises:
         BaseModelError: it is broken, or of another kind.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
@@ -48,7 +48,6 @@ def from_sentencepiece(model: bytes, source: str) -> Any:
         BPE(vocab=ids, merges=list(_merges(ids, scores)), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )
     own.normalizer = normalizers.Replace(" ", _SPACE)
-    own.pre_tokenizer = pre_tokenizers.Split(_SPACE, "merged_with_previous")
     own.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     named = [piece for piece, _, sort in pieces if sort == _USER]
     own.add_tokens([AddedToken(piece, normalized=False, special=False) for piece in named])
