@@ -120,7 +120,7 @@ def beginning(path: Path, *, text: bool) -> dict[str, torch.Tensor]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError([f"init_lora: {path} {what}; expected a LoRA file"])
     tensors, _ = read(path)
-    theirs = any(name.startswith(("lora_te", "text_encoder")) for name in tensors)
+    theirs = any(name.startswith(("lora_te", "text_encoder.", "text_encoder_2.")) for name in tensors)
     if theirs != text:
         holds = "holds text encoders' layers too" if theirs else "holds nothing of the text encoders"
         raise ConfigError(

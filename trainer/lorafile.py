@@ -1,8 +1,9 @@
 """LoRA files layer by layer: whatever naming they are in, and the change of a weight that they stand for.
 
 A layer's key is kohya's (``lora_unet_down_blocks_0_...``, ``lora_te_...``), made from diffusers', PEFT's and the
-original code's names where a file has those. The arithmetic is the format's own, as ComfyUI's ``comfy/weight_adapter``
-reads it; LoHa and LoKr are LyCORIS' (arXiv 2309.14859), DoRA is arXiv 2402.09353.
+original code's names where a file has those; a language model's is ComfyUI's (``text_encoders.transformer.model...``).
+The arithmetic is the format's own, as ComfyUI's ``comfy/weight_adapter`` reads it; LoHa and LoKr are LyCORIS' (arXiv
+2309.14859), DoRA is arXiv 2402.09353.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from .errors import LoraFileError
 
 MOST_NAMED = 3
 TITLES = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
+
+LANGUAGE = "text_encoders.transformer."
+"""What the layers of a language model begin with, in ComfyUI's files and ours."""
 
 _PARTS = {
     ".lora_down.weight": "down",
@@ -202,6 +206,10 @@ def kohya_key(module: str, first_encoder: str = "lora_te_") -> str:
     inner = dotted.removeprefix("base_model.model.")
     if inner.startswith(("down_blocks.", "mid_block.", "up_blocks.")):
         return "lora_unet_" + inner.replace(".", "_")
+    # A language model's modules, whose names PEFT leaves, and ComfyUI writes after the name of the encoder.
+    encoder = r"(?:text_encoders\.(?:\w+\.)?transformer\.)?"
+    if match := re.fullmatch(encoder + r"((?:model|transformer)\.\w+\.\d+\..+)", inner):
+        return LANGUAGE + match[1]
     return module
 
 

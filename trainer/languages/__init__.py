@@ -44,7 +44,7 @@ def detect(path: Path | str) -> Kind:
         BaseModelError: it is missing, broken, a pickle, quantised, needs code of its own, or is no language model; the
             message says what it is instead.
     """
-    return _read(Path(path)).kind
+    return source_of(Path(path)).kind
 
 
 def size(path: Path | str) -> int:
@@ -59,7 +59,7 @@ def content(path: Path | str, hashes: ContentHashes) -> str:
         BaseModelError: as ``detect``.
         CacheError: what was hashed cannot be remembered.
     """
-    source = _read(Path(path))
+    source = source_of(Path(path))
     said = source.config if source.kind.folder else {}  # a single file's is made from its shapes
     config = {key: value for key, value in said.items() if not key.startswith(("_", "transformers_"))}
     return digest(config, sorted(hashes(file) for file in files(source.header)))
@@ -75,13 +75,14 @@ def load(path: Path | str, dtype: torch.dtype) -> nn.Module:
     Raises:
         BaseModelError: as ``detect``; or a weight is missing, or has another shape.
     """
-    source = _read(Path(path))
+    source = source_of(Path(path))
     model = _assembled(source, dtype)
     model.config.use_cache = False
     return model.requires_grad_(False).eval()
 
 
-def _read(path: Path) -> Source:
+def source_of(path: Path) -> Source:
+    """Where a language model is read from; see ``detect``."""
     return folders.read(path) if path.is_dir() else single_files.read(path)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ..lorafile import LANGUAGE
 from ..weights import Header
 from ..weights.quantised import is_note
 
@@ -28,8 +29,6 @@ TITLES: Mapping[str, str] = {
     "gemma2": "Gemma 2",
     "gemma3_text": "Gemma 3",
 }
-# Where ComfyUI has the language model of a CLIP, whatever that is called.
-_EXPORTED = "text_encoders.transformer."
 _NO_TEXT = ("visual.", "vision_tower.", "vision_model.", "multi_modal_projector.", "embed_vision.")
 _TOKENIZERS = ("spiece_model", "tekken_model")
 
@@ -112,12 +111,12 @@ def export_key(module_name: str) -> str:
     ``model.layers.0.self_attn.q_proj`` -> ``text_encoders.transformer.model.layers.0.self_attn.q_proj``, which
     ComfyUI's ``model_lora_keys_clip`` maps for every language model that it loads.
     """
-    return _EXPORTED + module_name
+    return LANGUAGE + module_name
 
 
 def module_name(key: str) -> str | None:
     """The module of transformers' causal model that a key in a LoRA file names; None if it names something else."""
-    return key.removeprefix(_EXPORTED) if key.startswith(_EXPORTED) else None
+    return key.removeprefix(LANGUAGE) if key.startswith(LANGUAGE) else None
 
 
 def is_target(name: str, module: nn.Module, which: str) -> bool:
