@@ -63,6 +63,7 @@ COMMANDS = {
     "sweep": ("train the same run with one field varied, and say which value to keep", ""),
     "export": ("copy the LoRA of a checkpoint out of its run", "exporting"),
     "inspect": ("what a LoRA file holds", "loras.inspection"),
+    "generate": ("have a language model answer, with a LoRA or without", "languages.command"),
     "resize": ("a LoRA file at a lower rank", "loras.resize"),
     "merge": ("several LoRA files as one", "loras.merge"),
     "import": ("a config of sd-scripts, lora-scripts or OneTrainer as ours", "importers.command"),

@@ -16,6 +16,8 @@ from .. import lorafile
 from ..errors import ExportError, LoraFileError
 from ..files import write_json, write_tensors
 from ..lorafile import FileLayer
+from ..weights import read_header, read_tensors
+from ..weights.header import read_json
 from .base import module_name
 
 _BLOCK = re.compile(r"(.+\.)(\d+)(\..+)")
@@ -76,14 +78,14 @@ def read(folder: Path) -> dict[str, torch.Tensor]:
 
     Raises:
         LoraFileError: it is none, or not of LoRA alone.
+        BaseModelError: a file of it is missing or broken.
     """
-    from ..export import read as read_file
-    from ..weights.header import read_json
-
+    if not (folder / "adapter_config.json").is_file():
+        raise LoraFileError(f"{folder} is no folder of PEFT: it has no adapter_config.json", "give a LoRA file")
     config = read_json(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         raise LoraFileError(f"{folder} is of another method than LoRA", "use the file that was written for ComfyUI")
-    tensors, _ = read_file(folder / "adapter_model.safetensors")
+    tensors = read_tensors(read_header(folder / "adapter_model.safetensors"), "", None)
     result: dict[str, torch.Tensor] = {}
     for key, layer in lorafile.parse(tensors, str(folder)).items():
         rank, name = layer.rank or 1, module_name(key) or key
