@@ -23,6 +23,7 @@ SHOWN = (("Base model", None), ("With the LoRA at 0.7", 0.7), ("With the LoRA at
 PICTURES = 12
 MODEL, CLIP, VAE = (["1", slot] for slot in range(3))
 DEMO_PROMPT = "a big pink heart on a gray background"
+CAPTION_PROMPT = "a big pink heart"  # without the background: no caption names it, so that it belongs to the style
 REAL_PROMPT = "a photo of a cat sitting on a wooden table"
 NOT_SHOWN = ("base_model", "train_data_dir", "output_dir", "cache_dir", "max_steps", "seed", "device")
 SDXL_SETTINGS = {"resolution": 1024, "learning_rate": 1e-4, "batch_size": 1, "gradient_accumulation_steps": 4}
@@ -203,15 +204,15 @@ def made_in_the_graph() -> Template:
 def caption_then_train() -> Template:
     """Bare pictures get captions, and a LoRA is trained on them."""
     made = begin(NOTES[CAPTION], settings=demo_settings())
-    made.note_at = (-760, 0, 340, 480)
+    made.note_at = (-760, 0, 340, 540)
     made.graph["2"]["inputs"]["folder"] = BARE_DATA
     made.layout["2"]["pos"] = [-380, 0]
     made.put(
-        "9", 0, 170, 320, 480, class_type="Darkroom_AutoCaption", dataset=["2", 0], method="filename", mode="missing",
+        "9", 0, 170, 320, 320, class_type="Darkroom_AutoCaption", dataset=["2", 0], method="filename", mode="missing",
         format="csv", trigger_word="", prefix="a",
     )  # fmt: skip
     made.graph["4"]["inputs"]["dataset"] = ["9", 0]
-    prompts(made, 1080, DEMO_PROMPT, "", 128)
+    prompts(made, 1080, CAPTION_PROMPT, "", 128)
     save(made, "captioned")
     with_and_without(made)
     return made
@@ -270,8 +271,9 @@ NOTES = {
     "**Load Dataset** has twelve pictures without captions. **Auto Caption** writes them into `metadata.csv` in their "
     'folder, here from the files\' names (`01-red-circle.png` is "a red circle"), so that it runs without a model. '
     "Edit that file in any editor and run again: your rows stay, and the LoRA is trained anew.\n\n"
+    "No caption names the dark background, so it belongs to the style; a prompt that names another one gets that.\n\n"
     "**Your own pictures, looked at by a model:** choose their folder, and as *method* a captioner: `blip` or "
-    "`florence` (1 to 3 GB), `qwen` or `joycaption` (8 to 17 GB), `wd14` for tags. Put its model into "
+    "`florence` (1 to 3 GB), `qwen` or `joycaption` (5 to 18 GB), `wd14` for tags. Put its model into "
     "`models/captioners`, or switch on *download*. Choose the *purpose*: `style` leaves the style out of the captions, "
     "`character` who it is; then the trigger word stands for that. **Cancel** keeps what is written; the next run goes "
     "on from there.\n\nFor a model of your own, put Load Checkpoint in place of Load Demo Base.",
