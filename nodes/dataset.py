@@ -1,4 +1,4 @@
-"""Load Dataset: a folder of captioned images, or pictures that the graph gives."""
+"""Load Dataset: a folder of captioned images or of text, or pictures that the graph gives."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from comfy_api.latest import io
 
 from ..trainer.dataset import SOURCES, fingerprint
 from ..trainer.errors import HostError
+from ..trainer.text import fingerprint as text_fingerprint
+from ..trainer.text import looks_like_text
 from . import overview, stored
 from .host import demo_pictures, places
 from .host.graph import NodeProgress
@@ -30,11 +32,13 @@ class LoadDataset(io.ComfyNode):
             display_name="Load Dataset",
             category=CATEGORY,
             description="A folder of images to train on, with their captions: a .txt or .caption file beside each "
-            "image, or one metadata.csv (filename,prompt) or metadata.jsonl. Subfolders are read too; one named "
-            "10_name is seen ten times. The folder is never changed. Drop pictures or a folder on the node, and they "
-            "become a folder below ComfyUI's input; or wire pictures that the graph makes.",
+            "image, or one metadata.csv (filename,prompt) or metadata.jsonl. Or text for a language model: plain "
+            "lines in .txt files, questions with their answers in .jsonl, .json or .csv. Subfolders are read too; one "
+            "named 10_name is seen ten times. The folder is never changed. Drop files or a folder on the node, and "
+            "they become a folder below ComfyUI's input; or wire pictures that the graph makes.",
             search_aliases=[
                 "training images", "image folder", "train", "finetune", "captions", "images to dataset",
+                "training text", "jsonl",
                 "\u6570\u636e\u96c6", "\u8bad\u7ec3\u96c6", "\u8bad\u7ec3",
             ],
             inputs=[
@@ -43,14 +47,14 @@ class LoadDataset(io.ComfyNode):
                     options=[DEMO, BARE, *places.input_folders(), *places.other_folders()],
                     default=DEMO,
                     optional=True,
-                    tooltip="A folder with images below ComfyUI's input folder, or one of its datasets folders. The "
-                    "demo pictures are drawn by LoRA Darkroom, in a style that its demo base does not know.",
+                    tooltip="A folder with images or text below ComfyUI's input folder, or one of its datasets folders."
+                    " The demo pictures are drawn by LoRA Darkroom, in a style that its demo base does not know.",
                 ),
                 io.String.Input(
                     "path",
                     default="",
                     optional=True,
-                    tooltip="The path of a folder anywhere else, such as D:\\pictures\\my style. "
+                    tooltip="The path of a folder anywhere else, such as D:\\pictures\\my style, or of a file of text. "
                     "Wins over the folder above. From another machine only folders below ComfyUI's input, its "
                     "datasets folders, and those of lora_darkroom_datasets in extra_model_paths.yaml.",
                 ),
@@ -67,7 +71,7 @@ class LoadDataset(io.ComfyNode):
                     optional=True,
                     min=1,
                     max=1000,
-                    tooltip="How often each image is seen in one epoch.",
+                    tooltip="How often each image, or each sample of text, is seen in one epoch.",
                 ),
                 io.Combo.Input(
                     "captions",
@@ -91,7 +95,7 @@ class LoadDataset(io.ComfyNode):
             ],
             outputs=[
                 DatasetType.Output(
-                    display_name="dataset", tooltip="For Train LoRA, Auto Caption and Dataset Images."
+                    display_name="dataset", tooltip="For Train LoRA; images also for Auto Caption and Dataset Images."
                 )
             ],
             is_input_list=True,
@@ -124,7 +128,8 @@ class LoadDataset(io.ComfyNode):
         named, typed = one("folder", folder), one("path", path)
         if named is None or typed is None:  # the name is wired: which folder it is, is known only when the node runs
             return float("nan")
-        return fingerprint(chosen(named, typed))
+        found = chosen(named, typed)
+        return text_fingerprint(found) if looks_like_text(found) else fingerprint(found)
 
     @classmethod
     def execute(

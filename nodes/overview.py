@@ -1,17 +1,21 @@
-"""What a data set looks like: in words, and as a contact sheet. For the node, and for the page before Run."""
+"""What a data set looks like: in words, and images as a contact sheet. For the node, and for the page before Run."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..trainer.dataset import Dataset, fingerprint
 from ..trainer.dataset.crops import gallery
+from ..trainer.dataset.findings import Finding
 from ..trainer.dataset.lint import lint
 from ..trainer.files import write_bytes
+from ..trainer.text import TextDataset
+from ..trainer.text import fingerprint as text_fingerprint
+from ..trainer.text.lint import lint as lint_text
 from .host import demo_pictures, places
 from .payloads import DatasetRef
 
@@ -24,13 +28,17 @@ def overview(ref: DatasetRef, on_progress: Callable[[int, int], None] | None = N
     """A data set as a node shows it; what did not change is neither read nor drawn again.
 
     Returns:
-        ``text``: lines for people; ``sheet``: the picture, as ComfyUI's ``/view`` takes it.
+        ``text``: lines for people; ``sheet``: the picture, as ComfyUI's ``/view`` takes it, or nothing, of text.
 
     Raises:
         DatasetError: it cannot be trained on.
     """
-    described = (fingerprint(ref.folder), str(ref.folder), ref.trigger_word, str(ref.repeats), ref.captions)
-    key = hashlib.sha256("\0".join(described).encode(errors="surrogatepass")).hexdigest()[:32]
+    if ref.text:
+        key = _key(text_fingerprint(ref.folder), ref)
+        if key not in _told:
+            _told[key] = words_of_text(ref.scan_text(), ref)
+        return {"text": [_told[key]], "sheet": []}
+    key = _key(fingerprint(ref.folder), ref)
     file = places.temp() / f"darkroom_dataset_{key}.jpg"
     if key not in _told or not file.is_file():
         dataset = ref.scan(on_progress=on_progress)
@@ -41,17 +49,35 @@ def overview(ref: DatasetRef, on_progress: Callable[[int, int], None] | None = N
     return {"text": [_told[key]], "sheet": [{"filename": file.name, "subfolder": "", "type": "temp"}]}
 
 
+def _key(content: str, ref: DatasetRef) -> str:
+    described = (content, str(ref.folder), ref.trigger_word, str(ref.repeats), ref.captions)
+    return hashlib.sha256("\0".join(described).encode(errors="surrogatepass")).hexdigest()[:32]
+
+
 def words(dataset: Dataset) -> str:
     """What is in a data set, and what might be better about it, as lines for people."""
     report = lint(dataset, alike=len(dataset.items) <= MOST_COMPARED)
     findings = report.findings
     if dataset.root.name in (demo_pictures.NAME, demo_pictures.BARE):
         findings = tuple(finding for finding in findings if finding.kind not in _PASSING)
-    lines = [counted(dataset), places.shown(dataset.root)]
-    lines += [str(finding) for finding in findings[:MOST_FINDINGS]]
-    if len(findings) > MOST_FINDINGS:
-        lines.append(f"- and {len(findings) - MOST_FINDINGS} kinds more")
-    return "\n".join(lines)
+    return "\n".join([counted(dataset), places.shown(dataset.root), *_told_of(findings)])
+
+
+def words_of_text(dataset: TextDataset, ref: DatasetRef) -> str:
+    """What is in a text data set, its first samples, and what might be better about it."""
+    report = lint_text(dataset)
+    given = {"trigger_word": bool(ref.trigger_word), "captions": ref.captions != "auto"}
+    unused = [name for name in given if given[name]]
+    lines = [report.summary, places.shown(ref.folder), *report.first]
+    if unused:
+        lines.append(f"- not used: {' and '.join(unused)}, which are for images")
+    return "\n".join([*lines, *_told_of(report.findings)])
+
+
+def _told_of(findings: Sequence[Finding]) -> list[str]:
+    lines = [str(finding) for finding in findings[:MOST_FINDINGS]]
+    more = len(findings) - MOST_FINDINGS
+    return [*lines, f"- and {more} kinds more"] if more > 0 else lines
 
 
 def counted(dataset: Dataset) -> str:

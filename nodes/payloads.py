@@ -11,6 +11,8 @@ from comfy_api.latest import io
 
 from ..trainer.dataset import Dataset, scan
 from ..trainer.errors import HostError
+from ..trainer.text import TextDataset, looks_like_text
+from ..trainer.text import scan as scan_text
 
 CATEGORY = "LoRA Darkroom"
 T = TypeVar("T")
@@ -23,7 +25,7 @@ class DatasetRef:
     """DARKROOM_DATASET: a folder, and how it is to be read. It is scanned anew where it is used.
 
     Args:
-        folder: absolute.
+        folder: absolute; of text it may be a file.
         trigger_word: put in front of captions that lack it.
         repeats: presentations of an image in an epoch.
         captions: where they come from, a key of ``trainer.dataset.SOURCES``.
@@ -34,13 +36,32 @@ class DatasetRef:
     repeats: int = 1
     captions: str = "auto"
 
+    @property
+    def text(self) -> bool:
+        """Whether it is text rather than images, as it is now."""
+        return looks_like_text(self.folder)
+
     def scan(self, **more: Any) -> Dataset:
-        """The folder as it is now; ``more`` are further arguments of ``trainer.dataset.scan``.
+        """The folder of images as it is now; ``more`` are further arguments of ``trainer.dataset.scan``.
+
+        Raises:
+            HostError: it holds text.
+            DatasetError: nothing in it can be trained on.
+        """
+        if self.text:
+            raise HostError(
+                f"dataset: {self.folder} holds text, expected images",
+                "wire it to Train LoRA, or choose a folder with images",
+            )
+        return scan(self.folder, trigger_word=self.trigger_word, repeats=self.repeats, captions=self.captions, **more)
+
+    def scan_text(self) -> TextDataset:
+        """The text as it is now.
 
         Raises:
             DatasetError: nothing in it can be trained on.
         """
-        return scan(self.folder, trigger_word=self.trigger_word, repeats=self.repeats, captions=self.captions, **more)
+        return scan_text(self.folder, repeats=self.repeats)
 
 
 @dataclass(frozen=True)

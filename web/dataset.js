@@ -6,7 +6,8 @@ import { upstream } from "./graph.js";
 import { t } from "./text.js";
 
 const PICTURE = /\.(png|jpe?g|webp|bmp|tiff?|gif|avif)$/i;
-const CAPTION = /\.(txt|caption|csv|jsonl)$/i;
+const CAPTION = /\.caption$/i;
+const TEXT = /\.(txt|md|jsonl?|csv|tsv)$/i; // captions, or what a language model is trained on
 const AT_ONCE = 3; // uploads
 const LOOK_EVERY = 700; // ms; what was the same for two looks is asked for
 const SHOWN = 5; // failures by name
@@ -58,10 +59,10 @@ async function upload({ file, below }, folder) {
 async function take(node, { files, name }) {
   const state = states.get(node);
   if (state.busy) throw new Error(t("busy"));
-  const taken = ({ file }) => PICTURE.test(file.name) || CAPTION.test(file.name);
+  const taken = ({ file }) => [PICTURE, CAPTION, TEXT].some((kind) => kind.test(file.name));
   const wanted = files.filter(taken);
   const left = files.filter((one) => !taken(one)).map(({ file }) => `${file.name}: ${t("neither")}`);
-  if (!wanted.some(({ file }) => PICTURE.test(file.name))) throw new Error(t("no_picture"));
+  if (!wanted.some(({ file }) => PICTURE.test(file.name) || TEXT.test(file.name))) throw new Error(t("no_picture"));
   state.busy = true;
   state.status.className = "dim";
   try {
@@ -114,7 +115,7 @@ function pick(node) {
   const input = document.createElement("input");
   input.type = "file";
   input.multiple = true;
-  input.accept = "image/*,.txt,.caption,.csv,.jsonl";
+  input.accept = "image/*,.txt,.md,.caption,.csv,.tsv,.json,.jsonl";
   input.className = "darkroom-files";
   input.style.display = "none";
   const files = new Promise((done) => {
@@ -136,9 +137,10 @@ function question(node) {
 
 function show(state, { text, sheet }) {
   state.lines.replaceChildren(element("div", "", text[0]));
+  state.sheet.hidden = !sheet.length; // text has none
+  if (!sheet.length) return;
   const [{ filename, subfolder, type }] = sheet;
   const query = new URLSearchParams({ filename, subfolder, type });
-  state.sheet.hidden = false;
   if (!state.sheet.src.includes(query)) state.sheet.src = api.apiURL(`/view?${query}`);
 }
 

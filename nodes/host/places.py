@@ -10,6 +10,8 @@ import folder_paths
 
 from ...trainer.dataset.files import IMAGE_SUFFIXES
 from ...trainer.errors import HostError
+from ...trainer.text import looks_like_text
+from ...trainer.text.files import SUFFIXES
 from . import clients, compat
 
 PRIVATE = "lora_darkroom"
@@ -90,24 +92,24 @@ def input_root() -> Path:
 
 
 def input_folders() -> list[str]:
-    """Folders below ComfyUI's input with images in them or below them, relative, with forward slashes."""
-    return _folders_with_images(input_root())
+    """Folders below ComfyUI's input with images or text in them or below them, relative, with forward slashes."""
+    return _folders_with_data(input_root())
 
 
 def other_folders() -> list[str]:
-    """Folders with images below ComfyUI's ``datasets`` and those that were added; a mark, then the relative path."""
-    below = (_folders_with_images(Path(root)) for root in roots()[1:])
+    """Such folders below ComfyUI's ``datasets`` and those that were added; a mark, then the relative path."""
+    below = (_folders_with_data(Path(root)) for root in roots()[1:])
     return [f"{OTHER}{name}" for name in dict.fromkeys(name for names in below for name in names)]
 
 
-def _folders_with_images(root: Path) -> list[str]:
+def _folders_with_data(root: Path) -> list[str]:
     found: dict[str, None] = {}
     for folder, below, files in os.walk(root):
         relative = Path(folder).relative_to(root)
         below[:] = sorted(name for name in below if not name.startswith((".", "_")))
         if len(relative.parts) >= DEEPEST or len(found) >= MOST_FOLDERS:
             below.clear()
-        if relative.parts and any(_is_image(name) for name in files):
+        if relative.parts and any(_is_data(name) for name in files):
             above = [parent for parent in reversed(relative.parents) if parent.parts]
             found |= dict.fromkeys(path.as_posix() for path in (*above, relative))
     return list(found)
@@ -165,17 +167,17 @@ def named(text: str, what: str) -> Path:
 
 
 def dataset_folder(text: str, what: str = "folder") -> Path:
-    """The folder that a user named (see ``named``).
+    """The folder that a user named (see ``named``), or the file of text.
 
     Raises:
         HostError: there is no such folder, or the client may not read it.
     """
     path = named(text, what)
-    if not path.is_dir():
+    if not path.is_dir() and not (path.is_file() and looks_like_text(path)):
         fault = "is a file, expected a folder" if path.is_file() else "does not exist"
         raise HostError(
             f"{what}: {path} {fault}",
-            f"put a folder with images into {input_root()}, or type its path",
+            f"put a folder with images or text into {input_root()}, or type its path",
         )
     return path
 
@@ -257,5 +259,5 @@ def _unquoted(text: str) -> str:
     return text.strip().strip("\"'").strip()
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def _is_data(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES | SUFFIXES

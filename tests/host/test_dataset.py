@@ -350,3 +350,55 @@ def test_what_may_be_better_about_captions_is_said_on_the_node(comfy: ComfyServe
         "- long-caption: 1 caption is longer than CLIP's",
     ):
         assert any(line.startswith(said) for line in lines), lines
+
+
+PAIR = '{"prompt": "Wer bist du?", "completion": "Ich, \u6f2b."}'
+
+
+def test_text_is_loaded_and_shown(comfy: ComfyServer, tmp_path: Path):
+    folder = comfy.base / "input" / "answers \u6f2b"
+    folder.mkdir()
+    file = folder / "answers.jsonl"
+    file.write_text(f"{PAIR}\nbroken\n", "utf-8")
+    options = comfy.node_info("Darkroom_LoadDataset")["input"]["optional"]["folder"][1]["options"]
+    assert folder.name in options
+    graph = {
+        "data": node("Darkroom_LoadDataset", folder=folder.name, trigger_word="x"),
+        "seen": node("DarkroomProbe", task="plain", path="", anything=["data", 0]),
+    }
+    outputs = comfy.run(graph)
+    assert outputs["data"]["sheet"] == []
+    lines = outputs["data"]["text"][0].splitlines()
+    assert lines[:5] == [
+        "1 sample: 1 conversation with 1 answer",
+        f"input/{folder.name}",
+        "- user: Wer bist du?",
+        "  assistant: Ich, \u6f2b.",
+        "- not used: trigger_word, which are for images",
+    ]
+    assert "    answers.jsonl: line 2: is not JSON: Expecting value (column 1)" in lines
+    # The page before Run, and a file by its path.
+    asked = {"folder": folder.name, "trigger_word": "x", "repeats": 1, "captions": "auto"}
+    assert comfy.post("/darkroom/dataset", asked) == {"text": outputs["data"]["text"], "sheet": []}
+    assert "1 sample:" in comfy.post("/darkroom/dataset", {**asked, "path": str(file)})["text"][0]
+    # Another line is another data set, as the graph sees it.
+    file.write_text(f"{PAIR}\n{PAIR}\n", "utf-8")
+    assert "2 samples" in comfy.run(graph)["data"]["text"][0]
+    file.write_text("broken\n", "utf-8")
+    assert "line 1: is not JSON" in refused(comfy, graph)
+
+
+def test_text_is_no_data_set_for_nodes_of_images(comfy: ComfyServer, tmp_path: Path):
+    file = tmp_path / "lines.txt"
+    file.write_text("One.\nTwo.\n", "utf-8")
+    assert "lines.txt holds text, expected images" in refused(comfy, load(path=str(file)))
+
+
+def test_another_machine_reads_text_only_where_it_may(comfy: ComfyServer, tmp_path: Path):
+    file = tmp_path / "secret.txt"
+    file.write_text("a secret", "utf-8")
+    (comfy.base / "input" / "lines \u6f2b.txt").write_text("One.", "utf-8")
+    status, answer = foreign(comfy, "/darkroom/dataset", {"path": str(file)})
+    assert (status, "secret\n" in str(answer)) == (400, False)
+    assert "lies outside of the folders that another machine may use" in str(answer)
+    assert foreign(comfy, "/darkroom/dataset", {"path": "lines \u6f2b.txt"})[0] == 200

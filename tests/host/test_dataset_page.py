@@ -133,10 +133,19 @@ def test_dropped_and_chosen_files_are_a_data_set(comfy: ComfyServer, page: Page,
     said(page, "3 images (")
     page.screenshot(path=str(tmp_path / "chosen.png"))
 
-    (source / "text only.txt").write_text("a caption", "utf-8")
-    drop(page, source / "text only.txt")
-    page.get_by_text("there is no picture among the files").first.wait_for()
+    drop(page, source / "notes.pdf")
+    page.get_by_text("there is neither a picture among the files").first.wait_for()
     assert page.evaluate(CHOSEN) == chosen
+
+
+def test_dropped_text_is_a_data_set_without_a_picture(comfy: ComfyServer, page: Page, tmp_path: Path):
+    file = tmp_path / "answers \u6f2b.jsonl"
+    file.write_text('{"prompt": "Who?", "completion": "Me."}\n', "utf-8")
+    drop(page, file)
+    said(page, "1 sample: 1 conversation with 1 answer")
+    said(page, "assistant: Me.")
+    assert page.locator(".darkroom-panel img").is_hidden()
+    assert names(comfy.base / "input" / page.evaluate(CHOSEN)) == [file.name]
 
 
 def test_a_file_that_is_too_large_is_named(comfy: ComfyServer, page: Page, tmp_path: Path):
