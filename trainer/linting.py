@@ -8,13 +8,14 @@ import os
 import sys
 from pathlib import Path
 
+from . import languages
 from .dataset import MASKS, SOURCES, scan
 from .dataset.crops import contact_sheet
 from .dataset.frequencies import frequencies
 from .dataset.lint import lint
 from .errors import DatasetError
 from .files import write_bytes
-from .text import looks_like_text
+from .text import Chat, looks_like_text
 from .text import scan as scan_text
 from .text.lint import lint as lint_text
 
@@ -37,6 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flip", action="store_true", help="the run will flip pictures")
     parser.add_argument("--words", type=int, metavar="N", help="list the N tags and words that most captions have")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw buckets and crops into this PNG file")
+    text = parser.add_argument_group("of text")
+    text.add_argument(
+        "--base",
+        type=Path,
+        metavar="PATH",
+        help="the language model: its tokenizer tells lengths",
+    )
+    text.add_argument("--tokenizer", type=Path, metavar="DIR", help="a folder with its tokenizer")
+    text.add_argument(
+        "--chat-template", default="", metavar="TEXT", help="a template in Jinja, a file, or none (default: its own)"
+    )
+    text.add_argument("--max-length", type=int, default=1024, metavar="N", help="in tokens (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         DatasetError: the folder cannot be trained on, the picture not be written, or an argument is wrong.
+        BaseModelError: there is no such tokenizer.
+        ConfigError: the chat template cannot be used.
     """
     if args.words is not None and args.words < 1:
         raise DatasetError(f"--words: expected a whole number of at least 1, got {args.words}")
@@ -56,8 +71,21 @@ def _text(args: argparse.Namespace) -> int:
     for option, value in (("--words", args.words), ("--picture", args.picture)):
         if value is not None:
             raise DatasetError(f"{option}: {args.folder} holds text, and this is for images", "Leave it out.")
-    print(lint_text(scan_text(args.folder, metadata_path=args.metadata, repeats=args.repeats)))
+    dataset = scan_text(args.folder, metadata_path=args.metadata, repeats=args.repeats)
+    chat = _chat(args)
+    with _Progress("reading") as reading:
+        report = lint_text(dataset, chat, on_progress=reading)
+    print(report)
     return 0
+
+
+def _chat(args: argparse.Namespace) -> Chat | None:
+    source = args.base or args.tokenizer
+    if source is None:
+        return None
+    if args.max_length < 1:
+        raise DatasetError(f"--max-length: expected a whole number of at least 1, got {args.max_length}")
+    return Chat(languages.tokenizer(source, args.tokenizer), args.chat_template, args.max_length)
 
 
 def _images(args: argparse.Namespace) -> int:

@@ -290,8 +290,14 @@ def look_plain(anything: Any) -> Any:
     return {}, anything
 
 
+def look_texts(anything: Any) -> Any:
+    """Where the samples of a DARKROOM_DATASET of text come from."""
+    return {}, [sample.source for sample in anything.scan_text().samples] if anything.text else None
+
+
 TASKS = {
     "plain": look_plain,
+    "texts": look_texts,
     "modules": look_modules,
     "unet": look_unet,
     "text": look_text,

@@ -364,9 +364,10 @@ def test_text_is_loaded_and_shown(comfy: ComfyServer, tmp_path: Path):
     assert folder.name in options
     graph = {
         "data": node("Darkroom_LoadDataset", folder=folder.name, trigger_word="x"),
-        "seen": node("DarkroomProbe", task="plain", path="", anything=["data", 0]),
+        "texts": node("DarkroomProbe", task="texts", path="", anything=["data", 0]),
     }
     outputs = comfy.run(graph)
+    assert outputs["texts"]["seen"] == [["answers.jsonl:1"]]
     assert outputs["data"]["sheet"] == []
     lines = outputs["data"]["text"][0].splitlines()
     assert lines[:5] == [

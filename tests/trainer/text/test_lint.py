@@ -181,3 +181,19 @@ def test_the_command_sees_that_a_folder_holds_text(put: Put, folder: Path, capsy
     put("a.jsonl", "x")
     assert main(["lint", str(folder)]) == 2
     assert "line 1: is not JSON" in capsys.readouterr().err
+
+
+def test_the_command_tells_lengths_with_a_tokenizer(
+    put: Put, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    put("a.jsonl", many())
+    qwen3().tokenizer.save_pretrained(tmp_path / "model")
+    given = ["--tokenizer", str(tmp_path / "model"), "--chat-template", "none", "--max-length", "16"]
+    assert main(["lint", str(folder), *given]) == 0
+    told = capsys.readouterr().out
+    assert "tokens: " in told
+    assert "60 longer than max_length, 16 tokens" in told
+    assert main(["lint", str(folder), "--base", str(folder)]) == 2
+    assert "has no tokenizer" in capsys.readouterr().err
+    assert main(["lint", str(folder), *given[:2], "--chat-template", "gone.jinja"]) == 2
+    assert "gone.jinja: cannot be read" in capsys.readouterr().err
