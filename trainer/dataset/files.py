@@ -342,6 +342,6 @@ def _no_images(root: Path, problems: list[Problem]) -> DatasetError:
         listed = "\n".join(f"  - {problem}" for problem in passed_over[:5])
         return DatasetError(f"{root}: no image that can be used; passed over:\n{listed}")
     cure = f"Put pictures ({_FORMATS_TEXT}) into it."
-    if any(suffix(name) in (".txt", ".jsonl") for name in os.listdir(root)):
+    if any(suffix(name) in (".txt", ".md", ".jsonl", ".json", ".csv", ".tsv") for name in os.listdir(root)):
         cure += " Lines of text alone want task_type: text-generation."
     return DatasetError(f"{root}: no image in the folder", cure)

@@ -220,7 +220,7 @@ class Chat:
         answers: list[tuple[int, int]] = []
         last = max(number for number, message in enumerate(messages) if message.role == "assistant")
         for number in (number for number, message in enumerate(messages) if message.role == "assistant"):
-            found = self._added(messages[: number + 1], whole, ids)
+            found = self._added(messages[: number + 1], whole, ids, number == len(messages) - 1)
             if found is not None:
                 answers.append(found)
             elif number == last:
@@ -231,19 +231,21 @@ class Chat:
                 )
         return ids, answers
 
-    def _added(self, messages: Sequence[Message], whole: str, ids: list[int]) -> tuple[int, int] | None:
+    def _added(self, messages: Sequence[Message], whole: str, ids: list[int], last: bool) -> tuple[int, int] | None:
         """The range of the last of ``messages``, if what is before it and what is up to its end both begin the whole.
 
         That holds for the text. Tokens may differ where an answer begins with a blank or a line break: one that holds
         the end of the question and the beginning of the answer is the answer's.
         """
         try:
-            before, after = self._rendered(messages[:-1], answer=True), self._rendered(messages)
+            before = self._rendered(messages[:-1], answer=True)
+            after = whole if last else self._rendered(messages)
         except _Refused:
             return None
         if not after.startswith(before) or not whole.startswith(after):
             return None
-        start, end = _common(self._ids(before), ids), _common(self._ids(after), ids)
+        start = _common(self._ids(before), ids)
+        end = len(ids) if last else _common(self._ids(after), ids)
         # Templates end a turn with a line break after its last token: that is the template's, not the answer's.
         stop = end
         while stop > start and not self.tokenizer.decode(ids[stop - 1 : stop]).strip():
@@ -291,10 +293,13 @@ def _refused(sample: Sample, refusal: _Refused) -> DatasetError:
     )
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def _common(one: list[int], other: list[int]) -> int:
     """How many tokens two texts have in common, from their beginning."""
+    count = min(len(one), len(other))
+    if one[:count] == other[:count]:
+        return count
     count = 0
-    while count < min(len(one), len(other)) and one[count] == other[count]:
+    while one[count] == other[count]:
         count += 1
     return count
 
