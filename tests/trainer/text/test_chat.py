@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.trainer.text.tokenizers import folder, marks_of, template, tokenizer
+from trainer import languages
 from trainer.errors import BaseModelError, ConfigError, DatasetError
+from trainer.languages import toys
 from trainer.text import Chat, Encoded, Message, Sample
 
 CHATML = (
@@ -314,3 +318,42 @@ def test_a_tokenizer_without_an_end_is_an_error():
     made.eos_token = None
     with pytest.raises(BaseModelError, match="no token for the end of a text"):
         Chat(made)
+
+
+WORDS = st.text(st.sampled_from("abc \n\u00e9\u6f2b.<|>"), min_size=1, max_size=30).filter(str.strip)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(WORDS, min_size=2, max_size=6).filter(lambda said: len(said) % 2 == 0), st.integers(8, 120))
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3", "gemma", "none"])
+def test_whatever_is_said_the_loss_is_on_answers_and_the_length_is_kept(name: str, said: list[str], most: int):
+    chat = real(name) if name != "none" else Chat(tokenizer(bos="<s>", begins=True))
+    full = Chat(chat.tokenizer, chat.template or "none", max_length=10_000).encode(talk(*said))
+    edges = [edge for span in full.answers for edge in span]
+    assert edges == sorted(set(edges))
+    assert full.cut == 0
+    spoken = said[1::2][-len(full.answers) :]
+    for trained, answer in zip(answers(chat, full), spoken, strict=True):
+        assert answer.strip() in trained
+    cut = Chat(chat.tokenizer, chat.template or "none", max_length=most).encode(talk(*said))
+    assert len(cut.ids) <= most
+    assert cut.cut == len(full.ids) - len(cut.ids)
+    assert cut.answers
+    assert all(0 <= start < end <= len(cut.ids) for start, end in cut.answers)
+    last = cut.ids[slice(*cut.answers[-1])]
+    whole_last = full.ids[slice(*full.answers[-1])]
+    # It is whole, or its beginning where it alone is too long.
+    assert last in (whole_last, whole_last[: len(last)])
+
+
+@pytest.mark.parametrize("kind", toys.KINDS)
+def test_the_tokenizers_of_language_models(kind: str, tmp_path: Path):
+    chat = Chat(languages.tokenizer(toys.write_tiny(tmp_path / kind, kind)))
+    encoded = chat.encode(HELLO)
+    assert ["the house" in text for text in answers(chat, encoded)] == [True, False]
+    assert chat.question(HELLO.messages[:-1]) == encoded.ids[: encoded.answers[-1][0]]
+    begins = kind.startswith("gemma")
+    assert encoded.ids.count(chat.tokenizer.bos_token_id) == begins
+    line = chat.encode(Sample("id", "a.txt:1", text="the house")).ids
+    assert line[-1] == chat.tokenizer.eos_token_id
+    assert (line[0] == chat.tokenizer.bos_token_id) == begins
