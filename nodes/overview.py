@@ -36,7 +36,7 @@ def overview(ref: DatasetRef, on_progress: Callable[[int, int], None] | None = N
     if ref.text:
         key = _key(text_fingerprint(ref.folder), ref)
         if key not in _told:
-            _told[key] = words_of_text(ref.scan_text(), ref)
+            _told[key] = words_of_text(ref.texts(), ref)
         return {"text": [_told[key]], "sheet": []}
     key = _key(fingerprint(ref.folder), ref)
     file = places.temp() / f"darkroom_dataset_{key}.jpg"

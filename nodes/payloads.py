@@ -55,7 +55,7 @@ class DatasetRef:
             )
         return scan(self.folder, trigger_word=self.trigger_word, repeats=self.repeats, captions=self.captions, **more)
 
-    def scan_text(self) -> TextDataset:
+    def texts(self) -> TextDataset:
         """The text as it is now.
 
         Raises:

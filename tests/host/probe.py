@@ -292,7 +292,7 @@ def look_plain(anything: Any) -> Any:
 
 def look_texts(anything: Any) -> Any:
     """Where the samples of a DARKROOM_DATASET of text come from."""
-    return {}, [sample.source for sample in anything.scan_text().samples] if anything.text else None
+    return {}, [sample.source for sample in anything.texts().samples] if anything.text else None
 
 
 TASKS = {
