@@ -51,7 +51,7 @@ class DatasetRef:
         if self.text:
             raise HostError(
                 f"dataset: {self.folder} holds text, expected images",
-                "wire it to Train LoRA, or choose a folder with images",
+                "wire it to Train LoRA, with a CLIP that holds a language model; else choose a folder with images",
             )
         return scan(self.folder, trigger_word=self.trigger_word, repeats=self.repeats, captions=self.captions, **more)
 
