@@ -132,7 +132,7 @@ def test_a_local_client_reads_what_it_likes(comfy: ComfyServer, outside: Path):
         outputs = comfy.run(load(path=typed))
         assert outputs["data"]["text"][0].splitlines()[1] == outside.as_posix()
     assert "path: " + str(outside / "gone") + " does not exist" in refused(comfy, load(path=str(outside / "gone")))
-    file = outside / "red_house \u00fc0.txt"
+    file = outside / "red_house \u00fc0.png"
     assert f"path: {file} is a file, expected a folder" in refused(comfy, load(path=str(file)))
 
 
