@@ -11,6 +11,7 @@ from .caption import AutoCaption
 from .config import LoRATrainConfig
 from .dataset import LoadDataset
 from .demo import LoadDemoBase
+from .language import LoadLanguageModel
 from .lora import ApplyLoRA, LoadTrainedLoRA, SaveLoRA
 from .pictures import DatasetImages
 from .sweep import LabelledGrid, StrengthSweep
@@ -27,7 +28,7 @@ class DarkroomExtension(ComfyExtension):
         return [
             LoadDataset, AutoCaption, LoRATrainConfig, TrainLoRA, SaveLoRA, ApplyLoRA, LoadDemoBase, LoadTrainedLoRA,
             StrengthSweep, LabelledGrid, LoRABlocks, ResizeLoRA, MergeLoRAs, DatasetImages,
-            TrainingSweep, CaptionWords,
+            TrainingSweep, CaptionWords, LoadLanguageModel,
         ]  # fmt: skip
 
 
@@ -42,6 +43,7 @@ def begin() -> None:
     compat.accept_later_keywords()
     clients.watch()
     places.add_captioners()
+    places.add_languages()
     web.register(ROUTES)
     if not demo_base.register():
         logging.warning("LoRA Darkroom: the demo base %s is missing; Load Demo Base will not work", demo_base.FILE)

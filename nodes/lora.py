@@ -76,7 +76,9 @@ class ApplyLoRA(io.ComfyNode):
             search_aliases=["load lora", "use lora", "lora loader", "\u5e94\u7528LoRA", "\u52a0\u8f7dLoRA"],
             has_intermediate_output=True,  # what it says is told again when it comes out of the cache
             inputs=[
-                io.Model.Input("model", tooltip="The model to change."),
+                io.Model.Input(
+                    "model", optional=True, tooltip="The model to change. A language model's LoRA needs CLIP alone."
+                ),
                 io.Combo.Input(
                     "lora_name",
                     options=[WIRED, *places.loras()],
@@ -92,7 +94,11 @@ class ApplyLoRA(io.ComfyNode):
                     "strength_clip", 0.8, "The same for the text encoder, where the LoRA changes it.", advanced=True
                 ),
                 io.LoraModel.Input("lora", optional=True, tooltip="The LoRA from Train LoRA. Wins over lora_name."),
-                io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The text encoder, for LoRAs that change it, or the language model that a LoRA is of.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The model with the LoRA."),
@@ -119,10 +125,10 @@ class ApplyLoRA(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
         lora_name: str,
         strength_model: float,
         strength_clip: float,
+        model: Any = None,
         lora: dict[str, torch.Tensor] | None = None,
         clip: Any = None,
     ) -> io.NodeOutput:
@@ -133,7 +139,8 @@ class ApplyLoRA(io.ComfyNode):
         if lora is None:
             lora = loras.read(places.lora(lora_name))
         patched = loras.apply(model, clip, lora, strength_model, strength_clip)
-        return io.NodeOutput(*patched, ui=say(f"{name} at {strength_model:g}"))
+        used = strength_clip if model is None else strength_model
+        return io.NodeOutput(*patched, ui=say(f"{name} at {used:g}"))
 
 
 class LoadTrainedLoRA(io.ComfyNode):

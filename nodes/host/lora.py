@@ -55,7 +55,7 @@ def read(path: Path, run: str = "") -> LoraModel:
 def apply(
     model: Any, clip: Any, lora: Mapping[str, torch.Tensor], strength_model: float, strength_clip: float
 ) -> tuple[Any, Any]:
-    """MODEL and CLIP (may be None) with the LoRA; at strength 0 as they were.
+    """MODEL and CLIP (one may be None) with the LoRA; at strength 0 as they were.
 
     Raises:
         HostError: a key of the LoRA matches nothing, or a weight of it has the wrong shape.
@@ -93,7 +93,9 @@ def check_fits(model: Any, clip: Any, lora: Mapping[str, torch.Tensor]) -> None:
     """
     if not lora:
         raise HostError("the LoRA is empty: it has no tensors", "choose another file")
-    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    if model is None and clip is None:
+        raise HostError("there is nothing to apply the LoRA to", "wire MODEL, or CLIP for a language model, or both")
+    keys = {} if model is None else comfy.lora.model_lora_keys_unet(model.model, {})
     if clip is not None:
         keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
     converted = comfy.lora_convert.convert_lora(dict(lora))
@@ -102,11 +104,15 @@ def check_fits(model: Any, clip: Any, lora: Mapping[str, torch.Tensor]) -> None:
         texts = [name for name in unknown if name.startswith(("lora_te", "text_encoder"))]
         if clip is None and len(texts) == len(unknown):
             raise HostError("the LoRA also changes the text encoder, but no CLIP is wired", "wire CLIP into this node")
+        if model is None and len(texts) < len(unknown):
+            raise HostError(
+                f"the LoRA changes the model, but no MODEL is wired: {_some(unknown)}", "wire MODEL into this node"
+            )
         raise HostError(
             f"{len(unknown)} of the LoRA's {len(converted)} tensors match nothing in this model: {_some(unknown)}",
             "it was trained for another kind of base model: choose a LoRA for this one",
         )
-    weights = dict(model.model.state_dict())
+    weights = {} if model is None else dict(model.model.state_dict())
     if clip is not None:
         weights |= clip.cond_stage_model.state_dict()
     loaded = comfy.lora.load_lora(converted, keys, log_missing=False)

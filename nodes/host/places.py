@@ -19,6 +19,7 @@ DEEPEST, MOST_FOLDERS = 4, 500
 ADDED = "lora_darkroom_datasets"  # a category of extra_model_paths.yaml
 OTHER = "[datasets] "
 CAPTIONERS = "captioners"  # a category of models
+LANGUAGES, OTHERS_LANGUAGES = "language_models", ("llm", "LLM")  # likewise; and where other packs have theirs
 _MODEL_NAME = re.compile(r"(?:(?!\.)[\w.-]+/)?(?!\.)[\w. -]*")  # of a folder, or owner/name
 KINDS = ("datasets", ADDED)  # "datasets" is core's own; an old ComfyUI has none
 
@@ -84,6 +85,37 @@ def captioner_model(text: str, what: str) -> str:
             "name a model in ComfyUI's folder for captioners, or on the hub",
         )
     return name
+
+
+def add_languages() -> None:
+    """Make ``models/language_models`` a folder of models, with ``models/llm`` and ``models/LLM``, where they are."""
+    for name in (LANGUAGES, *OTHERS_LANGUAGES):
+        folder = Path(folder_paths.models_dir) / name
+        if name == LANGUAGES or folder.is_dir():
+            folder_paths.add_model_folder_path(LANGUAGES, str(folder))
+
+
+def languages() -> list[str]:
+    """Names of the language models there: folders of transformers, some below the name of whoever published them."""
+    found: dict[str, None] = {}
+    for root in map(Path, folder_paths.get_folder_paths(LANGUAGES)):
+        for pattern in ("*/config.json", "*/*/config.json"):
+            names = (file.parent.relative_to(root).as_posix() for file in sorted(root.glob(pattern)))
+            found |= dict.fromkeys(name for name in names if not name.startswith("."))
+    return sorted(found)
+
+
+def language(name: str) -> Path:
+    """The folder of a language model's name.
+
+    Raises:
+        HostError: there is none.
+    """
+    for root in folder_paths.get_folder_paths(LANGUAGES):
+        folder = Path(root) / name
+        if compat.is_within_directory(root, str(folder)) and (folder / "config.json").is_file():
+            return folder
+    raise HostError(f"model: there is no language model {name}", "choose one of the list, or type its path")
 
 
 def input_root() -> Path:

@@ -285,6 +285,28 @@ def look_weights(model: Any, keys: list[str], clip: Any = None) -> Any:
     return tensors, sorted(model.patches)
 
 
+def look_written(clip: Any, prompt: str, most: int) -> Any:
+    """The tokens that core's Generate Text would decode, greedy, and those of its question."""
+    tokens = clip.tokenize(prompt, min_length=1)
+    asked = [int(pair[0]) for pair in next(iter(tokens.values()))[0]]
+    return {}, {"asked": asked, "new": [int(t) for t in clip.generate(tokens, do_sample=False, max_length=most)]}
+
+
+def look_held(clip: Any) -> Any:
+    """What the pack sees of a CLIP that holds a language model; the message where it refuses it."""
+    import importlib
+
+    pack = next(
+        name.removesuffix(".nodes.host.language") for name in sys.modules if name.endswith(".nodes.host.language")
+    )
+    module = importlib.import_module(f"{pack}.nodes.host.clip_language")
+    try:
+        held = module.held(clip)
+    except sys.modules[f"{pack}.trainer.errors"].UserError as error:
+        return {}, str(error)
+    return {}, {"path": str(held.path), "tokenizer": str(held.tokenizer or ""), "writes": held.writes}
+
+
 def look_plain(anything: Any) -> Any:
     """What is wired, as it is."""
     return {}, anything
@@ -298,6 +320,8 @@ def look_texts(anything: Any) -> Any:
 TASKS = {
     "plain": look_plain,
     "texts": look_texts,
+    "written": look_written,
+    "held": look_held,
     "modules": look_modules,
     "unet": look_unet,
     "text": look_text,

@@ -18,7 +18,7 @@ from ..errors import BaseModelError, in_a_line
 from ..files import ContentHashes, digest
 from . import folders, single_files
 from .base import TARGETS, Kind, Source, export_key, files, is_target, module_name, text_name
-from .generation import ends, generate
+from .generation import ends, ends_of, generate
 from .tokenizers import tokenizer
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "content",
     "detect",
     "ends",
+    "ends_of",
     "export_key",
     "generate",
     "is_target",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from ..files import read_json
 
 # What ends an answer in the chat templates of the models known here; a base model's file may not say it.
 _ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>", "<|end|>", "</s>")
@@ -20,10 +23,20 @@ def ends(model: nn.Module, tokenizer: Any) -> frozenset[int]:
         model: a causal model of transformers.
         tokenizer: its own, of transformers.
     """
+    configs = (getattr(model, "generation_config", None), getattr(model, "config", None))
+    return _ends([getattr(config, "eos_token_id", None) for config in configs], tokenizer)
+
+
+def ends_of(path: Path, tokenizer: Any) -> frozenset[int]:
+    """As ``ends``, of a folder or file of a model that is not loaded."""
+    said = [read_json(path / name).get("eos_token_id") for name in ("generation_config.json", "config.json")]
+    return _ends(said, tokenizer)
+
+
+def _ends(said: Iterable[Any], tokenizer: Any) -> frozenset[int]:
     found: set[int] = set()
-    for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
-        said = getattr(config, "eos_token_id", None)
-        found.update([said] if isinstance(said, int) else said or ())
+    for one in said:
+        found.update([one] if isinstance(one, int) else one or ())
     if tokenizer.eos_token_id is not None:
         found.add(tokenizer.eos_token_id)
     known = tokenizer.get_added_vocab()

@@ -1,0 +1,73 @@
+"""Which language model a wired CLIP holds: its file, its tokenizer, and whether ComfyUI can write with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import comfy.text_encoders
+
+from ...trainer import languages
+from ...trainer.errors import HostError
+from . import language
+
+_CURE = "wire a language model: Load Language Model, or Load CLIP with a text encoder of Qwen3, Gemma 3 or Mistral"
+_QWEN = Path(comfy.text_encoders.__path__[0]) / "qwen25_tokenizer"
+
+
+@dataclass(frozen=True)
+class Held:
+    """The language model of a CLIP.
+
+    Args:
+        path: its folder, or its single file.
+        tokenizer: the folder of its tokenizer, where it has none of its own.
+        writes: whether core's Generate Text can write with it.
+    """
+
+    path: Path
+    tokenizer: Path | None
+    writes: bool
+
+
+def held(clip: Any) -> Held:
+    """The language model of a CLIP, as a loader of ours or of core's read it.
+
+    Raises:
+        HostError: the CLIP is none of these, has patches on it, or is of several files.
+        BaseModelError: what it holds is no language model that can be trained.
+    """
+    if getattr(clip.patcher, "patches", None):
+        raise HostError(
+            "clip: a LoRA is applied to it already, and training goes on from the file without it",
+            "wire the CLIP before Apply LoRA; init_lora begins with a LoRA's values",
+        )
+    if (own := language.own_folder(clip)) is not None:
+        return Held(own, None, writes(clip))
+    file = _file(clip)
+    kind = languages.detect(file)
+    # ComfyUI has this one for every Qwen; the others have theirs in the file.
+    return Held(file, _QWEN if kind.name.startswith("qwen") and not kind.folder else None, writes(clip))
+
+
+def writes(clip: Any) -> bool:
+    """Whether core's Generate Text can write with a CLIP."""
+    model = clip.cond_stage_model
+    inner = getattr(model, getattr(model, "clip", ""), model)
+    return hasattr(getattr(inner, "transformer", None), "generate")
+
+
+def _file(clip: Any) -> Path:
+    origin = getattr(clip.patcher, "cached_patcher_init", None)
+    loaders = (getattr(comfy.sd, "load_clip_model_patcher", None), comfy.sd.load_clip)
+    if not origin or origin[0] not in loaders:
+        raise HostError("clip: it was not read by ComfyUI's Load CLIP or by Load Language Model", _CURE)
+    paths = origin[1][0]
+    files = [Path(str(path)) for path in ([paths] if isinstance(paths, str) else paths)]
+    if len(files) != 1:
+        raise HostError(f"clip: it is made of {len(files)} text encoders", _CURE)
+    if files[0].suffix.lower() not in (".safetensors", ".sft"):
+        raise HostError(f"clip: {files[0].name} is no safetensors file", _CURE)
+    return files[0]
