@@ -95,6 +95,8 @@ def _assembled(source: Source, dtype: torch.dtype) -> Any:
     path = source.header.path
     cure = "the model is damaged, or a variant that is not supported: get it again, whole"
     plain = {key: value for key, value in source.config.items() if key != "model_type"}
+    # Transformers 4 lets other attentions leave out the cap of Gemma 2's scores in silence.
+    capped = {"attn_implementation": "eager"} if source.kind.name == "gemma2" else {}
     try:
         config = AutoConfig.for_model(source.kind.name, **plain)
         kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
@@ -112,6 +114,7 @@ def _assembled(source: Source, dtype: torch.dtype) -> Any:
                 ignore_mismatched_sizes=True,  # told below, by name
                 output_loading_info=True,
                 **{dtype_argument(): dtype},
+                **capped,
             )
     except (RuntimeError, ValueError) as error:
         raise BaseModelError(f"{path} does not fit to its config: {in_a_line(error)}", cure) from error

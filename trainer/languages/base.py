@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from .. import dependencies
+from ..errors import BaseModelError
 from ..lorafile import LANGUAGE
 from ..weights import Header
 from ..weights.quantised import is_note
@@ -29,6 +31,8 @@ TITLES: Mapping[str, str] = {
     "gemma2": "Gemma 2",
     "gemma3_text": "Gemma 3",
 }
+# The transformers that first knows an architecture, where ours may be older.
+SINCE: Mapping[str, str] = {"qwen3": "4.51", "ministral3": "5.0"}
 _NO_TEXT = ("visual.", "vision_tower.", "vision_model.", "multi_modal_projector.", "embed_vision.")
 _TOKENIZERS = ("spiece_model", "tekken_model")
 
@@ -71,6 +75,24 @@ class Source:
     kind: Kind
     header: Header
     config: Mapping[str, Any]
+
+
+def check_known(path: Path, kind: str) -> None:
+    """Makes sure that the transformers that is installed knows an architecture.
+
+    Raises:
+        BaseModelError: it is too old.
+    """
+    from importlib.metadata import version
+
+    from packaging.version import Version
+
+    installed = version("transformers")
+    if kind in SINCE and Version(installed) < Version(SINCE[kind]):
+        raise BaseModelError(
+            f"{path} is a {TITLES[kind]} model, which transformers {installed} does not know",
+            dependencies.cure([f"transformers>={SINCE[kind]}"]),
+        )
 
 
 def text_name(name: str) -> str | None:

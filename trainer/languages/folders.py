@@ -10,7 +10,7 @@ from ..errors import BaseModelError
 from ..weights import Header, read_header
 from ..weights.header import AGAIN, PICKLES, read_json
 from ..weights.quantised import check
-from .base import TITLES, Kind, Source, numbers, text_only
+from .base import TITLES, Kind, Source, check_known, numbers, text_only
 
 _WHICH = "choose a folder of a causal language model of transformers, such as Llama, Qwen, Mistral or Gemma"
 _UNQUANTISED = "choose the model as it was published, in bf16 or fp16: base_weights: nf4 holds it in 4 bits by itself"
@@ -67,6 +67,7 @@ def _config(path: Path) -> dict[str, Any]:
             config.setdefault("rope_theta", rotary.get("rope_theta", 1e6))
     if config.get("is_encoder_decoder"):
         raise BaseModelError(f"{path} is an encoder-decoder ({name}); a causal language model is expected", _WHICH)
+    check_known(path, name)
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     if name not in CAUSAL:

@@ -14,7 +14,7 @@ from ..errors import BaseModelError
 from ..weights import read_header
 from ..weights.header import Header
 from ..weights.quantised import check
-from .base import TITLES, Kind, Source, numbers, text_name, text_only
+from .base import TITLES, Kind, Source, check_known, numbers, text_name, text_only
 
 _EMBEDDING, _NORM, _HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 _BLOCK = "model.layers.0."
@@ -45,6 +45,7 @@ def read(path: Path) -> Source:
     config = _config(path, shapes)
     check(header)
     name = config["model_type"]
+    check_known(path, name)
     kind = Kind(
         name,
         TITLES[name],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from trainer import adapters, languages, lorafile
@@ -66,6 +67,19 @@ def test_peft_gives_the_same_logits(tmp_path: Path, kind: str, options: dict[str
     back = lorafile.parse(peft_folder.read(folder))
     for key, layer in lorafile.parse(lora).items():
         assert same(back[key].change(), layer.change())
+
+
+def test_one_alpha_over_the_rank_is_every_layers_scale(tmp_path: Path):
+    """What llama.cpp's convert_lora_to_gguf.py reads: these names alone, one alpha, and A and B of each layer."""
+    _, lora = trained(toys.write_tiny(tmp_path / "llama"), ranks={"mlp": 2}, alphas={"q_proj": 3.0})
+    peft_folder.write(tmp_path / "peft", lora, "x")
+    alpha = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["lora_alpha"]
+    tensors = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 14
+    for key, layer in lorafile.parse(lora).items():
+        name = f"base_model.model.{languages.module_name(key)}"
+        down, up = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        assert same(alpha / down.shape[0] * (up @ down), layer.change().float())
 
 
 def test_every_block_alike_is_said_by_the_kinds_of_layers(tmp_path: Path):
