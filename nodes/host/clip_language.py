@@ -8,12 +8,15 @@ from typing import Any
 
 import comfy.sd
 import comfy.text_encoders
+import torch
 
 from ...trainer import languages
 from ...trainer.errors import HostError
+from ...trainer.languages.templates import around
 from . import language
 
 _CURE = "wire a language model: Load Language Model, or Load CLIP with a text encoder of Qwen3, Gemma 3 or Mistral"
+_PROMPT = "prompt"
 _QWEN = Path(comfy.text_encoders.__path__[0]) / "qwen25_tokenizer"
 
 
@@ -25,11 +28,13 @@ class Held:
         path: its folder, or its single file.
         tokenizer: the folder of its tokenizer, where it has none of its own.
         writes: whether core's Generate Text can write with it.
+        template: the chat template that Generate Text uses, in the words of ``chat_template``; "" for the tokenizer's.
     """
 
     path: Path
     tokenizer: Path | None
     writes: bool
+    template: str = ""
 
 
 def held(clip: Any) -> Held:
@@ -49,7 +54,8 @@ def held(clip: Any) -> Held:
     file = _file(clip)
     kind = languages.detect(file)
     # ComfyUI has this one for every Qwen; the others have theirs in the file.
-    return Held(file, _QWEN if kind.name.startswith("qwen") and not kind.folder else None, writes(clip))
+    folder = _QWEN if kind.name.startswith("qwen") else None
+    return Held(file, folder, writes(clip), _template(clip, languages.tokenizer(file, folder)))
 
 
 def writes(clip: Any) -> bool:
@@ -57,6 +63,17 @@ def writes(clip: Any) -> bool:
     model = clip.cond_stage_model
     inner = getattr(model, getattr(model, "clip", ""), model)
     return hasattr(getattr(inner, "transformer", None), "generate")
+
+
+def _template(clip: Any, tokenizer: Any) -> str:
+    """What core writes around a prompt, seen by having it write one."""
+    tokens = next(iter(clip.tokenize(_PROMPT, min_length=1).values()))[0]
+    ids = [int(pair[0]) for pair in tokens if not isinstance(pair[0], torch.Tensor)]
+    text = tokenizer.decode(ids, skip_special_tokens=False)
+    before, found, after = text.partition(_PROMPT)
+    if not found:
+        raise HostError("clip: its tokens are not those of its file's tokenizer", _CURE)
+    return around(before.removeprefix(tokenizer.bos_token or ""), after, tokenizer.eos_token)
 
 
 def _file(clip: Any) -> Path:

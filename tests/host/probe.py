@@ -304,7 +304,8 @@ def look_held(clip: Any) -> Any:
         held = module.held(clip)
     except sys.modules[f"{pack}.trainer.errors"].UserError as error:
         return {}, str(error)
-    return {}, {"path": str(held.path), "tokenizer": str(held.tokenizer or ""), "writes": held.writes}
+    found = {"path": str(held.path), "tokenizer": str(held.tokenizer or "")}
+    return {}, found | {"writes": held.writes, "template": held.template}
 
 
 def look_plain(anything: Any) -> Any:

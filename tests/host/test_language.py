@@ -143,7 +143,7 @@ def test_a_folder_of_every_kind_writes_what_transformers_and_peft_write(
     by_path = written(comfy, loader(model=DEMO, path=str(folder)), ["llm", 0])
     assert by_path == written(comfy, graph, ["llm", 0])
     held = comfy.probe("held", graph, {"clip": ["llm", 0]}).plain
-    assert held == {"path": str(folder), "tokenizer": "", "writes": True}
+    assert held == {"path": str(folder), "tokenizer": "", "writes": True, "template": ""}
     shutil.rmtree(folder)
 
 
@@ -158,11 +158,12 @@ def test_a_text_encoder_as_a_single_file_writes_what_transformers_and_peft_write
     file = toys.write_tiny(comfy.base / "models" / "text_encoders" / "qwen3_06b.safetensors", "qwen3", **sizes)
     tokenizer = languages.tokenizer(file, comfy_folder / "comfy" / "text_encoders" / "qwen25_tokenizer")
     graph = {"llm": node("CLIPLoader", clip_name=file.name, type="stable_diffusion", device="default")}
-    same_tokens(comfy, graph, ["llm", 0], file, tokenizer, tmp_path, 0.3)
+    asked = same_tokens(comfy, graph, ["llm", 0], file, tokenizer, tmp_path, 0.3)
     held = comfy.probe("held", graph, {"clip": ["llm", 0]}).plain
     assert held["path"] == str(file)
     assert held["writes"]
     assert len(languages.tokenizer(file, held["tokenizer"])) == len(tokenizer)
+    assert list(Chat(tokenizer, held["template"]).question(PROMPT)) == asked
     file.unlink()
 
 
