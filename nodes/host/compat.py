@@ -18,6 +18,7 @@ from comfy_api.latest import ComfyAPISync, io
 # Keywords that say how a node is shown or found, never what it does, and the ComfyUI that brought them.
 OF_SCHEMAS = {"search_aliases": "0.11", "has_intermediate_output": "0.19"}
 OF_INPUTS = {"advanced": "0.10"}
+OF_COMBOS = {"extra_dict": "0.7"}
 
 
 def accept_later_keywords(io: Any = io) -> int:
@@ -31,6 +32,7 @@ def accept_later_keywords(io: Any = io) -> int:
     """
     inputs = [inner for name in dir(io) if isinstance(inner := getattr(getattr(io, name), "Input", None), type)]
     owners = {_owner(io.Schema): OF_SCHEMAS, **{_owner(cls): OF_INPUTS for cls in inputs}}
+    owners[_owner(io.Combo.Input)] = OF_INPUTS | OF_COMBOS
     return sum(_teach(owner, keywords) for owner, keywords in owners.items())
 
 
@@ -90,6 +92,7 @@ def _without(init: Callable[..., None], names: frozenset[str]) -> Callable[..., 
     @wraps(init)
     def taking(self: Any, *args: Any, **keywords: Any) -> None:
         later = {name: keywords.pop(name) for name in names & keywords.keys()}
+        later |= later.pop("extra_dict", None) or {}
         init(self, *args, **keywords)
         if hasattr(
             self, "extra_dict"

@@ -85,6 +85,7 @@ def test_what_an_input_says_for_the_page_reaches_it(compat: Any, old: SimpleName
     compat.accept_later_keywords(old)
     assert old.Combo.Input("a", advanced=True).extra_dict == {"advanced": True}
     assert old.Combo.Input("a").extra_dict == {}
+    assert old.Combo.Input("a", advanced=True, extra_dict={"b": 1}).extra_dict == {"advanced": True, "b": 1}
 
 
 def test_other_unknown_keywords_are_errors_still(compat: Any, old: SimpleNamespace):
