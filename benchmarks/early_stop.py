@@ -143,7 +143,7 @@ def _judge(config: TrainConfig, others: TrainConfig, draws: int) -> dict[int, fl
     trained = build(family, base, config, torch.float32)
 
     def loss() -> float:
-        return torch.cat([task.loss(trained.denoiser, batch) for batch in batches]).mean().item()
+        return torch.cat([task.loss(trained.model, batch) for batch in batches]).mean().item()
 
     found = {0: loss()}
     for step in checkpoint.complete(config.output_dir):

@@ -39,11 +39,11 @@ def main() -> int:
     encoders = family.load_encoders(args.base)
     sizes = family.size_conditioning((128, 128), (0, 0), (128, 128))
     conditioning = stack_conditioning([{**text, **sizes} for text in encoders.encode_text(CAPTIONS)])
-    plain = family.load_denoiser(args.base, torch.float32)
+    plain = family.load_model(args.base, torch.float32)
     weights = {name: tensor for name, tensor in plain.named_parameters() if tensor.ndim > 1}
     wanted = gradients(family, plain, conditioning)
     for kind in frozen.KINDS[1:]:
-        model = family.load_denoiser(args.base, torch.float32)
+        model = family.load_model(args.base, torch.float32)
         frozen.quantise(model, kind, "cpu", smallest=1 << 12)  # this UNet is small itself
         stored = (model.get_submodule(name.removesuffix(".weight")).weight for name in weights)
         weight = total([a - b for a, b in zip(stored, weights.values(), strict=True)])  # type: ignore[operator]

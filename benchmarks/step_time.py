@@ -155,7 +155,7 @@ def bare_peft(config: TrainConfig, steps: int) -> list[float]:
     family = families.detect(config.base_model)
     loaded = job.load(config.output_dir.parent / "run-0")
     cache = Cache(loaded.cache_dir)
-    unet = family.load_denoiser(config.base_model, torch.float32)
+    unet = family.load_model(config.base_model, torch.float32)
     names = [n for n, m in unet.named_modules() if family.is_target(n, m, config.lora_targets)]
     unet = inject_adapter_in_model(LoraConfig(r=8, lora_alpha=8, target_modules=names), unet)
     unet.train()

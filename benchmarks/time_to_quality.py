@@ -195,13 +195,13 @@ def ours(lab: Lab, settings: dict[str, Any], goal: float, most: int, say: Callab
     averages = Averages(list(named.values()), optimizer, 0.0)
     per_epoch = windows_per_epoch(job.train_items, config.window)
     total = config.epochs * per_epoch
-    model, optimizer = accelerator.prepare(trained.denoiser, optimizer)
+    model, optimizer = accelerator.prepare(trained.model, optimizer)
     task = Diffusion(job, lab.family, lab.cache, accelerator.device)
     run = loop.Training(
         config, job.train_items, task, model, optimizer, list(named.values()), accelerator, Position(total=total),
         per_epoch, averages, Gauge(accelerator.device),
     )  # fmt: skip
-    watch = Watch(lab, trained.denoiser, goal, config.validation_steps, min(most, total))
+    watch = Watch(lab, trained.model, goal, config.validation_steps, min(most, total))
     loop.train(run, Studio(watch), Requests, lambda event: None)
     return watch.curve
 
@@ -245,7 +245,7 @@ def native(lab: Lab, settings: dict[str, Any], goal: float, most: int, say: Call
     """By what ComfyUI's TrainLoraNode does with its inputs as they come."""
     torch.manual_seed(lab.seed)
     latents, hidden = lab.entries(lab.job(parse({**_QUIET, "resolution": SIDE}), "data").items)
-    model = lab.family.load_denoiser(BASE, torch.float32)
+    model = lab.family.load_model(BASE, torch.float32)
     optimizer = torch.optim.AdamW(list(adapted(model)), lr=settings["learning_rate"])
     model.train()
     watch = Watch(lab, model, goal, 50, most)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from . import families, frozen, optim
+from . import families, frozen, languages, optim
 from .averages import Averages
 from .cache import Cache
 from .checkpoint import Position, State
@@ -22,10 +22,12 @@ from .gauge import Gauge, budget, ram_free
 from .job import Job
 from .loop import Training
 from .memory import Possible, Savings, Weights
+from .tasks.base import Task
+from .tasks.causal_lm import CausalLM
 from .tasks.diffusion import Diffusion
-from .trained import Trained, build
+from .trained import MAIN, Kind, Trained, build
 
-NF4_IS_WORTH_IT = ("sdxl",)  # of its weights 87 % are in linear layers, of SD1.5's 31 %
+NF4_IS_WORTH_IT = ("sdxl",)  # of its weights 87 % are in linear layers, of SD1.5's 31 %; and a language model's
 KEPT_WHILE_PAGED = 0.1  # of the base model: on the device ahead of its use
 
 
@@ -70,7 +72,7 @@ def possible(job: Job, mixed: Precision, device: torch.device) -> Possible:
     return Possible(
         half=mixed == "no" and sixteen_bits(config, device) != "no",
         int8="int8" in fewer_bits,
-        nf4="nf4" in fewer_bits and job.base.family in NF4_IS_WORTH_IT,
+        nf4="nf4" in fewer_bits and (config.text or job.base.family in NF4_IS_WORTH_IT),
         activations_in_ram="ram" in can,
         paged="ram" in can and reading(job, mixed) < ram_free(),
     )
@@ -78,7 +80,8 @@ def possible(job: Job, mixed: Precision, device: torch.device) -> Possible:
 
 def reading(job: Job, mixed: Precision) -> int:
     """Bytes of RAM that the base model takes while it is read."""
-    return families.size(job.base.file) * DTYPES[mixed].itemsize
+    size = languages.size if job.config.text else families.size
+    return size(job.base.file) * DTYPES[mixed].itemsize
 
 
 def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gauge: Gauge) -> tuple[Training, Trained]:
@@ -95,11 +98,10 @@ def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gau
         UserError: as ``trained.build``.
     """
     config, state = job.config, at.state
-    family = families.get(job.base.family)
-    trained = build(family, job.base, config, DTYPES[mixed], begun=state is not None)
-    _hold(trained.denoiser, savings, DTYPES[mixed], gauge.device, budget(gauge.device, config.vram_limit))
+    trained = build(_kind(job), job.base, config, DTYPES[mixed], begun=state is not None)
+    _hold(trained.model, savings, DTYPES[mixed], gauge.device, budget(gauge.device, config.vram_limit))
     if savings.checkpointing:  # of the denoiser: a text encoder's activations are small beside it
-        frozen.checkpointing(trained.denoiser, savings.activations_in_ram)
+        frozen.checkpointing(trained.model, savings.activations_in_ram)
     for model in trained.parts.values():
         model.train()
     accelerator = accelerate(gauge.device, mixed)
@@ -113,10 +115,10 @@ def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gau
         optim.load_state(optimizer, list(named), state.optimizer, state.numbers)
         averages.load([state.average[name] for name in named if name in state.average], state.averaged)
     optim.start(optimizer)
-    prepared, optimizer = accelerator.prepare(trained.denoiser, optimizer)
+    prepared, optimizer = accelerator.prepare(trained.model, optimizer)
     if state is not None and accelerator.scaler is not None and state.scaler:
         accelerator.scaler.load_state_dict(state.scaler)
-    task = Diffusion(job, family, Cache(job.cache_dir), accelerator.device, trained.encoders, savings.batch)
+    task = _task(job, trained, accelerator.device, savings.batch)
     run = Training(
         config,
         job.train_items,
@@ -135,6 +137,33 @@ def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gau
         at.asked,
     )
     return run, trained
+
+
+class _Language:
+    """Language models as a ``trained.Kind``."""
+
+    load_model = staticmethod(languages.load)
+    is_target = staticmethod(languages.is_target)
+
+    @staticmethod
+    def export_key(module_name: str, part: str = MAIN) -> str:
+        return languages.export_key(module_name)
+
+
+def _kind(job: Job) -> Kind:
+    return _Language() if job.config.text else families.get(job.base.family)
+
+
+def _task(job: Job, trained: Trained, device: torch.device, batch: int) -> Task:
+    if not job.config.text:
+        return Diffusion(job, families.get(job.base.family), Cache(job.cache_dir), device, trained.encoders, batch)
+    tokenizer = languages.tokenizer(job.base.file, job.config.tokenizer)
+
+    def answer(model: nn.Module, question: Sequence[int], most: int, seed: int) -> str:
+        written = languages.generate(model, tokenizer, question, max_new_tokens=most, seed=seed)
+        return tokenizer.decode(written, skip_special_tokens=True).strip()
+
+    return CausalLM(job, device, answer, batch)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from .device import card_name, precision, resolve
 from .errors import DivergedError, OutOfMemoryError
 from .events import Event, MemoryPlan, Phase, RunStarted, Warned
 from .gauge import GB, Gauge, budget, hold_to, ram_free, release, swap_free
-from .job import Job
+from .job import Item, Job, TextItem
 from .loop import Training, train
 from .memory import Plan, Savings
 from .rehearsal import rehearse
@@ -229,7 +229,7 @@ class Attempts:
     def _tell(self, run: Training, trained: Trained, mixed: Precision, plan: Plan) -> None:
         """What is known before the first step. Its time and memory are tried, not guessed."""
         left, config = run.position.total - run.position.cursor, self._job.config
-        buckets = Counter(f"{item.bucket[0]}x{item.bucket[1]}" for item in run.items)
+        buckets = Counter(_size(item) for item in run.items)
         trainable = sum(p.numel() for p in run.parameters)
         name = {"no": "fp32"}.get(mixed, mixed)
         self._emit(
@@ -247,9 +247,10 @@ class Attempts:
                 dict(buckets.most_common()),
                 trainable * BYTES_EACH,
                 run.step_seconds * left,
-                len(self._job.items) - len(run.items),
+                len(self._job.samples) - len(run.items),
                 sum(item.regular for item in run.items),
                 card_name(self._device),
+                config.text,
             )
         )
         sizes = {part: size for part, size in asdict(plan).items() if part != "free"}
@@ -280,3 +281,9 @@ class Attempts:
             "plan": asdict(plan),
             "savings": asdict(self._savings),
         }
+
+
+def _size(item: Item | TextItem) -> str:
+    if isinstance(item, Item):
+        return f"{item.bucket[0]}x{item.bucket[1]}"
+    return f"up to {1 << (item.cost - 1).bit_length()} tokens"

@@ -1,4 +1,4 @@
-"""The prompt far from the data set: by its picture one sees what a LoRA does where it should do nothing."""
+"""What is far from the data set: there one sees what a LoRA does where it should do nothing."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ PROMPTS = (
     "a small green tree on a mint background, watercolor",
     "a big pink moon on a gray background, striped",
 )
+QUESTIONS = (
+    "What is the capital of France?",
+    "How many days are there in a week?",
+    "What colour is the sky on a clear day?",
+)
+TEXTS = (
+    "Water boils at one hundred degrees Celsius at sea level, and freezes at zero degrees.",
+    "The train to the coast leaves every hour from the second platform of the old station.",
+    "In the middle of the town there is a market where people buy bread, fruit and flowers.",
+    "A triangle has three sides, and the sum of its angles is one hundred and eighty degrees.",
+)
+"""What a language model should expect as much after the training as before."""
 _WORD = re.compile(r"\w+")
 
 
@@ -32,6 +44,12 @@ def canary(family: str, base: Path, captions: Iterable[str]) -> str:
     possible = [prompt for prompt in PROMPTS if known is None or _words(prompt) <= known] or list(PROMPTS)
     taken = {word for caption in captions for word in _words(caption)}
     return min(possible, key=lambda prompt: len(_words(prompt) & taken))
+
+
+def question(texts: Iterable[str]) -> str:
+    """A plain question that has the fewest words in common with those of a data set of texts."""
+    taken = {word for text in texts for word in _words(text)}
+    return min(QUESTIONS, key=lambda one: len(_words(one) & taken))
 
 
 def _words(text: str) -> set[str]:

@@ -186,4 +186,4 @@ def _encoding(job: Job, base: Peek) -> float:
     if base.parameters < figures.BASES[base.family] / 2:
         return 0.0
     pixels = sum(item.bucket[0] * item.bucket[1] * (2 if item.flipped else 1) for item in job.items)
-    return pixels * figures.ENCODING["image"] + len(job.texts()) * figures.ENCODING["caption"]
+    return pixels * figures.ENCODING["image"] + len(job.captions()) * figures.ENCODING["caption"]

@@ -34,8 +34,9 @@ class RunStarted(Event):
     """A process began to work on the run (again, if ``step`` is above 0).
 
     ``images`` are trained on, ``regularisation`` of them for the class; ``held_out`` are others, for validation.
-    ``parameters`` are those that are not trained; ``buckets`` how many images there are of a size, such as 512x768;
-    ``seconds`` what the rest is expected to take, by one trial (0: not tried). ``card`` is what the device is called.
+    ``text`` says that these are texts. ``parameters`` are those that are not trained; ``buckets`` how many images there
+    are of a size, such as 512x768; ``seconds`` what the rest is expected to take, by one trial (0: not tried). ``card``
+    is what the device is called.
     """
 
     name: str
@@ -54,6 +55,7 @@ class RunStarted(Event):
     held_out: int = 0
     regularisation: int = 0
     card: str = ""
+    text: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,23 +109,28 @@ class Step(Event):
 
 @dataclass(frozen=True)
 class Validation(Event):
-    """The objective on fixed samples, noise and timesteps. ``signal``: HELD_OUT, TRAIN or DRIFT."""
+    """The objective on fixed samples, noise and timesteps. ``signal``: HELD_OUT, TRAIN or DRIFT.
+
+    ``perplexity`` is a language model's, on the mean of the texts' losses a token; 0 where there is none.
+    """
 
     step: int
     signal: str
     loss: float
     by_timestep: dict[str, float] = field(default_factory=dict)
+    perplexity: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sample(Event):
-    """A picture drawn while training: its latents, and the picture where the trainer has a VAE."""
+    """A picture drawn while training: its latents, and the picture where the trainer has a VAE; or a model's answer."""
 
     step: int
     index: int
     prompt: str
-    latents: str
+    latents: str = ""
     image: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True)

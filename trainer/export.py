@@ -105,12 +105,12 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise ExportError(f"{path} cannot be read as a LoRA: {error}", "choose another file") from None
 
 
-def beginning(path: Path, *, text: bool) -> dict[str, torch.Tensor]:
+def beginning(path: Path, *, text: bool | None) -> dict[str, torch.Tensor]:
     """The tensors of the LoRA file that a run starts from.
 
     Args:
         path: the file.
-        text: whether the run trains text encoders.
+        text: whether the run trains text encoders; None: a language model, of which this is no question.
 
     Raises:
         ConfigError: there is no such file, or one of the two has text encoders and the other has not.
@@ -121,7 +121,7 @@ def beginning(path: Path, *, text: bool) -> dict[str, torch.Tensor]:
         raise ConfigError([f"init_lora: {path} {what}; expected a LoRA file"])
     tensors, _ = read(path)
     theirs = any(name.startswith(("lora_te", "text_encoder.", "text_encoder_2.")) for name in tensors)
-    if theirs != text:
+    if text is not None and theirs != text:
         holds = "holds text encoders' layers too" if theirs else "holds nothing of the text encoders"
         raise ConfigError(
             [f"init_lora: {path} {holds}; set train_text_encoder: {str(theirs).lower()}, or choose another file"]

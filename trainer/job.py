@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from . import config as config_module
 from . import yaml_text
@@ -19,7 +19,7 @@ from .config import TrainConfig
 from .errors import ConfigError, RunFolderError
 from .files import digest, write_text
 
-VERSION = 2
+VERSION = 3
 REGULARISATION = "reg-"  # before the id: the same picture may be on both sides
 
 
@@ -79,21 +79,64 @@ class Item:
         """Whether it is a regularisation image."""
         return self.id.startswith(REGULARISATION)
 
+    @property
+    def cost(self) -> int:
+        """What its activations grow with: pixels."""
+        return self.bucket[0] * self.bucket[1]
+
+
+@dataclass(frozen=True)
+class TextItem:
+    """A text as it is trained.
+
+    Args:
+        id: content id; every draw for this text is keyed by it.
+        path: where it came from, for messages: ``answers.jsonl:17``.
+        tokens: ids of the vocabulary.
+        answers: half-open ranges of these that the loss is on.
+        repeats: presentations an epoch.
+        held_out: validated on, never trained on.
+    """
+
+    id: str
+    path: str
+    tokens: tuple[int, ...]
+    answers: tuple[tuple[int, int], ...]
+    repeats: int = 1
+    held_out: bool = False
+
+    bucket: ClassVar[tuple[int, int]] = (1, 1)  # texts of any length share a window
+    regular: ClassVar[bool] = False
+
+    @property
+    def cost(self) -> int:
+        """What its activations grow with: tokens."""
+        return len(self.tokens)
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """Positions of the tokens that the loss is on; before the first token there is nothing to tell it from."""
+        return tuple(place for start, end in self.answers for place in range(max(start, 1), end))
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt of the samples, and the keys of its conditioning; what is None is as the config says for all."""
+    """A prompt of the samples, and the keys of its conditioning; what is None is as the config says for all.
+
+    Of a language model it is a question, and ``tokens`` are its ids up to where the answer begins.
+    """
 
     text: str
-    conditioning: str
-    negative: str
-    negative_conditioning: str
+    conditioning: str = ""
+    negative: str = ""
+    negative_conditioning: str = ""
     seed: int | None = None
     steps: int | None = None
     guidance: float | None = None
     strength: float | None = None
     width: int | None = None
     height: int | None = None
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,14 +144,16 @@ class ClassPrompt:
     """What an image shows, without the trigger word: there the LoRA should change little.
 
     Args:
-        image: id of an item that is trained on.
-        text: the prompt.
+        image: id of an item that is trained on; empty for a text.
+        text: the prompt, or a text that has nothing to do with the data set.
         conditioning: its key.
+        tokens: of a text.
     """
 
     image: str
     text: str
-    conditioning: str
+    conditioning: str = ""
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +163,7 @@ class Job:
     Args:
         config: the settings.
         base: the base model.
-        items: the images.
+        items: the images; none where a language model is trained.
         prompts: of the samples.
         empty: key of the empty caption.
         cache_dir: where latents and conditioning lie.
@@ -126,9 +171,11 @@ class Job:
         class_prompt: key of the class prompt; empty without prior preservation.
         init: hash of the LoRA file that training starts from; empty if it starts from nothing.
         vae: fingerprint of what encoded the pictures.
-        text_encoder: fingerprint of what encoded the captions, with its settings.
+        text_encoder: fingerprint of what encoded the captions, with its settings; of a language model: of what turned
+            texts into tokens.
         class_prompts: what drift is measured on; none without validation.
         choices: what was ``auto``, as (field, value, why). It is the config that counts.
+        texts: of a language model.
     """
 
     config: TrainConfig
@@ -144,6 +191,7 @@ class Job:
     text_encoder: str = ""
     class_prompts: tuple[ClassPrompt, ...] = ()
     choices: tuple[tuple[str, str, str], ...] = ()
+    texts: tuple[TextItem, ...] = ()
 
     @property
     def name(self) -> str:
@@ -151,9 +199,14 @@ class Job:
         return self.config.name
 
     @property
-    def train_items(self) -> tuple[Item, ...]:
-        """The images that are trained on."""
-        return tuple(item for item in self.items if not item.held_out)
+    def train_items(self) -> tuple[Any, ...]:
+        """The images, or texts, that are trained on."""
+        return tuple(item for item in self.samples if not item.held_out)
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """The images, or texts, with those that are held out."""
+        return self.items or self.texts
 
     def identity(self) -> dict[str, Any]:
         """What shapes the trajectory, part by part. Two jobs with equal identities are the same run.
@@ -161,6 +214,8 @@ class Job:
         Of an image counts what it is, not what it is called or which comes first; of its latents and conditioning what
         they are made from.
         """
+        if self.config.text:
+            return self._identity_of_texts()
         own = [item for item in self.train_items if not item.regular]
         return {
             "base": self.base.content,
@@ -176,6 +231,20 @@ class Job:
             "config": self.config.identity(self.base.prediction),
         }
 
+    def _identity_of_texts(self) -> dict[str, Any]:
+        def tokens(held_out: bool) -> str:
+            own = (item for item in self.texts if item.held_out == held_out)
+            return digest(sorted((item.id, item.tokens, item.answers, item.repeats) for item in own))
+
+        return {
+            "base": self.base.content,
+            "family": self.base.family,
+            "init": self.init,
+            "texts": tokens(False),
+            "held_out": tokens(True),
+            "config": self.config.identity(),
+        }
+
     @property
     def run_id(self) -> str:
         """Twelve hex digits that name this identity."""
@@ -188,11 +257,13 @@ class Job:
             if item.flipped:
                 yield "latents", item.flipped
         if not self.config.train_text_encoder:
-            for key in self.texts():
+            for key in self.captions():
                 yield "conditioning", key
 
-    def texts(self) -> dict[str, str]:
-        """Every caption and prompt, by the key of its conditioning."""
+    def captions(self) -> dict[str, str]:
+        """Every caption and prompt, by the key of its conditioning; none where a language model is trained."""
+        if self.config.text:
+            return {}
         found = {self.empty: ""}
         if self.class_prompt:
             found[self.class_prompt] = self.config.class_prompt
@@ -206,7 +277,7 @@ class Job:
 
     def save(self, folder: Path) -> None:
         """Writes ``job.yaml`` and ``dataset.jsonl`` into the run folder, the job last."""
-        lines = [json.dumps(asdict(item), ensure_ascii=False) for item in self.items]
+        lines = [json.dumps(asdict(item), ensure_ascii=False) for item in self.samples]
         write_text(folder / "dataset.jsonl", "".join(f"{line}\n" for line in lines))
         data = {
             "version": VERSION,
@@ -259,11 +330,14 @@ def load(folder: Path) -> Job:
                 "train into another output_dir, or use the version of the program that wrote it",
             )
         lines = (folder / "dataset.jsonl").read_text(encoding="utf-8").split("\n")
+        samples = [json.loads(line) for line in lines if line]
+        settings = config_module.parse(data["config"], source=str(folder / "job.yaml"))
         return Job(
-            config=config_module.parse(data["config"], source=str(folder / "job.yaml")),
+            config=settings,
             base=Base(**{**data["base"], "file": Path(data["base"]["file"])}),
-            items=tuple(_item(json.loads(line)) for line in lines if line),
-            prompts=tuple(Prompt(**prompt) for prompt in data["prompts"]),
+            items=tuple(map(_item, () if settings.text else samples)),
+            texts=tuple(map(_text, samples if settings.text else ())),
+            prompts=tuple(Prompt(**{**one, "tokens": tuple(one["tokens"])}) for one in data["prompts"]),
             empty=data["empty"],
             cache_dir=Path(data["cache_dir"]),
             origin=data["origin"],
@@ -271,7 +345,9 @@ def load(folder: Path) -> Job:
             init=data["init"],
             vae=data["vae"],
             text_encoder=data["text_encoder"],
-            class_prompts=tuple(ClassPrompt(**one) for one in data.get("class_prompts", ())),
+            class_prompts=tuple(
+                ClassPrompt(**{**one, "tokens": tuple(one["tokens"])}) for one in data["class_prompts"]
+            ),
             choices=tuple(tuple(choice) for choice in data.get("choices", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
@@ -285,6 +361,8 @@ def load(folder: Path) -> Job:
 def differences(old: Job, new: Job) -> list[str]:
     """What differs between two identities, in words, a line a field."""
     before, after = old.identity(), new.identity()
+    if before.keys() != after.keys():
+        return [f"task_type: {old.config.task_type!r} there, {new.config.task_type!r} now"]
     lines = []
     for part in before:
         if before[part] == after[part]:
@@ -305,17 +383,23 @@ _PARTS = {
     "prediction": "base_model: another prediction type, or noise schedule",
     "init": "init_lora: another file, or other content",
     "dataset": "train_data_dir: other images or captions",
+    "texts": "train_data_dir: other texts; or tokenizer, chat_template, max_length: other tokens",
     "masks": "train_data_dir: other masks",
     "regularisation": "reg_data_dir: other images or captions",
     "vae": "the VAE: it encodes other latents",
     "text_encoder": "the text encoder: it gives other conditioning",
-    "held_out": "the images held out for validation",
+    "held_out": "what is held out for validation",
 }
 
 
 def _digest(items: Iterable[Item]) -> str:
     """Of what shapes the trajectory in images; an item's weight, mirroring and keys follow from the rest."""
     return digest(sorted((i.id, i.captions, i.size, i.bucket, i.repeats) for i in items))
+
+
+def _text(data: dict[str, Any]) -> TextItem:
+    spans = tuple((start, end) for start, end in data["answers"])
+    return TextItem(**{**data, "tokens": tuple(data["tokens"]), "answers": spans})
 
 
 def _item(data: dict[str, Any]) -> Item:

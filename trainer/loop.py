@@ -22,7 +22,6 @@ from .dataset.sampler import Window, micro_batches, windows
 from .errors import DivergedError, RunError
 from .events import Event, Step, Warned
 from .gauge import Gauge
-from .job import Item
 from .tasks.base import Task
 
 if TYPE_CHECKING:
@@ -63,9 +62,9 @@ class Training:
 
     Args:
         config: the run's settings.
-        items: the images that are trained on.
+        items: the images, or texts, that are trained on.
         task: makes batches and losses.
-        model: the denoiser with its adapters, prepared by accelerate.
+        model: the denoiser, or the language model, with its adapters, prepared by accelerate.
         optimizer: over the adapters, prepared by accelerate.
         parameters: the adapters.
         accelerator: precision, and several processes.
@@ -73,7 +72,7 @@ class Training:
         per_epoch: windows in an epoch.
         averages: of the adapters.
         gauge: of the device's memory.
-        batch: images in a micro-batch; 0: as configured. Less of them is what a run gives up to fit its memory.
+        batch: samples in a micro-batch; 0: as configured. Less of them is what a run gives up to fit its memory.
         saved: the step of the last checkpoint.
         due: what is to be done before the next step, in order: ``save``, ``validate``, ``sample``.
         asked: the requests that were seen already.
@@ -84,7 +83,7 @@ class Training:
     """
 
     config: TrainConfig
-    items: Sequence[Item]
+    items: Sequence[Any]
     task: Task
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -105,7 +104,7 @@ class Training:
 
     @property
     def micro_batch(self) -> int:
-        """Images in a micro-batch."""
+        """Samples in a micro-batch."""
         return self.batch or self.config.batch_size
 
 
@@ -114,9 +113,9 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
 
     Returns whether it came to that end; False: it was asked to stop.
 
-    One optimizer step is one window: gradients are divided by the samples truly in it, the schedule and the counter
-    move only when the optimizer did. A window whose gradients overflowed in fp16 is done again with a smaller scale;
-    one whose loss is not finite is passed over.
+    One optimizer step is one window: gradients are divided by the samples (of texts: the tokens) truly in it, the
+    schedule and the counter move only when the optimizer did. A window whose gradients overflowed in fp16 is done again
+    with a smaller scale; one whose loss is not finite is passed over.
 
     What is due between two steps stays in ``run.due`` until it is done: if it fails, the run as it then is can go on
     with it.
@@ -220,6 +219,7 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
     accelerator = run.accelerator
     rank, world = accelerator.process_index, accelerator.num_processes
     batches = micro_batches(window, run.micro_batch, rank, world)
+    size = run.task.size(window)
     optim.set_rate(run.optimizer, rate)
     run.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=accelerator.device)
@@ -229,8 +229,8 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
         with nullcontext() if number == len(batches) else accelerator.no_sync(run.model):
             with accelerator.autocast():
                 batch = run.task.batch(shown, epoch)
-                # Over all ranks' samples; times the ranks, because their gradients are averaged.
-                loss = run.task.loss(run.model, batch).sum() * (world / len(window))
+                # Over what all ranks have of the window; times the ranks, because their gradients are averaged.
+                loss = run.task.loss(run.model, batch).sum() * (world / size)
             accelerator.backward(loss)
         total += loss.detach()
     norm = accelerator.clip_grad_norm_(run.parameters, run.config.max_grad_norm or math.inf)

@@ -211,7 +211,9 @@ def advised(plan: Plan, config: TrainConfig) -> dict[str, int]:
     """What only the user may change, and what it would save, in bytes."""
     found = {}
     smaller = max(64, (config.resolution * 3 // 4) // 64 * 64)
-    if smaller < config.resolution:
+    if config.text:  # the longest text may be shorter than that: then it saves nothing
+        found[f"max_length: {config.max_length // 2}"] = max(plan.activations, plan.samples) // 2
+    elif smaller < config.resolution:
         share = 1 - (smaller / config.resolution) ** 2
         found[f"resolution: {smaller}"] = int(share * max(plan.activations, plan.samples))
     if config.lora_rank > 1:
@@ -222,7 +224,8 @@ def advised(plan: Plan, config: TrainConfig) -> dict[str, int]:
 
 def exhausted(doing: str, plan: Plan | None, config: TrainConfig, device: str) -> OutOfMemoryError:
     """The error when there is nothing left to give up."""
-    figures, changes = "", f"a lower resolution than {config.resolution}, or lora_rank than {config.lora_rank}"
+    size = f"max_length than {config.max_length}" if config.text else f"resolution than {config.resolution}"
+    figures, changes = "", f"a lower {size}, or lora_rank than {config.lora_rank}"
     if plan is not None:
         figures = f": it needs {plan.total / GB:.1f} GB ({parts(plan)}), and there are {plan.free / GB:.1f}"
         changes = saving(advised(plan, config))

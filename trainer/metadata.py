@@ -49,7 +49,8 @@ def header(job: Job, step: int, lora: Mapping[str, torch.Tensor] | None = None) 
         step: optimizer steps done.
         lora: the tensors of the file, for its hashes; without them it has none.
     """
-    found = {**_kohya(job, step), **_modelspec(job), **_own(job), **(hashes(lora) if lora is not None else {})}
+    told = _of_texts(job, step) if job.config.text else {**_kohya(job, step), **_modelspec(job)}
+    found = {**told, **_own(job), **(hashes(lora) if lora is not None else {})}
     # A file's name that is no UTF-8 (Linux) is written as an escape.
     return {name: str(value).encode("utf-8", "backslashreplace").decode() for name, value in found.items()}
 
@@ -65,6 +66,34 @@ def hashes(lora: Mapping[str, torch.Tensor]) -> dict[str, str]:
     start = 8 + int.from_bytes(data[:8], "little")
     found = hashlib.sha256(memoryview(data)[start:]).hexdigest()
     return {"sshs_model_hash": found, "modelspec.hash_sha256": f"0x{found}"}
+
+
+def _of_texts(job: Job, step: int) -> dict[str, Any]:
+    """Of a language model's LoRA; there is no custom for these, so it is what managers understand of the other kind."""
+    config, own = job.config, job.train_items
+    return {
+        "ss_output_name": job.name,
+        "ss_sd_model_name": job.base.file.name,
+        "ss_base_model_version": job.base.family,
+        **_network(config),
+        "ss_steps": step,
+        "ss_num_epochs": config.epochs,
+        "ss_total_batch_size": config.window,
+        "ss_learning_rate": config.learning_rate,
+        "ss_lr_scheduler": config.schedule,
+        "ss_lr_warmup_steps": config.warmup_steps,
+        "ss_optimizer": f"{config.optimizer}({_arguments(config)})",
+        "ss_mixed_precision": config.mixed_precision,
+        "ss_seed": config.seed,
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{job.base.family}/lora",
+        "modelspec.implementation": "transformers",
+        "modelspec.implementation_version": f"lora-darkroom/{__version__}",
+        "modelspec.title": job.name,
+        "darkroom.task": config.task_type,
+        "darkroom.texts": len(own),
+        "darkroom.tokens": sum(len(item.tokens) for item in own),
+    }
 
 
 def _kohya(job: Job, step: int) -> dict[str, Any]:

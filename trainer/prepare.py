@@ -183,7 +183,7 @@ def fill(
             raise StoppedWhilePreparing
 
     wanted = set(job.cache_entries())
-    captions = {key: text for key, text in job.texts().items() if ("conditioning", key) in wanted}
+    captions = {key: text for key, text in job.captions().items() if ("conditioning", key) in wanted}
     missing = {key: caption for key, caption in captions.items() if not cache.has("conditioning", key)}
     for done, (key, caption) in enumerate(missing.items()):
         check()

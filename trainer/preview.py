@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from . import adapters, export, families
-from .trained import UNET, Trained
+from .trained import MAIN, Trained
 
 
 def draw(
@@ -48,11 +48,11 @@ def draw(
     family = families.detect(base)
     prediction, terminal = families.prediction(base)
     encoders = family.load_encoders(base)
-    parts = {UNET: family.load_denoiser(base, torch.float32), **encoders.text_models}
+    parts = {MAIN: family.load_model(base, torch.float32), **encoders.text_models}
     if lora is not None:
-        put(parts[UNET], lora, family, encoders.text_models)
+        put(parts[MAIN], lora, family, encoders.text_models)
     whole = Trained(family, parts, encoders)
-    parts[UNET].to(device)
+    parts[MAIN].to(device)
 
     def moved(conditioning: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(device) for name, tensor in conditioning.items()}
@@ -65,7 +65,7 @@ def draw(
             for index, conditioning in enumerate(conditionings):
                 progress(len(columns) * len(prompts) + index, total)
                 latents = family.sample(
-                    parts[UNET],
+                    parts[MAIN],
                     moved(conditioning),
                     moved(empty),
                     width=width,
@@ -94,4 +94,4 @@ def put(
         LoraFileError: a layer of it is not of these models, or has another shape.
     """
     tensors, _ = export.read(lora)
-    adapters.from_file({UNET: model, **(text_models or {})}, tensors, family.export_key, str(lora))
+    adapters.from_file({MAIN: model, **(text_models or {})}, tensors, family.export_key, str(lora))

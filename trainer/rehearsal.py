@@ -46,7 +46,7 @@ def rehearse(run: Training, trained: Trained, free: int, *, twice: bool = False)
 
     everything = list(chain.from_iterable((*model.parameters(), *model.buffers()) for model in trained.parts.values()))
     with gauge.piece(everything) as beside, trained.evaluated(), run.accelerator.autocast():
-        run.task.probe(trained.denoiser)
+        run.task.probe(trained.model)
     shown = _largest(run)
     with gauge.piece(everything) as grown:
         if run.config.window > len(shown):  # gradients of the micro-batches before are there already
@@ -66,12 +66,12 @@ def rehearse(run: Training, trained: Trained, free: int, *, twice: bool = False)
 
 
 def _largest(run: Training) -> list[Presentation]:
-    """The micro-batch with the most pixels."""
+    """The micro-batch with the most pixels, or tokens."""
     buckets: dict[tuple[int, int], list[Presentation]] = {}
-    for item in run.items:
+    for item in sorted(run.items, key=lambda item: item.cost, reverse=True):
         buckets.setdefault(item.bucket, []).extend(Presentation(item, repeat) for repeat in range(item.repeats))
-    micro = {size: shown[: run.micro_batch] for size, shown in buckets.items()}
-    return micro[max(micro, key=lambda size: size[0] * size[1] * len(micro[size]))]
+    micro = (shown[: run.micro_batch] for shown in buckets.values())
+    return max(micro, key=lambda shown: sum(one.item.cost for one in shown))
 
 
 def _size(tensors: Iterable[torch.Tensor]) -> int:

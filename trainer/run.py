@@ -15,24 +15,25 @@ from typing import Any
 
 import torch
 
-from . import advisor, checkpoint, control, export, families, metadata, optim, own
+from . import advisor, checkpoint, control, export, metadata, optim, planning
 from . import job as jobs
 from .attempts import Attempts
-from .cache import Cache, default_folder
+from .cache import Cache
 from .config import TrainConfig
 from .control import Requests
-from .dataset import Dataset, scan
-from .device import resolve
 from .errors import CacheError, ConfigError
 from .events import Event, Journal, Phase, RunFinished, RunStopped, Sink, Warned
 from .failures import failed
-from .files import ContentHashes, write_json
-from .gauge import budget, hold_to
+from .files import write_json
 from .job import Job
+from .languages import peft_folder
 from .lock import locked
-from .prepare import StoppedWhilePreparing, fill, plan
+from .prepare import StoppedWhilePreparing
 from .runfolder import check_changes, check_folder, check_length, finished, read_result, total_steps
 from .sinks import Log, TensorBoard
+
+PEFT = "peft"
+"""The folder in a run's with the LoRA of a language model, as PEFT and llama.cpp's converter read it."""
 
 
 def start(
@@ -60,50 +61,29 @@ def start(
     _one_process()
     config = config.resolved()
     emit = _Fan(sinks)
-    cache = Cache(config.cache_dir or default_folder())
     noted: list[Event] = []
-    emit(Phase("reading the data set"))
-    dataset = _scan(config)
-    noted += [Warned(f"{problem.path}: {problem.message}") for problem in dataset.problems]
-    device = resolve(config)
-    if config.auto:
-        before = config.resolution
-        model = advisor.model(config.base_model, families.detect(config.base_model).name)
-        room = advisor.Room(str(device), budget(device, config.vram_limit))
-        config, chosen = advisor.decide(config, advisor.facts(dataset.items, config.trigger_word), model, room)
-        choices = tuple(choice.told for choice in chosen)
-        dataset = dataset if config.resolution == before else _scan(config)
-    regularisation = None
-    if config.reg_data_dir is not None:
-        regularisation = scan(config.reg_data_dir, resolution=config.resolution, fallback=config.class_prompt)
-        noted += [Warned(f"{problem.path}: {problem.message}") for problem in regularisation.problems]
-    for event in noted:
+
+    def note(event: Event) -> None:
+        noted.append(event)
         emit(event)
-    hold_to(device, config.vram_limit)
-    hashes = ContentHashes(cache.folder / "hashes.json")
-    base = own.base(config, hashes)
-    encoder = own.OwnEncoder(
-        families.get(base.family), base, config.clip_skip, device, lambda message: emit(Warned(message))
-    )
+
+    emit(Phase("reading the data set"))
     optim.check(config)
-    init = _init(config, config.output_dir, hashes)
-    job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)
-    job = replace(job, choices=choices)
+    planned = (planning.texts if config.text else planning.images)(config, emit, note, stop)
+    job = replace(planned.job, choices=planned.choices or choices)
     folder = place(job)
     check_folder(folder, job)
     check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
-    for event in (advice := advisor.before(job)):
-        emit(event)
-    noted += advice
+    for event in advisor.before(job):
+        note(event)
     with locked(folder):
         check_folder(folder, job)  # again: another process may have had it until now
 
         def encode(emit: Callable[[Event], None]) -> None:
             job.save(folder)
-            fill(job, dataset, encoder, cache, regularisation=regularisation, emit=emit, stop=stop)
-            encoder.encoded()
+            planned.fill(job, emit)
 
-        return _execute(job, folder, sinks, stop, encoder.decode, noted, encode)
+        return _execute(job, folder, sinks, stop, planned.decode, noted, encode)
 
 
 def work(
@@ -136,31 +116,9 @@ def work(
         return _execute(job, folder, sinks, stop, None, advisor.before(job))
 
 
-def _scan(config: TrainConfig) -> Dataset:
-    return scan(
-        config.train_data_dir,
-        metadata_path=config.metadata_path,
-        resolution=config.resolution,
-        trigger_word=config.trigger_word,
-        repeats=config.repeats,
-        captions=config.caption_source,
-        mask=config.mask,
-    )
-
-
 def _one_process() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(["several processes are not in this version: start it as one, without accelerate launch"])
-
-
-def _init(config: TrainConfig, folder: Path, hashes: ContentHashes) -> str:
-    """The hash of ``init_lora``, which is read once to see that it can be; a run that has begun needs it no more."""
-    if config.init_lora is None:
-        return ""
-    if not config.init_lora.is_file() and checkpoint.latest(folder) and jobs.exists(folder):
-        return jobs.load(folder).init
-    export.beginning(config.init_lora, text=config.train_text_encoder)
-    return hashes(config.init_lora)
 
 
 def _execute(
@@ -234,6 +192,8 @@ def _train(
         return RunStopped(checkpoint.latest(folder) or 0, "as asked")
     path = folder / f"{job.name}.safetensors"
     export.write(path, done.lora, metadata.header(job, done.step, done.lora))
+    if job.config.text and job.config.lora_method in ("lora", "rslora"):  # PEFT's folder knows no others
+        peft_folder.write(folder / PEFT, done.lora, str(job.base.file))
     result = {"total": total, "step": done.step, "path": path.name, "run": job.run_id, "memory": done.memory}
     result |= done.outcome
     write_json(folder / "result.json", result)

@@ -18,6 +18,7 @@ _VALIDATED = {
     TRAIN: ("#4f9d69", "validation, training images"),
     HELD_OUT: ("#d0662c", "validation, held-out images"),
 }
+_ASKED = "#2b5c9e"
 _RESAMPLING = Image.Resampling.LANCZOS
 
 
@@ -103,6 +104,34 @@ def grid(
         fitted = image if image.size == (width, height) else ImageOps.contain(image, (width, height), _RESAMPLING)
         sheet.paste(fitted, (x + (width - fitted.width) // 2, y + head + (height - fitted.height) // 2))
     return sheet
+
+
+def page(answers: Sequence[tuple[str, str]], *, width: int = 768, size: int = 20) -> Image.Image:
+    """Questions and answers as a page to read.
+
+    Args:
+        answers: (question, answer) each.
+        width: in pixels.
+        size: of the letters, in pixels.
+    """
+    joined = "\0".join(text for pair in answers for text in pair)
+    font, shown = fonts.fitting(joined, size)
+    texts = iter(shown.split("\0"))
+    line, margin = round(size * 1.4), 2 * size
+    blocks: list[tuple[str, str, int]] = []
+    for question in texts if answers else ():
+        for text, ink, indent in ((question, _ASKED, 0), (next(texts), "#1e1e1e", size)):
+            lines = [_wrapped(one, font, width - 2 * margin - indent) for one in text.splitlines()] or [""]
+            blocks.append(("\n".join(lines), ink, indent))
+    heights = [(text.count("\n") + 1) * line + (size if indent else size // 3) for text, _, indent in blocks]
+    found = Image.new("RGB", (width, max(4 * size, sum(heights) + 2 * margin - size)), _PAPER)
+    pen, y = ImageDraw.Draw(found), margin
+    for (text, ink, indent), height in zip(blocks, heights, strict=True):
+        if indent:
+            pen.line([(margin + 2, y + 3), (margin + 2, y + height - size - 3)], "#d5dbe5", 3)
+        pen.multiline_text((margin + indent, y), text, ink, font, spacing=line - size)
+        y += height
+    return found
 
 
 def loss_curve(events: Sequence[Event], path: Path, title: str) -> None:

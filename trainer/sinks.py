@@ -42,7 +42,10 @@ def describe(event: Event) -> str:
                 f"{event.seconds:.2f} s/step  {event.memory / 2**30:.1f} GiB  {clock(event.eta)} left"
             )
         case Validation():
-            return f"step {event.step}  validation ({event.signal.replace('_', ' ')}) {event.loss:.4f}"
+            told = f"step {event.step}  validation ({event.signal.replace('_', ' ')}) {event.loss:.4f}"
+            return told + (f", perplexity {event.perplexity:.2f}" if event.perplexity else "")
+        case Sample() if event.answer:
+            return f"step {event.step}  {event.prompt}\n  -> {event.answer}"
         case Sample():
             return f"step {event.step}  sample {event.image or event.latents}: {event.prompt}"
         case Checkpoint():
@@ -70,13 +73,14 @@ def _started(event: RunStarted) -> str:
     """All that is known before the first step, on one screen."""
     share = 100 * event.trainable / max(1, event.parameters)
     buckets = ", ".join(f"{count} of {size}" for size, count in event.buckets.items())
+    what = "texts" if event.text else "images"
     apart = (f"; of these {event.regularisation} of regularisation" if event.regularisation else "") + (
         f"; {event.held_out} more held out" if event.held_out else ""
     )
     lines = [
         f"{event.name}" + (f": going on from step {event.step}" if event.step else ""),
-        f"  images      {event.images}" + (f": {buckets}" if buckets else "") + apart,
-        f"  steps       {event.total_steps} of {event.effective_batch} images ({event.epochs} epochs)",
+        f"  {what:<12}{event.images}" + (f": {buckets}" if buckets else "") + apart,
+        f"  steps       {event.total_steps} of {event.effective_batch} {what} ({event.epochs} epochs)",
         f"  trained     {event.trainable:,} parameters, {share:.2g} % of {event.parameters:,}"
         + (f"; the file will have {event.file_size / 1e6:.1f} MB" if event.file_size else ""),
         f"  runs on     {event.device} in {event.precision}"
@@ -211,6 +215,10 @@ class TensorBoard:
                 writer.add_scalar(f"validation/{event.signal}", event.loss, event.step)
                 for timestep, loss in event.by_timestep.items():
                     writer.add_scalar(f"validation/{event.signal} at {timestep}", loss, event.step)
+                if event.perplexity:
+                    writer.add_scalar(f"validation/{event.signal} perplexity", event.perplexity, event.step)
+            case Sample() if event.answer:
+                writer.add_text(f"samples/{event.index}: {event.prompt}", event.answer, event.step)
             case Sample() if event.image:
                 writer.add_image(f"samples/{event.index}: {event.prompt}", _pixels(self._run / event.image), event.step)
         writer.flush()

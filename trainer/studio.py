@@ -16,13 +16,14 @@ import torch
 from . import checkpoint, export, metadata, optim, validation
 from .checkpoint import Position, State
 from .control import Requests
-from .events import Checkpoint, Event, Phase, Sample, Validation, Warned
+from .events import DRIFT, Checkpoint, Event, Phase, Sample, Validation, Warned
 from .files import write_tensors
 from .job import Job
 from .loop import Training, save_steps
 from .sheet import to_image
 from .trained import Trained
 
+MOST = 700.0  # a loss of which the exponential is still a number
 FLAT = 1e-4  # standard deviation below which a picture in 0..1 shows nothing
 
 
@@ -72,7 +73,9 @@ class Studio:
             validation.append(self._folder, step, signals, cost)
             record.steps[step] = signals
             for signal, values in signals.items():
-                self._emit(Validation(step, signal, fmean(values.values()), self._by_band(values)))
+                mean = fmean(values.values())
+                perplexity = math.exp(min(mean, MOST)) if config.text and signal != DRIFT else 0.0
+                self._emit(Validation(step, signal, mean, self._by_band(values), perplexity))
         self.stopped = validation.exhausted(record.steps, config.early_stopping_patience, position.extended_at)
         return bool(self.stopped)
 
@@ -80,7 +83,7 @@ class Studio:
         """The signals, and the seconds that they take once everything is warm and known."""
         signals, began, each = {}, time.perf_counter(), math.inf
         with self._shown(), self._run.accelerator.autocast():
-            for signal, values in self._run.task.validate(self._trained.denoiser):
+            for signal, values in self._run.task.validate(self._trained.model):
                 signals[signal] = values
                 ended = time.perf_counter()
                 each, began = min(each, (ended - began) / len(values)), ended
@@ -105,13 +108,17 @@ class Studio:
             )
 
     def sample(self, position: Position) -> None:
-        """Draws the samples. One that is no picture is said; it is no reason for the run to fail."""
+        """Draws the samples, or has the prompts answered. One that is no picture is said; the run goes on."""
         config = self._job.config
         for index, prompt in enumerate(self._job.prompts):
             self._emit(Phase("drawing samples", index, len(self._job.prompts)))
             strength = config.sample_strength if prompt.strength is None else prompt.strength
             with self._shown(), self._trained.strength(strength), self._run.accelerator.autocast():
-                latents = self._run.task.sample(self._trained.denoiser, index).float().cpu()
+                drawn = self._run.task.sample(self._trained.model, index)
+            if isinstance(drawn, str):
+                self._emit(Sample(position.step, index, prompt.text, answer=drawn))
+                continue
+            latents = drawn.float().cpu()
             if not torch.isfinite(latents).all():
                 self._doubt(position, "is not finite", prompt.text)
                 latents = torch.nan_to_num(latents, 0.0, 0.0, 0.0)
@@ -138,7 +145,7 @@ class Studio:
             return
         with self._shown():
             with self._run.accelerator.autocast():
-                self._run.task.check(self._trained.denoiser)
+                self._run.task.check(self._trained.model)
             lora = self._trained.exported()  # in fp32 to the last digit
         header = metadata.header(self._job, position.step, lora)
         path = checkpoint.save(self._folder, self.state(position), lora, header)

@@ -1,11 +1,14 @@
-"""What is trained of a base model: the denoiser, and its text encoders where they are trained too; as one thing."""
+"""What is trained of a base model, as one thing: the denoiser, and its text encoders where they are trained too; or the
+language model.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -13,31 +16,48 @@ from torch import nn
 from . import adapters, export, frozen
 from .config import TrainConfig
 from .errors import CheckpointError, ConfigError
-from .families import Encoders, Family
+from .families import Encoders
 from .job import Base
 
-UNET = "unet"
+MAIN = "unet"
+"""The first part, and of a language model the only one."""
+
+
+class Kind(Protocol):
+    """What must be known of a base model's kind to put adapters on it: a family's, or a language model's."""
+
+    def load_model(self, path: Path, dtype: torch.dtype) -> nn.Module:
+        """The model, frozen, in eval mode, on the CPU."""
+        ...
+
+    def is_target(self, name: str, module: nn.Module, which: str, /) -> bool:
+        """Whether a module gets an adapter; ``which`` is the config's ``lora_targets``."""
+        ...
+
+    def export_key(self, module_name: str, part: str = MAIN) -> str:
+        """A module's name in a LoRA file."""
+        ...
 
 
 class Trained:
     """A base model's parts with adapters on them.
 
     Args:
-        family: of the base model.
+        kind: of the base model.
         parts: ``unet``, and the names of ``Encoders.text_models``.
         encoders: whose text models the other parts are; None where only the denoiser is trained.
     """
 
-    def __init__(self, family: Family, parts: Mapping[str, nn.Module], encoders: Encoders | None = None) -> None:
-        self._family, self.parts, self.encoders = family, dict(parts), encoders
+    def __init__(self, kind: Kind, parts: Mapping[str, nn.Module], encoders: Encoders | None = None) -> None:
+        self._kind, self.parts, self.encoders = kind, dict(parts), encoders
 
     @property
-    def denoiser(self) -> nn.Module:
-        """The denoiser."""
-        return self.parts[UNET]
+    def model(self) -> nn.Module:
+        """The denoiser, or the language model."""
+        return self.parts[MAIN]
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The trained weights by names that a checkpoint uses: the denoiser's first."""
+        """The trained weights by names that a checkpoint uses: the model's own first."""
         return {
             _name(part, name): parameter
             for part, model in self.parts.items()
@@ -45,9 +65,9 @@ class Trained:
         }
 
     def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The same weights in the same order: the denoiser's, and the text encoders'."""
+        """The same weights in the same order: the model's own, and the text encoders'."""
         every = list(self.parameters().values())
-        own = len(adapters.parameters(self.denoiser))
+        own = len(adapters.parameters(self.model))
         return every[:own], every[own:]
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -59,7 +79,7 @@ class Trained:
         mine: dict[str, dict[str, torch.Tensor]] = {part: {} for part in self.parts}
         for name, tensor in tensors.items():
             part, separator, rest = name.partition(":")
-            part, rest = (part, rest) if separator else (UNET, name)
+            part, rest = (part, rest) if separator else (MAIN, name)
             if part not in mine:
                 raise CheckpointError(f"the checkpoint has a {part}, which this run does not train", "start a new run")
             mine[part][rest] = tensor
@@ -70,7 +90,7 @@ class Trained:
         """The tensors of a LoRA file."""
         result: dict[str, torch.Tensor] = {}
         for part, model in self.parts.items():
-            result |= adapters.exported(model, lambda name, part=part: self._family.export_key(name, part))
+            result |= adapters.exported(model, lambda name, part=part: self._kind.export_key(name, part))
         return result
 
     @contextmanager
@@ -106,11 +126,11 @@ class Trained:
         return sum(frozen.numbers_of(model) for model in self.parts.values())
 
 
-def build(family: Family, base: Base, config: TrainConfig, dtype: torch.dtype, *, begun: bool = False) -> Trained:
+def build(kind: Kind, base: Base, config: TrainConfig, dtype: torch.dtype, *, begun: bool = False) -> Trained:
     """Loads what is trained, and puts adapters on it.
 
     Args:
-        family: of the base model.
+        kind: of the base model; a family where text encoders are trained.
         base: the base model.
         config: method, targets, blocks, ranks, init_lora, train_text_encoder.
         dtype: of the frozen weights.
@@ -122,20 +142,21 @@ def build(family: Family, base: Base, config: TrainConfig, dtype: torch.dtype, *
         ExportError: ``init_lora`` cannot be read.
         LoraFileError: ``init_lora`` is no LoRA of this base model.
     """
-    parts: dict[str, nn.Module] = {UNET: family.load_denoiser(base.file, dtype)}
+    parts: dict[str, nn.Module] = {MAIN: kind.load_model(base.file, dtype)}
     encoders = None
     if config.train_text_encoder:
+        family: Any = kind
         encoders = family.load_encoders(base.file, clip_skip=config.clip_skip)
         parts |= {name: model.to(dtype) for name, model in encoders.text_models.items()}
-    names = {part: _targets(family, config, part, model) for part, model in parts.items()}
+    names = {part: _targets(kind, config, part, model) for part, model in parts.items()}
 
     def meant(patterns: Mapping[str, Any], part: str) -> dict[str, Any]:
-        """The patterns for a part; one that no part knows is left to the denoiser, where it is an error."""
+        """The patterns for a part; one that no part knows is left to the model, where it is an error."""
         known = {pattern for pattern in patterns for other in names if _found(pattern, names[other])}
         return {
             pattern: value
             for pattern, value in patterns.items()
-            if _found(pattern, names[part]) or (part == UNET and pattern not in known)
+            if _found(pattern, names[part]) or (part == MAIN and pattern not in known)
         }
 
     for part, model in parts.items():
@@ -152,18 +173,18 @@ def build(family: Family, base: Base, config: TrainConfig, dtype: torch.dtype, *
             alphas=meant(config.lora_alphas, part),
             lokr_factor=config.lokr_factor,
         )
-    trained = Trained(family, parts, encoders)
+    trained = Trained(kind, parts, encoders)
     if config.init_lora is not None and not begun:
         tensors = export.beginning(config.init_lora, text=config.train_text_encoder)
-        adapters.start_from(parts, tensors, family.export_key, str(config.init_lora))
+        adapters.start_from(parts, tensors, kind.export_key, str(config.init_lora))
     return trained
 
 
-def _targets(family: Family, config: TrainConfig, part: str, model: nn.Module) -> list[str]:
-    """The modules of a part that get an adapter. Blocks are the denoiser's."""
-    if part != UNET:
-        return [name for name, module in model.named_modules() if family.text_target(name, module)]
-    names = [name for name, module in model.named_modules() if family.is_target(name, module, config.lora_targets)]
+def _targets(kind: Any, config: TrainConfig, part: str, model: nn.Module) -> list[str]:
+    """The modules of a part that get an adapter. Blocks are the model's own."""
+    if part != MAIN:
+        return [name for name, module in model.named_modules() if kind.text_target(name, module)]
+    names = [name for name, module in model.named_modules() if kind.is_target(name, module, config.lora_targets)]
     blocks = config.lora_blocks
     if unknown := [block for block in blocks if not any(_inside(name, block) for name in names)]:
         known = ", ".join(dict.fromkeys(re.sub(r"(_blocks\.\d+).*|\..*", r"\1", name) for name in names))
@@ -186,4 +207,4 @@ def _inside(name: str, block: str) -> bool:
 
 
 def _name(part: str, name: str) -> str:
-    return name if part == UNET else f"{part}:{name}"
+    return name if part == MAIN else f"{part}:{name}"

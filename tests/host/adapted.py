@@ -29,7 +29,7 @@ class Parts:
     def __init__(self, file: Path, where: Callable[[str], bool], text_layers: int | None = None) -> None:
         self.family: Any = families.detect(file)
         self.where = where
-        self.parts: dict[str, Any] = {"unet": self.family.load_denoiser(file, torch.float32)}
+        self.parts: dict[str, Any] = {"unet": self.family.load_model(file, torch.float32)}
         for name, model in self.family.load_encoders(file).text_models.items():
             inner = getattr(model, "text_model", model)
             if text_layers is not None:

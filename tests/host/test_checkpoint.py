@@ -63,7 +63,7 @@ def test_diffusers_takes_the_saved_file(comfy: ComfyServer, outputs: dict[str, A
 
     graph = {**checkpoint_loader(SD15), "apply": apply_lora(1.0, name=saved.name)}
     seen = comfy.probe("unet", graph, {"model": ["apply", 0]}, seed=4, size=8, context=768).tensors
-    unet: Any = families.get("sd15").load_denoiser(add_random_sd15(comfy.base), torch.float32)
+    unet: Any = families.get("sd15").load_model(add_random_sd15(comfy.base), torch.float32)
 
     def predict() -> torch.Tensor:
         with torch.no_grad():

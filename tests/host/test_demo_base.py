@@ -33,7 +33,7 @@ def test_unet_is_diffusers(comfy: ComfyServer, base_file: Path):
     seen = comfy.probe("unet", demo_loader(), {"model": MODEL}, seed=3, size=16, context=96)
     assert seen.plain == "torch.float32"
     family = families.detect(base_file)
-    model = family.load_denoiser(base_file, torch.float32)
+    model = family.load_model(base_file, torch.float32)
     tensors = seen.tensors
     with torch.no_grad():
         ours = family.predict(model, tensors["noisy"], tensors["timestep"].long(), {"hidden": tensors["hidden"]})
@@ -62,7 +62,7 @@ def test_the_trainers_own_sampler_draws_the_servers_picture(comfy: ComfyServer, 
     encoders = family.load_encoders(base_file)
     prompt = "a small blue star on a black background"
     yes, no = encoders.encode_text([prompt, ""])
-    model = family.load_denoiser(base_file, torch.float32)
+    model = family.load_model(base_file, torch.float32)
     latents = family.sample(model, yes, no, width=128, height=128, steps=6, guidance=4.0, seed=5)
     ours = encoders.decode_latents(latents)[0].movedim(0, -1)
     outputs = comfy.run({**demo_loader(), **picture(prompt=prompt, steps=6, cfg=4.0, seed=5)})

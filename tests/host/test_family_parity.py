@@ -80,7 +80,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The trainer's models, the inputs, and what ComfyUI made of them."""
     folder = tmp_path_factory.mktemp("p\u00e4rity \u6a21")
     checkpoint = sd15_random.write_random(folder / "small model.safetensors", full=False)
-    model, encoders = FAMILY.load_denoiser(checkpoint, torch.float32), FAMILY.load_encoders(checkpoint)
+    model, encoders = FAMILY.load_model(checkpoint, torch.float32), FAMILY.load_encoders(checkpoint)
     hidden = encoders.encode_text(CAPTIONS)
     skipped = [
         FAMILY.load_encoders(checkpoint, clip_skip=skip).encode_text(CAPTIONS[:1])[0]["hidden"] for skip in (1, 2, 3)
@@ -95,7 +95,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     lora = random_lora(FAMILY, model, encoders)
     theirs = comfys(checkpoint, CAPTIONS, given, lora)
-    worn = FAMILY.load_denoiser(checkpoint, torch.float32), FAMILY.load_encoders(checkpoint)
+    worn = FAMILY.load_model(checkpoint, torch.float32), FAMILY.load_encoders(checkpoint)
     wear(FAMILY, *worn, lora)
     checkpoint.unlink()
     ours = {"model": model, "encoders": encoders, "hidden": hidden, "skipped": skipped, "worn": worn}
@@ -178,7 +178,7 @@ def test_scaled_fp8_is_what_comfyui_computes_with(tmp_path: Path) -> None:
     theirs = comfys(scaled, CAPTIONS[:2], given, {})["prediction"]
     with torch.no_grad():
         ours, before = (
-            FAMILY.predict(FAMILY.load_denoiser(path, torch.float32), given["noisy"], given["timestep"], given)
+            FAMILY.predict(FAMILY.load_model(path, torch.float32), given["noisy"], given["timestep"], given)
             for path in (scaled, whole)
         )
     assert relative(ours, theirs) < 1e-5

@@ -94,7 +94,7 @@ def test_applied_weights_are_pefts_merged_ones(
     wires = {"model": ["apply", 0]}
     seen = comfy.probe("weights", {**graph, "apply": apply_lora(strength)}, wires, keys=[])
     model: Any = adapted(run, job)
-    base: Any = families.get("sd15").load_denoiser(job.base.file, torch.float32)
+    base: Any = families.get("sd15").load_model(job.base.file, torch.float32)
     with adapters.strength(model, strength):
         for module in model.modules():
             if isinstance(module, LoraLayer):
@@ -132,7 +132,7 @@ def test_generation_still_knows_prompt_weights(comfy: ComfyServer):
 def adapted(run: Path, job: Job) -> torch.nn.Module:
     """The denoiser with the run's trained adapters, as PEFT has it."""
     family = families.get("sd15")
-    model = family.load_denoiser(job.base.file, torch.float32)
+    model = family.load_model(job.base.file, torch.float32)
     config = job.config
     adapters.inject(
         model,

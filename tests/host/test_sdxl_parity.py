@@ -29,7 +29,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     checkpoint = folder / "small xl model.safetensors"
     sdxl_random.write_random(checkpoint, full=False, prediction="v_prediction", zero_terminal_snr=True)
     assert families.prediction(checkpoint) == ("v_prediction", True)
-    model, encoders = FAMILY.load_denoiser(checkpoint, torch.float32), FAMILY.load_encoders(checkpoint)
+    model, encoders = FAMILY.load_model(checkpoint, torch.float32), FAMILY.load_encoders(checkpoint)
     captions = CAPTIONS[:3]
     entries = encoders.encode_text(captions)
     skipped = {

@@ -193,7 +193,7 @@ def test_prior_preservation_holds_text_encoders_too(five: TrainConfig) -> None:
         with torch.no_grad():
             batch = task.batch([Presentation(job.train_items[0], 0)], 0)
             noisy = task._objective.noisy(batch.latents, batch.noise, batch.timestep)
-            return task._drift(parts.denoiser, batch, noisy).item()
+            return task._drift(parts.model, batch, noisy).item()
 
     assert drift() == 0
     with torch.no_grad():

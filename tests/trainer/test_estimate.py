@@ -296,7 +296,7 @@ def test_a_peek_agrees_with_the_family(tmp_path: Path, family: str) -> None:
     file = families.get(family).tiny(tmp_path / "t\u00efny.safetensors", 0)
     found = peek(file)
     assert found.family == families.detect(file).name == family
-    denoiser = families.get(family).load_denoiser(file, families_dtype())
+    denoiser = families.get(family).load_model(file, families_dtype())
     assert found.parameters == sum(p.numel() for p in denoiser.parameters())
 
 

@@ -25,7 +25,7 @@ Tensors = dict[str, torch.Tensor]
 
 def adapted(base: Path, which: str = "conv", *, rank: int = 4, alpha: float = 4.0, seed: int = 0) -> nn.Module:
     """The toy UNet with a LoRA that changes something."""
-    model = FAMILY.load_denoiser(base, torch.float32)
+    model = FAMILY.load_model(base, torch.float32)
     adapters.inject(model, lambda n, m: FAMILY.is_target(n, m, which), rank=rank, alpha=alpha, seed=seed)
     generator = torch.Generator().manual_seed(1)
     for layer in adapters.layers(model):
@@ -104,7 +104,7 @@ def test_diffusers_reads_the_file_and_predicts_the_same(tiny_base: Path, tmp_pat
     path = tmp_path / "lora.safetensors"
     export.write(path, lora_of(model), metadata.header(job(), 10))
 
-    other = FAMILY.load_denoiser(tiny_base, torch.float32)
+    other = FAMILY.load_model(tiny_base, torch.float32)
     before = predict(other)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -171,7 +171,7 @@ def test_what_is_not_finite_is_no_file(tiny_base: Path, tmp_path: Path, part: st
 
 
 def test_a_lora_without_effect_is_no_file(tiny_base: Path, tmp_path: Path) -> None:
-    model = FAMILY.load_denoiser(tiny_base, torch.float32)
+    model = FAMILY.load_model(tiny_base, torch.float32)
     adapters.inject(model, lambda n, m: FAMILY.is_target(n, m, "linear"), rank=4, alpha=4, seed=0)
     with pytest.raises(ExportError, match="the LoRA changes nothing: the change of every weight is zero") as error:
         export.write(tmp_path / "x.safetensors", lora_of(model), {})

@@ -57,7 +57,7 @@ def test_a_family_trains_resumes_samples_and_its_file_fits(
     assert prefixes == {"unet"} | expected
     family = families.get(name)
     models = dict(family.load_encoders(base).text_models) if text else None
-    preview.put(family.load_denoiser(base, torch.float32), path, family, models)
+    preview.put(family.load_model(base, torch.float32), path, family, models)
     drawn = preview.draw(base, path, ["a house", "b"], [0.0, 1.0], width=64, height=128, steps=2)
     alone = preview.draw(base, None, ["a house", "b"], [1.0], width=64, height=128, steps=2)
     assert drawn.shape == (2, 2, 3, 128, 64)

@@ -120,7 +120,7 @@ CHECKS: dict[str, tuple[Any, Callable[[Seen, TrainConfig], bool]]] = {
     "clip_skip": (2, lambda s, c: s.job.empty == conditioning_key(f"{text_encoder(s)}:2", "")),
     "flip": (True, lambda s, c: all(i.flipped for i in s.job.items)),
     "prior_preservation": (0.5, lambda s, c: bool(s.job.class_prompt)),
-    "class_prompt": ("a house", lambda s, c: s.job.texts().get(s.job.class_prompt) == "a house"),
+    "class_prompt": ("a house", lambda s, c: s.job.captions().get(s.job.class_prompt) == "a house"),
     "optimizer": ("adafactor", lambda s, c: type(cast(Any, s.training.optimizer).optimizer).__name__ == "Adafactor"),
     "optimizer_args": (
         {"clip_threshold": 2.0},

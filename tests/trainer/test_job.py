@@ -81,7 +81,7 @@ def test_the_file_can_be_read_by_people_and_other_programs(folder: Path) -> None
     text = (folder / "job.yaml").read_text(encoding="utf-8")
     assert "\u6a21\u578b" in text
     data = yaml.safe_load(text)
-    assert (data["version"], data["run"], data["origin"]) == (2, job.run_id, "command line")
+    assert (data["version"], data["run"], data["origin"]) == (3, job.run_id, "command line")
     assert data["identity"] == json.loads(json.dumps(job.identity()))
     lines = (folder / "dataset.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["id"] for line in lines] == [i.id for i in job.items]
@@ -93,9 +93,9 @@ def test_the_file_can_be_read_by_people_and_other_programs(folder: Path) -> None
         ("job.yaml", "", "TypeError"),
         ("job.yaml", "[", "not YAML"),
         ("job.yaml", "- 1", "TypeError"),
-        ("job.yaml", "version: 2", "KeyError('config')"),
+        ("job.yaml", "version: 3", "KeyError('config')"),
         ("job.yaml", b"\xff\xfe", "UnicodeDecodeError"),
-        ("job.yaml", "version: 1", "job.yaml is of format 1, expected 2"),
+        ("job.yaml", "version: 1", "job.yaml is of format 1, expected 3"),
         ("dataset.jsonl", "{", "JSONDecodeError"),
         ("dataset.jsonl", "5", "TypeError"),
         ("dataset.jsonl", '{"id": 3}', "KeyError('captions')"),

@@ -37,7 +37,7 @@ def test_the_denoiser_alone_unless_asked(tiny_base: Path) -> None:
     assert list(trained.parts) == ["unet"]
     assert trained.encoders is None
     assert all(":" not in name for name in trained.parameters())
-    assert trained.frozen() == sum(p.numel() for p in FAMILY.load_denoiser(tiny_base, torch.float32).parameters())
+    assert trained.frozen() == sum(p.numel() for p in FAMILY.load_model(tiny_base, torch.float32).parameters())
     assert all(key.startswith("lora_unet_") for key in trained.exported())
 
 
@@ -76,9 +76,9 @@ def test_a_strength_is_the_strength_of_every_part(tiny_base: Path) -> None:
 
 
 def test_only_the_named_blocks(tiny_base: Path) -> None:
-    whole = [layer.name for layer in adapters.layers(built(tiny_base).denoiser)]
+    whole = [layer.name for layer in adapters.layers(built(tiny_base).model)]
     chosen = built(tiny_base, lora_blocks=["mid_block", "up_blocks.1"])
-    names = [layer.name for layer in adapters.layers(chosen.denoiser)]
+    names = [layer.name for layer in adapters.layers(chosen.model)]
     assert names == [name for name in whole if name.startswith(("mid_block.", "up_blocks.1."))]
     assert 0 < len(names) < len(whole)
 
@@ -103,7 +103,7 @@ def test_a_rank_s_pattern_may_be_of_one_part_only(tiny_base: Path) -> None:
     trained = built(
         tiny_base, train_text_encoder=True, lora_ranks={"attn1": 3, "fc1": 4, "mid_block": 5}, lora_alphas={"fc1": 1.0}
     )
-    of_unet = {layer.name: layer.rank for layer in adapters.layers(trained.denoiser)}
+    of_unet = {layer.name: layer.rank for layer in adapters.layers(trained.model)}
     of_text = {layer.name: (layer.rank, layer.alpha) for layer in adapters.layers(trained.parts["text_encoder"])}
     assert {rank for name, rank in of_unet.items() if "attn1" in name} == {3}
     assert {rank for name, rank in of_unet.items() if "mid_block" in name and "attn1" not in name} == {5}
@@ -114,7 +114,7 @@ def test_a_rank_s_pattern_may_be_of_one_part_only(tiny_base: Path) -> None:
 
 
 def test_a_factor_reaches_lokr(tiny_base: Path) -> None:
-    layers = list(adapters.layers(built(tiny_base, lora_method="lokr", lokr_factor=4).denoiser))
+    layers = list(adapters.layers(built(tiny_base, lora_method="lokr", lokr_factor=4).model))
     assert {min(layer.parts["w1"].shape) for layer in layers} == {4}
 
 

@@ -62,6 +62,8 @@ def length(job: Job) -> Length:
 
 def before(job: Job) -> list[Event]:
     """What is to be said of a job before it is trained: what was chosen for it, and what to mind."""
+    if job.config.text:
+        return []
     found = case(job, ())
     chosen = {field for field, _, _ in job.choices}
     return [
@@ -75,7 +77,7 @@ def before(job: Job) -> list[Event]:
 
 def after(job: Job, folder: Path, end: Event) -> list[Event]:
     """What is to be said of a run that is about to end so: nothing of one that was stopped."""
-    if isinstance(end, RunStopped):
+    if isinstance(end, RunStopped) or job.config.text:
         return []
     found = diagnose(case(job, [*events.history(folder / "events.jsonl"), end]))
     return [Advised("diagnosis", found.field, found.message, found.cure)] if found is not None else []

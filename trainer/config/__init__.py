@@ -10,7 +10,7 @@ from __future__ import annotations
 from .automatic import AUTO
 from .automatic import NAMES as AUTO_FIELDS
 from .automatic import everything as all_auto
-from .fields import SECTIONS, Precision, SamplePrompt, Targets, TrainConfig
+from .fields import SECTIONS, TEXT, Precision, SamplePrompt, Targets, TrainConfig
 from .read import REFUSED_METHODS, given, load, loads, parse, parse_value, read_text
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "AUTO_FIELDS",
     "REFUSED_METHODS",
     "SECTIONS",
+    "TEXT",
     "Precision",
     "SamplePrompt",
     "Targets",

@@ -17,10 +17,13 @@ from pydantic import (
 )
 
 from .. import yaml_text
-from . import identity
+from . import fitting, identity
 from .automatic import AUTO, Auto
 from .kinds import FilePath, argument, factor, field, named, warmup, yes_no
 
+TEXT = "text-generation"
+TEXT_RATE = 1e-4
+"""Of the guide's rates for text, 5e-5 to 1e-4, the one that counts where none is set."""
 SECTIONS = ("model_config", "train_config", "data_config")
 
 CaptionSource = Literal["auto", "table", "files", "names", "none"]
@@ -69,12 +72,18 @@ class TrainConfig(BaseModel):
         "chosen by the images and the card. The same for one field: lora_rank: auto.",
         identity=False,
     )
-    task_type: Literal["image-generation"] = field(
-        "image-generation", "What is trained. This version trains images; text-generation is to come."
+    task_type: Literal["image-generation", "text-generation"] = field(
+        "image-generation",
+        "What is trained: image-generation (Stable Diffusion 1.5, SDXL), or text-generation (a language model).",
     )
     base_model: FilePath = field(
         Path("models/Stable-diffusion/v1-5-pruned.safetensors"),
-        "The model to build on: a .safetensors checkpoint, or a diffusers folder.",
+        "The model to build on: a .safetensors checkpoint, or a folder of diffusers (images) or transformers (text).",
+        identity=False,
+    )
+    tokenizer: FilePath | None = field(
+        None,
+        "Text: the folder of the tokenizer, for a base model that comes without one. Empty: the base model's own.",
         identity=False,
     )
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = field(
@@ -90,11 +99,12 @@ class TrainConfig(BaseModel):
         le=12,
     )
     train_data_dir: FilePath = field(
-        Path("data/style_train"), "The folder with the images and their captions.", identity=False
+        Path("data/style_train"), "The folder with the images and their captions, or with the texts.", identity=False
     )
     metadata_path: FilePath | None = field(
         None,
-        "A CSV file `filename,prompt`. Empty: metadata.csv in train_data_dir, where there is one.",
+        "A CSV file `filename,prompt`. Empty: metadata.csv in train_data_dir, where there is one. Text: the one file "
+        "that is read (.jsonl, .csv, .txt); empty: all of them in train_data_dir.",
         identity=False,
     )
     output_dir: Annotated[FilePath, AfterValidator(named)] = field(
@@ -153,6 +163,20 @@ class TrainConfig(BaseModel):
         "images.",
         ge=0,
         le=1000,
+    )
+
+    max_length: int = field(
+        1024,
+        "Text: tokens of a sample at most; of a longer one the front is cut away, not the answer. Lower saves memory.",
+        ge=8,
+        le=131_072,
+        identity=False,  # what is trained are tokens, and these are in the run's identity
+    )
+    chat_template: str = field(
+        "",
+        "Text: how messages become one text. Empty: the tokenizer's own template; none: as they are; else the path of "
+        "a Jinja file.",
+        identity=False,
     )
 
     lora_rank: int = field(
@@ -224,8 +248,8 @@ class TrainConfig(BaseModel):
     )
     learning_rate: float = field(
         2e-4,
-        "Step size. 1e-4 to 3e-4 for images: 2e-4 to begin with, 1e-4 for SDXL. Too high oscillates, too low moves "
-        "nothing; a batch twice as large bears 3e-4.",
+        "Step size. 1e-4 to 3e-4 for images: 2e-4 to begin with, 1e-4 for SDXL; 5e-5 to 1e-4 for text (1e-4 where "
+        "nothing is set). Too high oscillates, too low moves nothing; a batch twice as large bears 3e-4.",
         gt=0,
         le=10,
     )
@@ -333,6 +357,13 @@ class TrainConfig(BaseModel):
         0.8, "Strength of the LoRA in a sample. 0.7 to 0.8 is usual.", ge=0, le=2, identity=False
     )
 
+    sample_max_tokens: int = field(96, "Text: tokens of a sample's answer at most.", ge=1, le=8192, identity=False)
+
+    @property
+    def text(self) -> bool:
+        """Whether a language model is trained."""
+        return self.task_type == TEXT
+
     @property
     def name(self) -> str:
         """Name of the LoRA: the last part of ``output_dir``."""
@@ -400,34 +431,7 @@ class TrainConfig(BaseModel):
         Raises:
             ValueError: with every such fault, a line each.
         """
-        faults = []
-        if self.prediction_type == "epsilon" and self.zero_terminal_snr:
-            faults.append(
-                "zero_terminal_snr: true makes no sense with prediction_type: epsilon (there is no signal left to "
-                "subtract from); expected v_prediction"
-            )
-        if self.prior_preservation and not self.class_prompt.strip():
-            faults.append("class_prompt: expected a text, such as: a woman; prior_preservation needs it")
-        if self.text_encoder_learning_rate is not None and not self.train_text_encoder:
-            faults.append("text_encoder_learning_rate: has no effect without train_text_encoder: true")
-        prodigy = self.optimizer == "prodigy" and "learning_rate" not in self.auto
-        if prodigy and self.learning_rate < 0.1:
-            faults.append(
-                f"learning_rate: prodigy finds the rate by itself, and multiplies it with this; expected 1.0, got "
-                f"{self.learning_rate!r}"
-            )
-        if prodigy and self.text_encoder_learning_rate not in (None, self.learning_rate):
-            faults.append(
-                f"text_encoder_learning_rate: prodigy has one rate for all; expected {self.learning_rate!r}, or nothing"
-            )
-        if self.early_stopping_patience and not self.validation_steps:
-            faults.append(
-                f"early_stopping_patience: {self.early_stopping_patience} counts validations, of which there are none "
-                "with validation_steps: 0; expected 0, or other validation_steps"
-            )
-        if self.optimizer == "schedulefree" and self.ema_decay:
-            faults.append("ema_decay: schedulefree averages by itself; expected 0")
-        if faults:
+        if faults := fitting.faults(self):
             raise ValueError("\n".join(faults))
         return self
 

@@ -27,6 +27,12 @@ _ONLY_IF: dict[str, Callable[[TrainConfig], Any]] = {
     "base_weights": lambda config: config.base_weights not in ("auto", "full"),
     "huber_delta": lambda config: config.loss_type == "huber",
 }
+# What shapes nothing where a language model is trained.
+_OF_IMAGES = {
+    "clip_skip", "trigger_word", "caption_dropout", "caption_shuffle", "keep_tokens", "flip", "mask", "mask_outside",
+    "prior_weight", "prior_preservation", "class_prompt", "resolution", "train_text_encoder",
+    "text_encoder_learning_rate", "noise_offset", "min_snr_gamma", "loss_type", "huber_delta",
+}  # fmt: skip
 # What a field means where it is empty, by what the base model predicts.
 EMPTY_MEANS: dict[str, Callable[[TrainConfig, str], Any]] = {
     # With lora_ranks each layer's alpha is its own rank.
@@ -48,12 +54,13 @@ def of(config: TrainConfig, prediction: str) -> dict[str, Any]:
         config: the settings.
         prediction: what the base model predicts.
     """
-    plain = config.to_plain()
+    plain, void = config.to_plain(), _OF_IMAGES if config.text else set()
     fields = {
         name: plain[name]
         for name, info in type(config).model_fields.items()
         if isinstance(info.json_schema_extra, dict)
         and info.json_schema_extra["identity"]
+        and name not in void
         and (name not in _ONLY_IF or _ONLY_IF[name](config))
     }
     for name, meaning in EMPTY_MEANS.items():

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from .. import yaml_text
 from ..errors import ConfigError
 from . import automatic
-from .fields import SECTIONS, SamplePrompt, TrainConfig
+from .fields import SECTIONS, TEXT, TEXT_RATE, SamplePrompt, TrainConfig
 from .kinds import yes_no
 
 
@@ -101,6 +101,8 @@ def parse(
     flat.update(overrides or {})
     problems += _use_fp16(flat)
     problems += automatic.take(flat)
+    if flat.get("task_type") == TEXT and "learning_rate" not in flat and flat.get("optimizer") != "prodigy":
+        flat["learning_rate"] = TEXT_RATE
     try:
         config = TrainConfig.model_validate(flat)
     except ValidationError as error:
@@ -189,8 +191,6 @@ def _explain(error: Any) -> str:
     if kind == "value_error":
         text = str(context.get("error", error["msg"]))
         return f"{name}: {text}" if name else text
-    if name == "task_type" and value == "text-generation":
-        return "task_type: text-generation is not in this version yet; expected image-generation"
     if name == "lora_method" and value in REFUSED_METHODS:
         return f"lora_method: {value}: {REFUSED_METHODS[value]}"
     expected = {

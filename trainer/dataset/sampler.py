@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from .. import draws
-from ..job import Item
+from ..job import Item, TextItem
 
 
 @dataclass(frozen=True)
 class Presentation:
-    """One showing of an image: which of its ``repeats`` this is."""
+    """One showing of an image or a text: which of its ``repeats`` this is."""
 
-    item: Item
+    item: Any
     repeat: int
 
     @property
@@ -28,6 +29,7 @@ class Presentation:
 
 
 Window = tuple[Presentation, ...]
+Items = Sequence[Item] | Sequence[TextItem]
 
 
 def micro_batches(window: Window, size: int, rank: int = 0, world: int = 1) -> list[Window]:
@@ -39,7 +41,7 @@ def micro_batches(window: Window, size: int, rank: int = 0, world: int = 1) -> l
     return [mine[start : start + size] for start in range(0, len(mine), size)]
 
 
-def windows_per_epoch(items: Sequence[Item], size: int) -> int:
+def windows_per_epoch(items: Items, size: int) -> int:
     """Optimizer steps in an epoch: no bucket is dropped, a last window of a bucket may be short."""
     counts: dict[tuple[int, int], int] = {}
     for item in items:
@@ -47,11 +49,11 @@ def windows_per_epoch(items: Sequence[Item], size: int) -> int:
     return sum(ceil(count / size) for count in counts.values())
 
 
-def windows(items: Sequence[Item], *, seed: int, epoch: int, size: int) -> list[Window]:
+def windows(items: Items, *, seed: int, epoch: int, size: int) -> list[Window]:
     """All windows of an epoch, in order.
 
     Args:
-        items: the images that are trained on.
+        items: the images, or texts, that are trained on.
         seed: the run's seed.
         epoch: counted from 0.
         size: samples in a window (the effective batch).

@@ -104,7 +104,7 @@ class Family(Protocol):
         """
         ...
 
-    def load_denoiser(self, path: Path, dtype: torch.dtype) -> nn.Module:
+    def load_model(self, path: Path, dtype: torch.dtype) -> nn.Module:
         """The denoiser, frozen, in eval mode, on the CPU.
 
         Raises:
@@ -150,7 +150,7 @@ class Family(Protocol):
         """The denoiser's prediction.
 
         Args:
-            model: from ``load_denoiser``, possibly with adapters.
+            model: from ``load_model``, possibly with adapters.
             noisy: [B, C, h, w], noised scaled latents.
             timestep: [B], int64.
             conditioning: what ``encode_text`` and ``size_conditioning`` give, each [B, ...].
@@ -194,7 +194,7 @@ class Family(Protocol):
         """Draws one picture with classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
 
         Args:
-            model: from ``load_denoiser``, possibly with adapters, on any device.
+            model: from ``load_model``, possibly with adapters, on any device.
             conditioning: of the prompt, as ``encode_text`` gives it; what is told of sizes is added here.
             negative: of the negative prompt.
             width: in pixels, a multiple of ``downsample``.

@@ -122,7 +122,7 @@ class StableDiffusion(ABC):
         """See ``sampling.alphas_cumprod``; computed in fp64, as ComfyUI does."""
         return sampling.alphas_cumprod(zero_terminal_snr).float()
 
-    def load_denoiser(self, path: Path, dtype: torch.dtype) -> nn.Module:
+    def load_model(self, path: Path, dtype: torch.dtype) -> nn.Module:
         """A diffusers UNet2DConditionModel; from a checkpoint, a file of the UNet alone, or a folder."""
         header = self._header(path)
         traits = unet_traits(header)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,14 +12,18 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointing(model: nn.Module, in_ram: bool = False) -> None:
-    """Has a diffusers model compute its blocks' activations again in backward, and keep only what goes into a block.
+    """Has a model compute its blocks' activations again in backward, and keep only what goes into a block.
 
     Args:
-        model: of diffusers.
+        model: of diffusers or transformers; in the latter only while it is in training mode.
         in_ram: keep that in RAM, pinned where there is a GPU. What all blocks share (the prompt, the timestep) stays
             on the device.
     """
-    model.enable_gradient_checkpointing(_in_ram if in_ram else None)  # type: ignore[operator]
+    if hasattr(model, "enable_gradient_checkpointing"):
+        model.enable_gradient_checkpointing(_in_ram if in_ram else None)  # type: ignore[operator]
+    else:
+        how = _in_ram if in_ram else partial(checkpoint, use_reentrant=False)
+        model._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=how)  # type: ignore[operator]
 
 
 def _in_ram(block: nn.Module, *args: Any) -> Any:

@@ -187,7 +187,8 @@ def page(
         assert isinstance(layer, Frozen)
         layer.held = (arena.put(layer.held[0]), *(tensor.to(device) for tensor in layer.held[1:]))
         layer.pager = pager
-    model.register_forward_pre_hook(pager.begin)
+    # Of a language model the part below its head is called by itself.
+    getattr(model, "base_model", model).register_forward_pre_hook(pager.begin)
     model.to(device)
 
 
@@ -248,8 +249,15 @@ def _kind(kind: str, layer: nn.Module) -> str:
 
 
 def _candidates(model: nn.Module, smallest: int) -> Iterator[nn.Linear | nn.Conv2d]:
-    """The linear layers and convolutions whose weights are frozen, and not small."""
+    """The linear layers and convolutions whose weights are frozen, and not small.
+
+    A language model's last one is left: it may be the embedding's weight, and errors show most in it.
+    """
+    heads: Any = getattr(model, "get_output_embeddings", lambda: None)
+    head = heads()
     for layer in model.modules():
+        if layer is head:
+            continue
         if isinstance(layer, Frozen):
             if layer.shape.numel() >= smallest:
                 yield layer  # type: ignore[misc]

@@ -30,7 +30,16 @@ THE_REST = (
     "the eye: a field may stand under any of them, or at the top.",
 )
 
-PATHS = ("base_model", "train_data_dir", "metadata_path", "output_dir", "cache_dir", "reg_data_dir", "init_lora")
+PATHS = (
+    "base_model",
+    "train_data_dir",
+    "metadata_path",
+    "output_dir",
+    "cache_dir",
+    "reg_data_dir",
+    "init_lora",
+    "tokenizer",
+)
 _ABSOLUTE = re.compile(r"[/\\~.]|[A-Za-z]:")
 
 Comments = dict[str, str]
@@ -52,7 +61,8 @@ FIRST: Comments = {
 SECTIONS: dict[str, dict[str, Comments]] = {
     "model_config": {
         "The base model, and what is trained on top of it.": {
-            "task_type": "what is trained; this version knows images only",
+            "task_type": "image-generation, or text-generation (a language model; see docs/training.md)",
+            "tokenizer": "text: folder of the tokenizer, where the base model comes without one",
             "prediction_type": "auto (as the file says), epsilon or v_prediction",
             "zero_terminal_snr": "true or false: whether the noise reaches pure noise; empty: as the file says",
             "clip_skip": "1 to 12: the text encoder's layer, from the end; empty: 1 for SD 1.5, 2 for SDXL",
@@ -83,6 +93,8 @@ SECTIONS: dict[str, dict[str, Comments]] = {
             "prior_weight": "weight of the loss on these",
             "prior_preservation": "0 to 10: the same aim without images, by class_prompt; 2.5 times the time; 0: off",
             "class_prompt": "what the images show, without the trigger word, such as: a woman",
+            "max_length": "text: tokens of a sample at most; the front of a longer one is cut away",
+            "chat_template": "text: empty (the tokenizer's own), none, or the path of a Jinja file",
             "validation_images": "images held out to measure overfitting; 0: measured on a few training images",
             "cache_dir": "folder for encoded images and captions, shared by all runs; empty: your user cache",
         },
@@ -119,6 +131,7 @@ SECTIONS: dict[str, dict[str, Comments]] = {
             "sample_every": "optimizer steps between two rounds of samples; 0: none",
             "sample_inference_steps": "denoising steps of a sample",
             "sample_guidance": "1 to 50: how hard a sample is pulled towards its prompt",
+            "sample_max_tokens": "text: tokens of an answer at most",
             "sample_strength": "0 to 2: strength of the LoRA in a sample",
         },
     },

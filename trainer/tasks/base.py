@@ -12,18 +12,22 @@ from ..dataset.sampler import Presentation
 
 
 class Task(Protocol):
-    """One kind of training: images now, text later."""
+    """One kind of training: images, or text."""
 
     def batch(self, shown: Sequence[Presentation], epoch: int) -> Any:
         """The samples of a window, or of a slice of it, with their draws for this epoch, on the device."""
         ...
 
+    def size(self, window: Sequence[Presentation]) -> int:
+        """What the losses of a window are divided by once they are summed: its samples, or what these count for."""
+        ...
+
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
-        """The loss of each sample, [B], fp32, with its graph."""
+        """The loss of each sample, [B], fp32, with its graph; of a text the sum over its tokens."""
         ...
 
     def check(self, model: nn.Module) -> None:
-        """Makes sure that the model still predicts something.
+        """Makes sure that the model still predicts something, before it is saved.
 
         Raises:
             RunError: it does not.
@@ -46,6 +50,6 @@ class Task(Protocol):
         """Computes the largest of what ``check``, ``validate`` and ``sample`` evaluate at once, for its memory."""
         ...
 
-    def sample(self, model: nn.Module, index: int) -> torch.Tensor:
-        """What the model makes of the job's prompt ``index``; the same draws every time."""
+    def sample(self, model: nn.Module, index: int) -> torch.Tensor | str:
+        """What the model makes of the job's prompt ``index``: latents, or an answer; the same draws every time."""
         ...

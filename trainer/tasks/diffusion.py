@@ -95,7 +95,7 @@ class Diffusion:
         batch: int = 0,
     ) -> None:
         self._job, self._family, self._cache, self._device = job, family, cache, device
-        self._encoders, self._texts = encoders, job.texts() if encoders is not None else {}
+        self._encoders, self._texts = encoders, job.captions() if encoders is not None else {}
         schedule = family.noise_schedule(job.base.zero_terminal_snr).to(device)
         self._objective = Objective(schedule, job.base.prediction, job.config)
         self._batch = batch or job.config.batch_size
@@ -112,6 +112,10 @@ class Diffusion:
             flipped = bool(one.item.flipped) and draws.uniform(seed, epoch, one.key, "flip") < 0.5
             rows.append(_Row(one.item, caption, self._objective.timestep(epoch, one.key), epoch, one.key, flipped))
         return self._stack(rows)
+
+    def size(self, window: Sequence[Presentation]) -> int:
+        """The samples of a window."""
+        return len(window)
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The loss of each sample, [B], fp32, with its graph."""

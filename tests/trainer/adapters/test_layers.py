@@ -18,7 +18,7 @@ FAMILY = families.get("sd15")
 
 @pytest.fixture
 def unet(tiny_base: Path) -> nn.Module:
-    return FAMILY.load_denoiser(tiny_base, torch.float32)
+    return FAMILY.load_model(tiny_base, torch.float32)
 
 
 def inject(model: nn.Module, which: str = "linear", *, rank: int = 4, alpha: float = 4.0, seed: int = 0) -> None:
@@ -56,7 +56,7 @@ def test_exactly_the_targets_are_adapted(unet: nn.Module, which: str) -> None:
 def test_the_three_kinds_of_targets_contain_each_other(tiny_base: Path) -> None:
     found = []
     for which in ("attention", "linear", "conv"):
-        model = FAMILY.load_denoiser(tiny_base, torch.float32)
+        model = FAMILY.load_model(tiny_base, torch.float32)
         inject(model, which)
         found.append({layer.name for layer in adapters.layers(model)})
     assert found[0] < found[1] < found[2]
@@ -72,7 +72,7 @@ def test_a_fresh_lora_changes_nothing(unet: nn.Module) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_only_the_adapters_are_trained_and_they_are_fp32(tiny_base: Path, dtype: torch.dtype) -> None:
-    model = FAMILY.load_denoiser(tiny_base, dtype)
+    model = FAMILY.load_model(tiny_base, dtype)
     inject(model, "conv")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert {id(p) for p in trained.values()} == {id(p) for p in adapters.parameters(model).values()}
@@ -83,7 +83,7 @@ def test_only_the_adapters_are_trained_and_they_are_fp32(tiny_base: Path, dtype:
 def test_the_start_is_a_function_of_the_seed_and_moves_no_generator(tiny_base: Path) -> None:
     started = []
     for seed in (0, 0, 1):
-        model = FAMILY.load_denoiser(tiny_base, torch.float32)
+        model = FAMILY.load_model(tiny_base, torch.float32)
         torch.manual_seed(len(started))
         before = torch.get_rng_state()
         inject(model, seed=seed)
@@ -138,7 +138,7 @@ def test_every_method_trains_in_bf16_with_checkpointing(tiny_base: Path, method:
 
     gradients = []
     for dtype in (torch.float32, torch.bfloat16):
-        model = FAMILY.load_denoiser(tiny_base, dtype)
+        model = FAMILY.load_model(tiny_base, dtype)
         adapters.inject(
             model, lambda n, m: FAMILY.is_target(n, m, "conv"), rank=4, alpha=4.0, seed=0, method=method
         )  # fmt: skip
@@ -208,7 +208,7 @@ def test_adapters_are_put_back_exactly(tiny_base: Path, unet: nn.Module) -> None
     inject(unet, "conv")
     fill_up(unet)
     saved = {name: p.detach().clone() for name, p in adapters.parameters(unet).items()}
-    other = FAMILY.load_denoiser(tiny_base, torch.float32)
+    other = FAMILY.load_model(tiny_base, torch.float32)
     inject(other, "conv", seed=9)
     adapters.load(other, saved)
     assert torch.equal(predict(other), predict(unet))

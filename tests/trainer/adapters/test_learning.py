@@ -41,7 +41,7 @@ def pictures(family: families.Family) -> tuple[Batch, Batch]:
 
 @pytest.mark.parametrize("method", adapters.METHODS)
 def test_the_held_out_loss_falls(family: families.Family, pictures: tuple[Batch, Batch], method: str) -> None:
-    model = family.load_denoiser(BASE, torch.float32)
+    model = family.load_model(BASE, torch.float32)
     adapters.inject(model, lambda n, m: family.is_target(n, m, "conv"), rank=8, alpha=8.0, seed=0, method=method)
     alphas = family.noise_schedule()
 

@@ -66,7 +66,7 @@ def test_a_picture_survives_the_autoencoder(encoders: Encoders):
 
 def test_the_base_obeys_its_captions(encoders: Encoders):
     family = detect(demo.BASE)
-    model = family.load_denoiser(demo.BASE, torch.float32)
+    model = family.load_model(demo.BASE, torch.float32)
     facts = [replace(f, style=list(world.STYLES)[n % 4]) for n, (_, f) in enumerate(world.held_out_prompts(PROMPTS))]
     conditions = encoders.encode_text([world.caption_of(f) for f in facts])
     negative = encoders.encode_text([""])[0]

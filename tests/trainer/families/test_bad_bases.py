@@ -31,7 +31,7 @@ def refused(path: Path) -> BaseModelError:
     errors = []
     loads: list[Callable[[Path], Any]] = [families.detect, families.prediction]
     for family in families.all_families():
-        loads += [partial(family.load_denoiser, dtype=torch.float32), family.load_encoders]
+        loads += [partial(family.load_model, dtype=torch.float32), family.load_encoders]
     for load in loads:
         with pytest.raises(BaseModelError) as caught:
             load(path)
@@ -300,9 +300,9 @@ def test_folders(toy: Toy, tmp_path: Path) -> None:
     settings = json.loads(config.read_text(encoding="utf-8"))
     config.write_text(json.dumps(settings | {"layers_per_block": 1}), encoding="utf-8")
     with pytest.raises(BaseModelError, match=r"its UNet the shape of 4 weights .* differs: \[128\], expected \[96\]"):
-        sd15.FAMILY.load_denoiser(folder, torch.float32)
+        sd15.FAMILY.load_model(folder, torch.float32)
     config.write_text(json.dumps(settings), encoding="utf-8")
-    sd15.FAMILY.load_denoiser(folder, torch.float32)
+    sd15.FAMILY.load_model(folder, torch.float32)
     (folder / "tokenizer" / "vocab.json").unlink()
     with pytest.raises(BaseModelError, match=r"no tokenizer: vocab\.json missing"):
         sd15.FAMILY.load_encoders(folder)
@@ -346,7 +346,7 @@ def test_damaged_parts(toy_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.safetensors"
     rewrite(toy_file, path, loses(U + "time_embed.0.bias"))
     with pytest.raises(BaseModelError, match=r"its UNet lacks 1 weight \(time_embedding\.linear_1\.bias\)"):
-        sd15.FAMILY.load_denoiser(path, torch.float32)
+        sd15.FAMILY.load_model(path, torch.float32)
     name = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
     rewrite(toy_file, path, loses(name))
     with pytest.raises(BaseModelError, match="its text encoder lacks 1 weight"):
@@ -369,7 +369,7 @@ def test_broken_description(toy_file: Path, tmp_path: Path) -> None:
     for text, message in (("{", "is no JSON"), ("{}", "lacks 'unet'")):
         save_file(load_file(toy_file), path, metadata={sd15.DESCRIPTION: text})
         with pytest.raises(BaseModelError, match=message):
-            sd15.FAMILY.load_denoiser(path, torch.float32)
+            sd15.FAMILY.load_model(path, torch.float32)
 
 
 def _any_error(path: Path) -> str:

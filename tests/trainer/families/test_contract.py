@@ -27,7 +27,7 @@ def base(family: families.Family, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def denoiser(family: families.Family, base: Path) -> nn.Module:
-    return family.load_denoiser(base, torch.float32)
+    return family.load_model(base, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -94,20 +94,20 @@ def test_a_file_is_of_one_family(family: families.Family, base: Path) -> None:
 @pytest.mark.usefixtures("offline")
 def test_everything_loads_offline(family: families.Family, base: Path) -> None:
     families.detect(base)
-    family.load_denoiser(base, torch.float32)
+    family.load_model(base, torch.float32)
     family.load_encoders(base).encode_text(["a photo"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_denoiser_is_frozen(family: families.Family, base: Path, dtype: torch.dtype) -> None:
-    model = family.load_denoiser(base, dtype)
+    model = family.load_model(base, dtype)
     assert not any(module.training for module in model.modules())
     assert {p.dtype for p in model.parameters()} == {dtype}
     assert {(p.device.type, p.requires_grad) for p in model.parameters()} == {("cpu", False)}
 
 
 def test_loading_twice_gives_the_same_weights(family: families.Family, base: Path, denoiser: nn.Module) -> None:
-    again = family.load_denoiser(base, torch.float32).state_dict()
+    again = family.load_model(base, torch.float32).state_dict()
     assert again.keys() == denoiser.state_dict().keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in denoiser.state_dict().items())
 
@@ -213,7 +213,7 @@ def test_prediction_is_read_from_the_file(family: families.Family, base: Path, t
         family.tiny(path, 0, prediction="v_prediction", zero_terminal_snr=zero_terminal_snr)
         assert families.prediction(path) == ("v_prediction", zero_terminal_snr)
         assert families.detect(path) is family
-        family.load_denoiser(path, torch.float32)
+        family.load_model(path, torch.float32)
 
 
 def test_sizes(family: families.Family, encoders: families.Encoders, denoiser: nn.Module) -> None:
@@ -260,7 +260,7 @@ def test_prediction_lets_gradients_through(
 
 
 def test_prediction_in_half_precision(family: families.Family, base: Path, encoders: families.Encoders) -> None:
-    model = family.load_denoiser(base, torch.bfloat16)
+    model = family.load_model(base, torch.bfloat16)
     noisy = torch.randn(1, family.latent_channels, 8, 8)
     with torch.no_grad():
         said = family.predict(model, noisy, torch.tensor([500]), conditioned(family, encoders, "")[0])
@@ -304,6 +304,6 @@ def test_samples(family: families.Family, denoiser: nn.Module, encoders: familie
 def test_a_broken_copy_is_refused(family: families.Family, base: Path, tmp_path: Path) -> None:
     cut = tmp_path / "c\u00fct off.safetensors"
     cut.write_bytes(base.read_bytes()[:-1000])
-    for load in (families.detect, lambda p: family.load_denoiser(p, torch.float32), family.load_encoders):
+    for load in (families.detect, lambda p: family.load_model(p, torch.float32), family.load_encoders):
         with pytest.raises(BaseModelError, match="cut off"):
             load(cut)

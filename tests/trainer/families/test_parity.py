@@ -31,7 +31,7 @@ class Sides:
         self.family = FAMILIES[name]
         self.toy = Toy(family=self.family)
         self.file = self.toy.save(folder / "b\u00e4se \u6a21.safetensors")
-        self.model = self.family.load_denoiser(self.file, torch.float32)
+        self.model = self.family.load_model(self.file, torch.float32)
         self.encoders = self.family.load_encoders(self.file)
         tables = self.toy.save_tokenizer(folder / "tokenizer")
         marks = {"pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "model_max_length": 77}

@@ -32,7 +32,7 @@ def captions(toy: Toy) -> list[str]:
 
 @pytest.mark.parametrize("timestep", [0, 500, 999])
 def test_prediction_is_the_librarys(toy: Toy, toy_file: Path, timestep: int) -> None:
-    model = FAMILY.load_denoiser(toy_file, torch.float32)
+    model = FAMILY.load_model(toy_file, torch.float32)
     generator = torch.Generator().manual_seed(timestep)
     noisy = torch.randn(2, 4, 16, 8, generator=generator)
     hidden = torch.randn(2, 154, 48, generator=generator)
@@ -51,7 +51,7 @@ def test_single_file_route_of_diffusers_agrees(toy: Toy, toy_file: Path, tmp_pat
         (tmp_path / name / "config.json").write_text(model.to_json_string(), encoding="utf-8")
     options = {"config": str(tmp_path), "local_files_only": True}
     unet = UNet2DConditionModel.from_single_file(str(toy_file), subfolder="unet", **options)
-    assert same_weights(FAMILY.load_denoiser(toy_file, torch.float32), unet)
+    assert same_weights(FAMILY.load_model(toy_file, torch.float32), unet)
     vae = AutoencoderKL.from_single_file(str(toy_file), subfolder="vae", **options)
     assert same_weights(FAMILY.load_encoders(toy_file).vae, vae)
 
@@ -60,7 +60,7 @@ def test_single_file_route_of_diffusers_agrees(toy: Toy, toy_file: Path, tmp_pat
 def test_folder_and_file_are_the_same_model(toy: Toy, toy_file: Path, tmp_path: Path, captions: list[str]) -> None:
     folder = toy.save_folder(tmp_path / "f\u00f6lder \u6a21")
     assert families.detect(folder) is FAMILY
-    assert same_weights(FAMILY.load_denoiser(folder, torch.float32), FAMILY.load_denoiser(toy_file, torch.float32))
+    assert same_weights(FAMILY.load_model(folder, torch.float32), FAMILY.load_model(toy_file, torch.float32))
     ours, theirs = FAMILY.load_encoders(folder), FAMILY.load_encoders(toy_file)
     for a, b in zip(ours.encode_text(captions), theirs.encode_text(captions), strict=True):
         assert relative(a["hidden"], b["hidden"]) < 1e-5
@@ -71,12 +71,12 @@ def test_folder_and_file_are_the_same_model(toy: Toy, toy_file: Path, tmp_path: 
 def test_folder_of_another_variant(toy: Toy, tmp_path: Path) -> None:
     folder = toy.save_folder(tmp_path / "variant", variant="fp16")
     assert not list(folder.rglob("model.safetensors"))
-    assert same_weights(FAMILY.load_denoiser(folder, torch.float32), toy.unet)
+    assert same_weights(FAMILY.load_model(folder, torch.float32), toy.unet)
     assert same_weights(FAMILY.load_encoders(folder).vae, toy.vae)
     # The plain one wins where there are both.
     other = Toy(seed=1)
     other.unet.save_pretrained(folder / "unet")
-    assert same_weights(FAMILY.load_denoiser(folder, torch.float32), other.unet)
+    assert same_weights(FAMILY.load_model(folder, torch.float32), other.unet)
 
 
 def test_sharded_folder(toy: Toy, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_sharded_folder(toy: Toy, tmp_path: Path) -> None:
         file.unlink()
     toy.unet.save_pretrained(folder / "unet", max_shard_size="2MB")
     assert len(list((folder / "unet").glob("*.safetensors"))) > 1
-    assert same_weights(FAMILY.load_denoiser(folder, torch.float32), toy.unet)
+    assert same_weights(FAMILY.load_model(folder, torch.float32), toy.unet)
 
 
 def test_text_encoder_is_the_librarys(toy: Toy, toy_file: Path, captions: list[str]) -> None:
@@ -154,7 +154,7 @@ def test_ema_and_positions_are_ignored(toy: Toy, toy_file: Path, tmp_path: Path)
 
     path = rewrite(toy_file, tmp_path / "with ema.safetensors", old)
     assert path.stat().st_size > 1.5 * toy_file.stat().st_size
-    assert same_weights(FAMILY.load_denoiser(path, torch.float32), toy.unet)
+    assert same_weights(FAMILY.load_model(path, torch.float32), toy.unet)
     entry = FAMILY.load_encoders(path).encode_text(["a cat"])[0]
     assert torch.equal(entry["hidden"], FAMILY.load_encoders(toy_file).encode_text(["a cat"])[0]["hidden"])
 
@@ -180,7 +180,7 @@ def test_linear_vae_attention(toy: Toy, toy_file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_stored_dtypes(toy: Toy, tmp_path: Path, dtype: torch.dtype) -> None:
     path = toy.save(tmp_path / "half.safetensors", dtype=dtype)
-    loaded = FAMILY.load_denoiser(path, torch.float32).state_dict()
+    loaded = FAMILY.load_model(path, torch.float32).state_dict()
     for name, tensor in toy.unet.state_dict().items():
         assert torch.equal(loaded[name], tensor.to(dtype).float()), name
     assert FAMILY.load_encoders(path).encode_text(["a cat"])[0]["hidden"].dtype == torch.float32
@@ -203,7 +203,7 @@ def test_file_of_the_denoiser_alone(write_shapes: Callable[..., Path]) -> None:
         with pytest.raises(BaseModelError, match=r"holds no text encoder.*\n.*wired"):
             FAMILY.load_encoders(path)
         with pytest.raises(BaseModelError, match=r"its UNet lacks 68\d weights"):
-            FAMILY.load_denoiser(path, torch.float32)
+            FAMILY.load_model(path, torch.float32)
 
 
 def test_denoiser_alone_loads_in_all_three_namings(toy: Toy, toy_file: Path, tmp_path: Path) -> None:
@@ -212,9 +212,9 @@ def test_denoiser_alone_loads_in_all_three_namings(toy: Toy, toy_file: Path, tmp
 
     for prefix in (UNET, ""):
         path = rewrite(toy_file, tmp_path / "unet.safetensors", alone(prefix))
-        assert same_weights(FAMILY.load_denoiser(path, torch.float32), toy.unet)
+        assert same_weights(FAMILY.load_model(path, torch.float32), toy.unet)
     path = rewrite(toy_file, tmp_path / "diffusers.safetensors", lambda _: toy.unet.state_dict())
-    assert same_weights(FAMILY.load_denoiser(path, torch.float32), toy.unet)
+    assert same_weights(FAMILY.load_model(path, torch.float32), toy.unet)
 
 
 def test_names_of_a_full_size_unet_and_vae() -> None:

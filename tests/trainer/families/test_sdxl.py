@@ -46,7 +46,7 @@ def test_folder_and_file_are_the_same_model(toy_xl: Toy, toy_xl_file: Path, tmp_
     folder = toy_xl.save_folder(tmp_path / "f\u00f6lder \u6a21")
     assert families.detect(folder) is families.detect(toy_xl_file) is FAMILY
     for path in (folder, toy_xl_file):
-        assert same_weights(FAMILY.load_denoiser(path, torch.float32), toy_xl.unet)
+        assert same_weights(FAMILY.load_model(path, torch.float32), toy_xl.unet)
         encoders = FAMILY.load_encoders(path)
         assert same_weights(encoders.vae, toy_xl.vae)
         for name, model in toy_xl.texts.items():
@@ -195,7 +195,7 @@ def test_a_relative_predicts_what_its_library_does(tmp_path: Path, monkeypatch: 
     path = tmp_path / "relative.safetensors"
     save_file(ldm.unet_state(unet.state_dict(), 2), path)
     assert families.detect(path) is FAMILY
-    assert same_weights(FAMILY.load_denoiser(path, torch.float32), unet)
+    assert same_weights(FAMILY.load_model(path, torch.float32), unet)
 
 
 def test_denoiser_alone(toy_xl: Toy, toy_xl_file: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_denoiser_alone(toy_xl: Toy, toy_xl_file: Path, tmp_path: Path) -> None:
     diffusers = {n: t.clone() for n, t in toy_xl.unet.state_dict().items()}
     for change in (alone(UNET), alone(""), lambda _: diffusers):
         rewrite(toy_xl_file, path, lambda state, change=change: change(state) | marks)
-        assert same_weights(FAMILY.load_denoiser(path, torch.float32), toy_xl.unet)
+        assert same_weights(FAMILY.load_model(path, torch.float32), toy_xl.unet)
         assert families.prediction(path) == ("v_prediction", True)
     with pytest.raises(BaseModelError) as caught:
         FAMILY.load_encoders(path)
@@ -223,7 +223,7 @@ def test_comfyui_marks_a_saved_checkpoint_twice(toy_xl_file: Path, tmp_path: Pat
     marks = {"v_pred": torch.zeros(0), UNET + "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     path = rewrite(toy_xl_file, tmp_path / "saved.safetensors", lambda state: state | marks)
     assert families.prediction(path) == ("v_prediction", True)
-    FAMILY.load_denoiser(path, torch.float32)
+    FAMILY.load_model(path, torch.float32)
     path = rewrite(toy_xl_file, tmp_path / "eps.safetensors", lambda state: state | {"ztsnr": torch.zeros(0)})
     assert families.prediction(path) == ("epsilon", False), "as in ComfyUI ztsnr alone says nothing"
 
@@ -240,13 +240,13 @@ def test_prediction_of_a_folder(toy_xl: Toy, tmp_path: Path) -> None:
     ):
         settings.write_text(json.dumps(config), encoding="utf-8")
         assert families.prediction(folder) == expected
-        FAMILY.load_denoiser(folder, torch.float32)
+        FAMILY.load_model(folder, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
 def test_stored_dtypes(toy_xl: Toy, tmp_path: Path, dtype: torch.dtype) -> None:
     path = toy_xl.save(tmp_path / "half.safetensors", dtype=dtype)
-    loaded = FAMILY.load_denoiser(path, torch.float32).state_dict()
+    loaded = FAMILY.load_model(path, torch.float32).state_dict()
     for name, tensor in toy_xl.unet.state_dict().items():
         assert torch.equal(loaded[name], tensor.to(dtype).float()), name
     encoders = FAMILY.load_encoders(path)
@@ -301,7 +301,7 @@ def test_scaled_fp8(
     changed = [name for name, tensor in usual.items() if not torch.equal(expected[name], tensor)]
     assert len(changed) > 50, "quantising costs something"
     whole = rewrite(toy_xl_file, tmp_path / "dequantised.safetensors", lambda _: expected)
-    assert same_weights(FAMILY.load_denoiser(path, dtype), FAMILY.load_denoiser(whole, dtype))
+    assert same_weights(FAMILY.load_model(path, dtype), FAMILY.load_model(whole, dtype))
     ours, theirs = FAMILY.load_encoders(path), FAMILY.load_encoders(whole)
     for name, model in ours.text_models.items():
         assert same_weights(model, theirs.text_models[name]), name

@@ -24,7 +24,7 @@ class Toy:
 
     def model(self, *, method: str = "lora", which: str = "linear", dtype: torch.dtype = torch.float32) -> nn.Module:
         """The denoiser with adapters that have values as if they had been trained."""
-        model = self.family.load_denoiser(self.path, dtype)
+        model = self.family.load_model(self.path, dtype)
 
         def target(name: str, module: nn.Module) -> bool:
             return self.family.is_target(name, module, which)

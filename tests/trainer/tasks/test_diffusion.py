@@ -540,7 +540,7 @@ class Encoders:
 
 def test_text_encoders_that_are_trained_encode_anew_and_take_a_gradient(cache: Cache, family: Family) -> None:
     job = job_of(cache, 2, train_text_encoder=True)
-    for key in job.texts():  # they are not read from the cache
+    for key in job.captions():  # they are not read from the cache
         cache.path("conditioning", key).unlink(missing_ok=True)
     encoders = Encoders()
     task = Diffusion(job, cast(Any, family), cache, CPU, cast(Any, encoders))

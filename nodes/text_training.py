@@ -1,0 +1,70 @@
+"""What Train LoRA does with texts: a CLIP that holds a language model, to a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..trainer import events, languages, prepare_text, sheet, text
+from ..trainer.config import TEXT
+from ..trainer.errors import HostError
+from ..trainer.events import Event, Sample
+from ..trainer.files import ContentHashes
+from ..trainer.job import Base, Job
+from .host import clip_language, places
+from .host.graph import NodeProgress
+from .payloads import ConfigFields, DatasetRef
+from .training import init_of, settings_of
+from .working import Notes, Trained, to_the_end
+
+
+def train_text(ref: DatasetRef, config: ConfigFields, clip: Any, progress: NodeProgress) -> Trained:
+    """Train, go on with, extend, or find again the run of a language model.
+
+    Raises:
+        UserError: an input cannot be used.
+        RunError: the run failed, or its worker died.
+    """
+    if clip is None:
+        raise HostError(
+            "Train LoRA: the data set is text, and no CLIP with a language model is wired",
+            "wire the CLIP of Load Language Model, or of Load CLIP with a Qwen, Gemma or Mistral text encoder",
+        )
+    note = Notes()
+    decided = {"task_type": TEXT, "train_data_dir": ref.folder.as_posix(), "repeats": ref.repeats}
+    settings = settings_of(decided, config)
+    progress.say("Reading the texts")
+    dataset = ref.texts()
+    for problem in dataset.problems:
+        note(f"{problem.path.name}: {problem.message}")
+    progress.say("Looking at the language model")
+    found = clip_language.resolve(clip, note)
+    kind, hashes = languages.detect(found.file), ContentHashes(places.cache() / "hashes.json")
+    base = Base(found.file.resolve(), kind.name, languages.content(found.file, hashes))
+    settings = settings.but(
+        base_model=base.file.as_posix(), tokenizer=found.tokenizer.as_posix() if found.tokenizer else None
+    )
+    chat = text.Chat(
+        languages.tokenizer(found.file, found.tokenizer), settings.chat_template, settings.max_length
+    )
+    job = prepare_text.plan(settings, dataset, base, chat, "host", init=init_of(settings))
+    return to_the_end(job, _Texts(), note, progress)
+
+
+class _Texts:
+    """Texts, as ``working.Kind``."""
+
+    def fill(self, job: Job, folder: Path) -> None:
+        """Nothing: the job holds the tokens."""
+
+    def shown(self, sample: Sample, folder: Path) -> Any:
+        """The question and the answer."""
+        return sheet.page([(sample.prompt, sample.answer)])
+
+    def samples(self, story: list[Event], step: int, folder: Path) -> torch.Tensor:
+        """A page of the last questions and answers, [1, H, W, 3] in 0..1."""
+        answered = [event for event in story if isinstance(event, Sample)]
+        page = sheet.page([(one.prompt, one.answer) for one in events.shown(answered, step)] if answered else [])
+        return sheet.to_pixels(page).movedim(0, -1)[None]
