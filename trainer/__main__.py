@@ -67,7 +67,7 @@ COMMANDS = {
     "resize": ("a LoRA file at a lower rank", "loras.resize"),
     "merge": ("several LoRA files as one", "loras.merge"),
     "import": ("a config of sd-scripts, lora-scripts or OneTrainer as ours", "importers.command"),
-    "demo": ("train on drawn pictures with the embedded base, and look at the result", ""),
+    "demo": ("train on drawn pictures with the embedded base, or on forty answers, and look at the result", ""),
 }
 
 
@@ -125,6 +125,12 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="(default %(default)s)")
+    parser.add_argument(
+        "--task",
+        choices=("image-generation", configs.TEXT),
+        default="image-generation",
+        help="what is trained: pictures on the embedded base (default), or a language model out of a Python package",
+    )
     parser.set_defaults(run=_demo)
 
 
@@ -183,7 +189,10 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from .demo.command import run_demo
+    if args.task == configs.TEXT:
+        from .demo.text import run_demo
+    else:
+        from .demo.command import run_demo
 
     with Stop() as stop:
         return exit_code(run_demo(args.output, screen(), stop))
