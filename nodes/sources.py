@@ -43,15 +43,15 @@ class Folder:
     """A folder of pictures and captions."""
 
     def __init__(self, ref: DatasetRef) -> None:
-        self._ref = ref
+        self.ref = ref
 
     def decided(self) -> dict[str, Any]:
         """Where it lies, and how it is read."""
         return {
-            "train_data_dir": self._ref.folder.as_posix(),
-            "trigger_word": self._ref.trigger_word,
-            "repeats": self._ref.repeats,
-            "caption_source": self._ref.captions,
+            "train_data_dir": self.ref.folder.as_posix(),
+            "trigger_word": self.ref.trigger_word,
+            "repeats": self.ref.repeats,
+            "caption_source": self.ref.captions,
         }
 
     def dataset(self, config: TrainConfig) -> Dataset:
@@ -60,7 +60,7 @@ class Folder:
         Raises:
             DatasetError: nothing in it can be trained on.
         """
-        return self._ref.scan(resolution=config.resolution, mask=config.mask)
+        return self.ref.scan(resolution=config.resolution, mask=config.mask)
 
     def store(self, job: Job, cache: Cache, encoder: Encoder) -> None:
         """Nothing of it is encoded yet."""

@@ -40,15 +40,15 @@ def train_text(ref: DatasetRef, config: ConfigFields, clip: Any, progress: NodeP
     for problem in dataset.problems:
         note(f"{problem.path.name}: {problem.message}")
     progress.say("Looking at the language model")
-    found = clip_language.resolve(clip, note)
-    kind, hashes = languages.detect(found.file), ContentHashes(places.cache() / "hashes.json")
-    base = Base(found.file.resolve(), kind.name, languages.content(found.file, hashes))
+    found = clip_language.held(clip)
+    if not found.writes:
+        note("ComfyUI's Generate Text cannot write with this CLIP; PEFT's folder in the run is for other programs")
+    kind, hashes = languages.detect(found.path), ContentHashes(places.cache() / "hashes.json")
+    base = Base(found.path.resolve(), kind.name, languages.content(found.path, hashes))
     settings = settings.but(
         base_model=base.file.as_posix(), tokenizer=found.tokenizer.as_posix() if found.tokenizer else None
     )
-    chat = text.Chat(
-        languages.tokenizer(found.file, found.tokenizer), settings.chat_template, settings.max_length
-    )
+    chat = text.Chat(languages.tokenizer(found.path, found.tokenizer), settings.chat_template, settings.max_length)
     job = prepare_text.plan(settings, dataset, base, chat, "host", init=init_of(settings))
     return to_the_end(job, _Texts(), note, progress)
 

@@ -12,6 +12,7 @@ from .host import places
 from .host.graph import NodeProgress
 from .payloads import CATEGORY, ConfigFields, ConfigType, DatasetRef, DatasetType, one
 from .sources import Encoded, Folder, Source
+from .text_training import train_text
 from .training import train
 
 MOST_NOTES = 8
@@ -30,7 +31,8 @@ class TrainLoRA(io.ComfyNode):
             category=CATEGORY,
             description="Trains a LoRA on the wired model, in a process of its own, and hands it on: wire it into "
             "Apply LoRA and see it work in the same graph. If nothing changed, the finished LoRA comes back at once; "
-            "Cancel saves, and the next run goes on from there; more epochs extend the run. It hands on the last "
+            "Cancel saves, and the next run goes on from there; more epochs extend the run. Texts train the language "
+            "model that the CLIP holds. It hands on the last "
             "checkpoint, or an earlier one that its validations show to be better by more than noise.",
             search_aliases=[
                 "train", "training", "finetune", "fine-tune", "lora trainer", "dreambooth", "style",
@@ -40,7 +42,9 @@ class TrainLoRA(io.ComfyNode):
             is_input_list=True,  # of latents and conditioning; everything else is a list of one
             inputs=[
                 DatasetType.Input(
-                    "dataset", optional=True, tooltip="The images and captions, from Load Dataset or Auto Caption."
+                    "dataset",
+                    optional=True,
+                    tooltip="The images and captions, from Load Dataset or Auto Caption; or the texts of Load Dataset.",
                 ),
                 ConfigType.Input(
                     "config", optional=True, tooltip="How to train, from LoRA Train Config. Unwired: its defaults."
@@ -52,7 +56,10 @@ class TrainLoRA(io.ComfyNode):
                     "patched onto it are trained on top of.",
                 ),
                 io.Clip.Input(
-                    "clip", optional=True, tooltip="Encodes the captions, exactly as it will encode your prompts."
+                    "clip",
+                    optional=True,
+                    tooltip="Encodes the captions, exactly as it will encode your prompts. For texts it is the "
+                    "language model that is trained, from Load Language Model or Load CLIP, without MODEL and VAE.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Encodes the images, and decodes the samples."),
                 io.Latent.Input(
@@ -80,7 +87,8 @@ class TrainLoRA(io.ComfyNode):
                 io.LoraModel.Output(display_name="lora", tooltip="The LoRA, for Apply LoRA and Save LoRA."),
                 io.LossMap.Output(display_name="loss_map", tooltip="The training loss, for Plot Loss Graph."),
                 io.Image.Output(
-                    display_name="samples", tooltip="The last samples that the trainer drew up to the LoRA's step."
+                    display_name="samples",
+                    tooltip="The last samples that the trainer drew up to the LoRA's step; of texts a page of answers.",
                 ),
                 io.Int.Output(display_name="steps", tooltip="Optimizer steps that the LoRA was trained for."),
                 io.String.Output(display_name="run", tooltip="The run's id."),
@@ -111,17 +119,14 @@ class TrainLoRA(io.ComfyNode):
         }
         wired: dict[str, Any] = {name: one(name, values) for name, values in single.items() if values}
         source = _source(wired.get("dataset"), latents, conditioning)
-        named = wired.get("base_file", OWN_FILE)
+        settings, wired_clip = wired.get("config", ConfigFields({})), wired.get("clip")
         try:
-            done = train(
-                source,
-                wired.get("config", ConfigFields({})),
-                wired.get("model"),
-                wired.get("clip"),
-                wired.get("vae"),
-                "" if named == OWN_FILE else named,
-                progress,
-            )
+            if isinstance(source, Folder) and source.ref.text:
+                done = train_text(source.ref, settings, wired_clip, progress)
+            else:
+                file = wired.get("base_file", OWN_FILE)
+                file = "" if file == OWN_FILE else file
+                done = train(source, settings, wired.get("model"), wired_clip, wired.get("vae"), file, progress)
         except DarkroomError as error:
             progress.tell("failed", text=str(error))
             raise
