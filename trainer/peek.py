@@ -27,11 +27,15 @@ class Peek(NamedTuple):
         family: a name of ``families``.
         parameters: weights of its denoiser.
         side: of the square pictures that it draws, in pixels, where its file says so; 0: as its family does.
+        flow: of a language model: numbers that each token has in all blocks together, layers x width.
+        vocabulary: of a language model: how many different tokens there are.
     """
 
     family: str
     parameters: int
     side: int = 0
+    flow: int = 0
+    vocabulary: int = 0
 
 
 def peek(path: Path) -> Peek:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .. import events, runfolder
+from .. import events, languages, runfolder
 from ..dataset.sampler import windows_per_epoch
 from ..errors import BaseModelError
 from ..events import Advised, Chosen, Event, RunStopped
@@ -23,7 +23,7 @@ from ..peek import Peek, peek
 from .cautions import Advice, Length, warn
 from .choices import Choice, Room, decide
 from .diagnosis import Case, Diagnosis, diagnose
-from .facts import Facts, facts
+from .facts import Facts, facts, facts_of_texts
 
 __all__ = [
     "Advice",
@@ -39,6 +39,8 @@ __all__ = [
     "decide",
     "diagnose",
     "facts",
+    "facts_of_texts",
+    "language_model",
     "length",
     "model",
     "warn",
@@ -46,11 +48,20 @@ __all__ = [
 
 
 def model(file: Path, family: str) -> Peek:
-    """What a base model is. One whose file does not tell its size is taken for one of full size."""
+    """What a base model of images is. One whose file does not tell its size is taken for one of full size."""
     try:
         return peek(file)
     except BaseModelError:
         return Peek(family, BASES[family])
+
+
+def language_model(file: Path, family: str) -> Peek:
+    """What a language model is; one that cannot be read any more is known by its name alone."""
+    try:
+        kind = languages.detect(file)
+    except BaseModelError:
+        return Peek(family, 0)
+    return Peek(kind.name, kind.numbers, 0, kind.layers * kind.hidden, kind.vocabulary)
 
 
 def length(job: Job) -> Length:
@@ -62,8 +73,6 @@ def length(job: Job) -> Length:
 
 def before(job: Job) -> list[Event]:
     """What is to be said of a job before it is trained: what was chosen for it, and what to mind."""
-    if job.config.text:
-        return []
     found = case(job, ())
     chosen = {field for field, _, _ in job.choices}
     return [
@@ -77,7 +86,7 @@ def before(job: Job) -> list[Event]:
 
 def after(job: Job, folder: Path, end: Event) -> list[Event]:
     """What is to be said of a run that is about to end so: nothing of one that was stopped."""
-    if isinstance(end, RunStopped) or job.config.text:
+    if isinstance(end, RunStopped):
         return []
     found = diagnose(case(job, [*events.history(folder / "events.jsonl"), end]))
     return [Advised("diagnosis", found.field, found.message, found.cure)] if found is not None else []
@@ -85,6 +94,9 @@ def after(job: Job, folder: Path, end: Event) -> list[Event]:
 
 def case(job: Job, story: Sequence[Event]) -> Case:
     """A run as it is looked at; of pictures that look alike nothing is known then."""
-    own = facts([item for item in job.items if not item.regular], job.config.trigger_word, alike=False)
-    base = model(job.base.file, job.base.family)
+    if job.config.text:
+        own, base = facts_of_texts(job.texts), language_model(job.base.file, job.base.family)
+    else:
+        own = facts([item for item in job.items if not item.regular], job.config.trigger_word, alike=False)
+        base = model(job.base.file, job.base.family)
     return Case(job, own, base, length(job), story, torch.cuda.is_available())

@@ -16,6 +16,8 @@ FAR = 0.5
 """Orders of magnitude outside of the usual rates from which on it is said: nearer to a slip of the keyboard."""
 TOO_MANY, TOO_FEW = 2.0, 0.4
 """Times the showings that are right for so many pictures."""
+LITTLE = 0.02
+"""A loss on a smaller part of the tokens has little to learn from."""
 PRODIGY_STEPS = 150
 """Prodigy finds its rate within some fifty steps (docs/measurements.md)."""
 
@@ -65,13 +67,35 @@ def warn(config: TrainConfig, facts: Facts, base: Peek, length: Length, chosen: 
         *_rank(config, facts),
         *_batch(config, facts),
         *_length(config, facts, length),
-        *captions(config, facts),
-        *_resolution(config, facts, base),
-        *_text_encoder(config),
+        *(_texts(config, facts) if config.text else _pictures(config, facts, base)),
         *_warmup(config, length),
-        *_of_no_effect(config, length),
+        *_of_no_effect(config, facts, length),
     )
     return [advice for advice in every if advice.field not in chosen]
+
+
+def _pictures(config: TrainConfig, facts: Facts, base: Peek) -> Iterator[Advice]:
+    yield from captions(config, facts)
+    yield from _resolution(config, facts, base)
+    yield from _text_encoder(config)
+
+
+def _texts(config: TrainConfig, facts: Facts) -> Iterator[Advice]:
+    """Wrong formats, which are the guide's trouble of language models."""
+    full = sum(tokens >= config.max_length for tokens in facts.tokens)
+    if full:
+        message = f"max_length: {count(full, 'sample')} of {facts.images:,} have {config.max_length:,} tokens or more"
+        yield Advice("max_length", f"{message}: their front is cut away", f"max_length: {2 * config.max_length}")
+    total = sum(facts.tokens)
+    if total and facts.counted < LITTLE * total:
+        message = f"train_data_dir: the loss is on {facts.counted / total:.1%} of the tokens, so little is learnt"
+        yield Advice("train_data_dir", f"{message} from so much", "longer answers, or shorter questions")
+    if facts.images > 2 and facts.captions == 1:
+        message = "train_data_dir: all samples have the same answer, which is all that will be learnt"
+        yield Advice("train_data_dir", message, "answers that belong to their questions")
+    if facts.lines == facts.images:
+        message = "train_data_dir: plain lines: the model learns to write such text, not to answer"
+        yield Advice("train_data_dir", message, "to answer: prompt and completion in .jsonl", note=True)
 
 
 def _rate(config: TrainConfig, base: Peek) -> Iterator[Advice]:
@@ -95,22 +119,21 @@ def _rank(config: TrainConfig, facts: Facts) -> Iterator[Advice]:
     rank = max(config.lora_rank, *config.lora_ranks.values(), 0)
     # A LoKr's rank is that of a small factor: a high one is usual.
     if rank >= rules.LARGE_RANK and facts.different < rules.SMALL and config.lora_method != "lokr":
-        message = f"lora_rank: {rank} learns {count(facts.different, 'different picture')} by heart"
+        message = f"lora_rank: {rank} learns {count(facts.different, f'different {facts.what}')} by heart"
         yield Advice("lora_rank", message, "lora_rank: 8, or 16 if the result is flat")
 
 
 def _batch(config: TrainConfig, facts: Facts) -> Iterator[Advice]:
     if config.window == 1 and facts.different > 1:
-        message = "batch_size: 1 without accumulation: each step follows a single picture, which is noisy"
+        message = f"batch_size: 1 without accumulation: each step follows a single {facts.what}, which is noisy"
         yield Advice("batch_size", message, "gradient_accumulation_steps: 4, which needs no more memory")
 
 
 def _length(config: TrainConfig, facts: Facts, length: Length) -> Iterator[Advice]:
     trained = max(1, facts.different - config.validation_images)
-    right = rules.presentations(trained)
-    told = (
-        f"pictures are shown {length.shown:,.0f} times in all; for {count(trained, 'different one')} {right:,.0f} are"
-    )
+    right = rules.presentations(trained, config.text)
+    told = f"{facts.what}s are shown {length.shown:,.0f} times in all; for {count(trained, 'different one')} "
+    told += f"{right:,.0f} are"
     field = "epochs" if config.max_steps is None or length.steps < config.max_steps else "max_steps"
     now = config.epochs if field == "epochs" else length.steps
     cure = f"{field}: {max(1, round(now * right / max(1, length.shown)))}"
@@ -163,12 +186,14 @@ def _warmup(config: TrainConfig, length: Length) -> Iterator[Advice]:
         yield Advice("warmup_steps", message, "" if usual else "warmup_steps: auto", note=usual)
 
 
-def _of_no_effect(config: TrainConfig, length: Length) -> Iterator[Advice]:
+def _of_no_effect(config: TrainConfig, facts: Facts, length: Length) -> Iterator[Advice]:
     if config.max_steps is not None and length.steps < config.max_steps:
         ends = f"{config.epochs} epochs are {length.steps} steps; raise epochs"
         yield Advice("max_steps", f"max_steps: {config.max_steps} is not reached: {ends}", note=True)
     if config.validation_images and not config.validation_steps:
-        message = f"validation_images: {config.validation_images} images are held out, but with validation_steps: 0"
+        message = (
+            f"validation_images: {config.validation_images} {facts.what}s are held out, but with validation_steps: 0"
+        )
         yield Advice("validation_images", f"{message} nothing is measured on them", "validation_steps: 100")
     if config.optimizer == "schedulefree" and config.lr_scheduler not in ("constant", "cosine"):
         message = f"lr_scheduler: schedulefree averages instead; {config.lr_scheduler} has no effect"

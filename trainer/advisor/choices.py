@@ -74,6 +74,9 @@ def decide(config: TrainConfig, facts: Facts, base: Peek, room: Room) -> tuple[T
     """
     wanted = set(config.auto)
     found: list[Choice] = []
+    if config.text:
+        wanted.discard("resolution")
+        config = config.model_copy(update={"auto": tuple(field for field in config.auto if field != "resolution")})
     for fields, choose in _ORDER:
         if asked := [field for field in fields if field in wanted]:
             values, why = choose(config, facts, base, room, asked)
@@ -91,7 +94,9 @@ def _resolution(config: TrainConfig, facts: Facts, base: Peek, room: Room, asked
 
 
 def _rank(config: TrainConfig, facts: Facts, base: Peek, room: Room, asked: list[str]) -> _Chosen:
-    chosen = rules.rank(facts.different, config.class_prompt, base.family)
+    chosen = rules.rank(facts.different, config.class_prompt, base.family, config.text)
+    if config.text:
+        return {"lora_rank": chosen}, f"{_pictures(facts)}; 16 from {rules.TEXTS_FOR_16:,} on"
     why = f"{_pictures(facts)}; 16 from {rules.PICTURES_FOR_16} on"
     if chosen == 8 and facts.different >= rules.PICTURES_FOR_16:
         why = "class_prompt: it is no style, which might need 16"
@@ -107,7 +112,7 @@ def _alpha(config: TrainConfig, facts: Facts, base: Peek, room: Room, asked: lis
 
 def _held_out(config: TrainConfig, facts: Facts, base: Peek, room: Room, asked: list[str]) -> _Chosen:
     chosen = rules.held_out(facts.different)
-    why = "overfitting is measured on them" if chosen else "each picture is needed"
+    why = "overfitting is measured on them" if chosen else f"each {facts.what} is needed"
     return {"validation_images": chosen}, f"{why}; {_pictures(facts)}"
 
 
@@ -125,7 +130,7 @@ def _batch(config: TrainConfig, facts: Facts, base: Peek, room: Room, asked: lis
     switches = (False, True) if checkpointing in asked else (config.gradient_checkpointing,)
     # The quickest first: more of the batch at once saves little time, no checkpointing a quarter of it.
     ways = [{**cut, checkpointing: switch} for switch in switches for cut in cuts]
-    needs = [_memory(config.model_copy(update=way), base, room) for way in ways]
+    needs = [_memory(config.model_copy(update=way), facts, base, room) for way in ways]
     fits = [number for number, need in enumerate(needs) if not room.free or need <= ROOM * room.free]
     best = fits[0] if fits else len(ways) - 1
     window = config.model_copy(update=ways[best]).window
@@ -135,9 +140,14 @@ def _batch(config: TrainConfig, facts: Facts, base: Peek, room: Room, asked: lis
     return ways[best], why
 
 
-def _memory(config: TrainConfig, base: Peek, room: Room) -> float:
+def _memory(config: TrainConfig, facts: Facts, base: Peek, room: Room) -> float:
     """Bytes that a config is reckoned to need."""
     size = 4 if config.mixed_precision == "no" or room.device == "cpu" else 2
+    if config.text:
+        # What a block keeps of a token for the way back (Korthikanti et al., arXiv 2205.05198, without attention's
+        # square, which is not kept); checkpointed, its input alone.
+        tokens = config.batch_size * max(facts.tokens, default=0)
+        return size * (base.parameters + tokens * base.flow * (1 if config.gradient_checkpointing else 17))
     return figures.memory(config, config.resolution**2, base.family, base.parameters, size)
 
 
@@ -146,7 +156,9 @@ def _rate(config: TrainConfig, facts: Facts, base: Peek, room: Room, asked: list
     if config.optimizer == "prodigy":
         return chosen, "prodigy finds its rate by itself, and multiplies it with this"
     parts = [f"{shown(family.rate)} for {family.title} at an effective batch of {family.at}"]
-    if config.window != family.at:
+    if config.text:
+        parts = [f"{shown(rules.TEXT_RANGE[1])} for text"]
+    elif config.window != family.at:
         parts.append(f"by the square root for {config.window}, at most {shown(rules.HIGHEST)}")
     if config.optimizer in rules.OPTIMIZERS:
         parts.append(f"times {rules.OPTIMIZERS[config.optimizer]:g} for {config.optimizer}")
@@ -160,12 +172,13 @@ def _rate(config: TrainConfig, facts: Facts, base: Peek, room: Room, asked: list
 def _epochs(config: TrainConfig, facts: Facts, base: Peek, room: Room, asked: list[str]) -> _Chosen:
     trained = max(1, facts.different - config.validation_images)
     showings = facts.showings * trained / max(1, facts.different)
-    chosen = rules.epochs(trained, showings)
-    return {"epochs": chosen}, f"{trained:,} different pictures, shown {round(chosen * showings):,} times in all"
+    chosen = rules.epochs(trained, showings, config.text)
+    told = f"{trained:,} different {facts.what}s, shown {round(chosen * showings):,} times in all"
+    return {"epochs": chosen}, told
 
 
 def _pictures(facts: Facts) -> str:
-    different = count(facts.different, "different picture")
+    different = count(facts.different, f"different {facts.what}")
     return f"{different} of {facts.images:,}" if facts.alike else different
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import log
 from statistics import fmean, stdev
 
 from ..config import TrainConfig
@@ -35,8 +36,13 @@ TINY = 0.01
 FIRST_CURES = 16, 6
 """The ranks that the guide changes to: for more effect, for less."""
 
+FOREIGN = 0.75
+"""A first loss that is so near to that of a guess among all words: the text is noise to the model."""
+
 TROUBLES = {
     "memory": "out of memory",
+    "format": "the texts are not what the base model reads",
+    "rote": "answers by heart are to be expected: it overfits",
     "stiff": "stiff or distorted pictures are to be expected: it overfits",
     "faint": "hardly any effect is to be expected",
     "still": "the loss does not move",
@@ -101,7 +107,7 @@ class Case:
     @property
     def right(self) -> float:
         """How often its pictures are shown usually."""
-        return rules.presentations(max(1, self.facts.different - self.config.validation_images))
+        return rules.presentations(max(1, self.facts.different - self.config.validation_images), self.config.text)
 
     def validations(self, signal: str) -> list[Validation]:
         """Its values of a signal, by step."""
@@ -121,7 +127,7 @@ def diagnose(case: Case) -> Diagnosis | None:
     end = case.story[-1] if case.story else None
     if isinstance(end, RunFailed):
         return next(_failure(case, end), None)
-    looked_at = (_away, _stiff, _still, _faint, _short)
+    looked_at = (_away, _foreign, _stiff, _still, _faint, _short)
     return next((found for look in looked_at for found in look(case)), None) or _healthy(case, end)
 
 
@@ -141,8 +147,11 @@ def _less_memory(case: Case, message: str) -> tuple[str, str]:
     A run that was out of memory while it trained has given up all but the last by itself.
     """
     config, started = case.config, _started(case)
+    smaller = "resolution", f"resolution: {max(64, config.resolution * 3 // 4 // 64 * 64)}"
+    if config.text:
+        smaller = "max_length", f"max_length: {max(64, config.max_length // 2)}"
     if "everything given up" in message:
-        return "resolution", f"resolution: {max(64, config.resolution * 3 // 4 // 64 * 64)}"
+        return smaller
     fp32 = started is not None and started.precision == "fp32" and started.device != "cpu"
     for size in (2, 1):
         if config.batch_size > size:
@@ -152,13 +161,13 @@ def _less_memory(case: Case, message: str) -> tuple[str, str]:
             return "mixed_precision", "mixed_precision: fp16"
         if size == 2 and not config.gradient_checkpointing:
             return "gradient_checkpointing", "gradient_checkpointing: true, the same run"
-    return "resolution", f"resolution: {max(64, config.resolution * 3 // 4 // 64 * 64)}"
+    return smaller
 
 
 def _away(case: Case) -> Iterator[Diagnosis]:
     fixed = case.validations("train")
     if len(fixed) > 1 and fixed[-1].loss > RISEN * fixed[0].loss:
-        rose = f"on fixed pictures it rose from {fixed[0].loss:.4f} to {fixed[-1].loss:.4f}"
+        rose = f"on fixed {case.facts.what}s it rose from {fixed[0].loss:.4f} to {fixed[-1].loss:.4f}"
         yield Diagnosis("away", rose, *_lower_rate(case))
         return
     first, last = _ends(case.losses())
@@ -187,18 +196,31 @@ def _stiff(case: Case) -> Iterator[Diagnosis]:
         return
     last = values[max(values)]
     because = f"the held-out loss was {values[end.best]:.4f} at step {end.best}, and {last:.4f} at the end"
+    trouble = "rote" if config.text else "stiff"
     part = end.best / end.step
     low, _ = rules.range_of(config, case.base)
     if part * case.length.shown >= STIFF_BELOW * case.right:
         field, now = _length_field(case)
-        yield Diagnosis("stiff", because, field, f"{field}: {max(1, round(part * now))}")
+        yield Diagnosis(trouble, because, field, f"{field}: {max(1, round(part * now))}")
     elif config.optimizer != "prodigy" and config.learning_rate > low:
         lower = max(low, config.learning_rate / 2)
-        yield Diagnosis("stiff", because, "learning_rate", f"learning_rate: {shown(lower)}")
+        yield Diagnosis(trouble, because, "learning_rate", f"learning_rate: {shown(lower)}")
     elif config.lora_rank > FIRST_CURES[1]:
-        yield Diagnosis("stiff", because, "lora_rank", f"lora_rank: {FIRST_CURES[1]}, later 4")
+        yield Diagnosis(trouble, because, "lora_rank", f"lora_rank: {FIRST_CURES[1]}, later 4")
     else:
-        yield Diagnosis("stiff", because, "train_data_dir", "more pictures, or more varied ones")
+        yield Diagnosis(trouble, because, "train_data_dir", f"more {case.facts.what}s, or more varied ones")
+
+
+def _foreign(case: Case) -> Iterator[Diagnosis]:
+    """A wrong data format: the base model had no more idea of the texts than of any other row of words."""
+    first = next((event for event in case.story if isinstance(event, Validation) and event.step == 0), None)
+    if not case.config.text or first is None or case.base.vocabulary < 2:
+        return
+    guess = log(case.base.vocabulary)
+    if first.loss > FOREIGN * guess:
+        told = f"before the training the loss was {first.loss:.1f} a token, and a mere guess among all has {guess:.1f}"
+        change = "plain lines, or prompt and completion; with the base model's own tokenizer and chat_template"
+        yield Diagnosis("format", told, "train_data_dir", change)
 
 
 def _still(case: Case) -> Iterator[Diagnosis]:
@@ -247,6 +269,8 @@ def _faint(case: Case) -> Iterator[Diagnosis]:
     elif case.length.shown < 2 * case.right:
         more = max(case.right / max(1.0, case.length.shown), 1.5)
         yield Diagnosis("faint", because, field, f"{field}: {round(more * now)}")
+    elif config.text:
+        yield Diagnosis("faint", because, "train_data_dir", "samples that have more of what is to be learnt in common")
     else:
         (advice,) = [*captions(config, case.facts), None][:1]
         told = "look at the captions: one precise text a picture"
@@ -261,7 +285,7 @@ def _short(case: Case) -> Iterator[Diagnosis]:
     first, last = values[0].loss, values[-1].loss
     if last > (1 - SLIGHT) * first:
         field, now = _length_field(case)
-        fell = f"the loss on fixed pictures fell from {first:.4f} to {last:.4f}"
+        fell = f"the loss on fixed {case.facts.what}s fell from {first:.4f} to {last:.4f}"
         told = f"{fell}, and they were shown {case.length.shown:,.0f} times; {case.right:,.0f} are usual"
         more = round(now * case.right / max(1.0, case.length.shown))
         yield Diagnosis("faint", told, field, f"{field}: {more}")
@@ -273,7 +297,7 @@ def _healthy(case: Case, end: Event | None) -> Diagnosis | None:
         return None
     first, last = values[0].loss, values[-1].loss
     lowest = min(values, key=lambda one: one.loss)
-    name = "held-out loss" if lowest.signal == "held_out" else "loss on fixed pictures"
+    name = "held-out loss" if lowest.signal == "held_out" else f"loss on fixed {case.facts.what}s"
     where = "lowest at the end" if lowest is values[-1] else f"about as low at the end as at step {lowest.step}"
     return Diagnosis("", f"the {name} fell from {first:.4f} to {last:.4f}, {where}")
 
@@ -284,7 +308,9 @@ def _unmoved(case: Case) -> str:
     if len(values) > 1:
         first, last = values[0].loss, values[-1].loss
         moved = 1 - last / first if first else 0.0
-        return "" if moved >= FAINT else f"the loss on fixed pictures went from {first:.4f} to {last:.4f} only"
+        return (
+            "" if moved >= FAINT else f"the loss on fixed {case.facts.what}s went from {first:.4f} to {last:.4f} only"
+        )
     before, after = _ends(case.losses())
     if not before:
         return ""

@@ -1,4 +1,4 @@
-"""What settings are chosen by: how many different pictures there are, how large they are, what captions say."""
+"""What settings are chosen by: how many different pictures or texts there are, how large they are, what is said."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Protocol
 from ..dataset import ImageItem
 from ..dataset.captions import with_trigger
 from ..dataset.near import near_duplicates
+from ..job import TextItem
 
 MOST_COMPARED = 500
 """So many images are looked at for those that look alike: of more, a few that do change nothing."""
@@ -50,6 +51,10 @@ class Facts:
         captioned: images with a caption of their own, beside the trigger word.
         captions: different captions among all images.
         sides: of each image the side of the square with its area, in pixels, ascending.
+        what: ``picture``; of text, where images are samples, and captions answers, ``sample``.
+        tokens: of each sample of text, ascending.
+        counted: tokens that the loss is on, in all.
+        lines: samples that are plain lines.
     """
 
     images: int
@@ -58,6 +63,10 @@ class Facts:
     captioned: int
     captions: int
     sides: tuple[int, ...]
+    what: str = "picture"
+    tokens: tuple[int, ...] = ()
+    counted: int = 0
+    lines: int = 0
 
     @property
     def alike(self) -> int:
@@ -91,6 +100,23 @@ def facts(items: Sequence[Shown], trigger_word: str = "", *, alike: bool = True)
         captioned=sum(item.captions not in nothing for item in items),
         captions=len({item.captions for item in items}),
         sides=tuple(sorted(int((item.size[0] * item.size[1]) ** 0.5) for item in items)),
+    )
+
+
+def facts_of_texts(items: Sequence[TextItem]) -> Facts:
+    """The facts of the texts of a job."""
+    answers = {item.tokens[slice(*item.answers[-1])] for item in items}
+    return Facts(
+        images=len(items),
+        different=len({item.tokens for item in items}),
+        showings=sum(item.repeats for item in items),
+        captioned=len(items),
+        captions=len(answers),
+        sides=(),
+        what="sample",
+        tokens=tuple(sorted(len(item.tokens) for item in items)),
+        counted=sum(end - start for item in items for start, end in item.answers),
+        lines=sum(item.answers == ((0, len(item.tokens)),) for item in items),
     )
 
 

@@ -21,8 +21,15 @@ LENGTHS = ((20, 1500), (50, 1000), (100, 1500), (200, 2000), (500, 5000), (600, 
 200 to 500, at most 5 for more). Up to 20 pictures learn in 1,500 to 2,000 showings (10 epochs of 10 pictures learn
 nothing); the lower end, because few pictures overfit sooner. More than the guide's largest number never helps.
 """
+TEXT_LENGTHS = ((50, 1000), (100, 1500), (200, 2000), (1000, 3000), (8000, 24_000))
+"""The same for texts: the guide's epochs up to 200 samples; from 1,000 on three epochs, up to about 25,000 showings, as
+OpenAI's cookbook has it for fine-tuning ("Data preparation and analysis for chat model fine-tuning"); fewer than 50 are
+seen 20 times, for they are soon known by heart. One epoch of more samples than that.
+"""
 PICTURES_FOR_16 = 30
 """Different pictures from which on rank 16 has enough to learn from."""
+TEXTS_FOR_16 = 1000
+"""Different texts from which on rank 8 may be too little."""
 SMALL = 50
 """Different pictures below which a set is small: the guide advises 50 to 200."""
 LARGE_RANK = 32
@@ -59,6 +66,8 @@ USUAL = {
 }
 RANGE = (1e-4, 3e-4)
 """Rates that are usual for images (the guide), of AdamW, at full size, where the change is scaled by 1."""
+TEXT_RANGE = (5e-5, 1e-4)
+"""The same for text (the guide)."""
 OPTIMIZERS = {"lion": 0.1}
 """Times AdamW's rate: Lion steps by the sign alone (Chen et al., arXiv 2302.06675)."""
 
@@ -68,36 +77,41 @@ def usual(family: str) -> Usual:
     return USUAL.get(family, USUAL["sd15"])
 
 
-def presentations(different: int) -> float:
-    """How often pictures are to be shown in all.
+def presentations(different: int, text: bool = False) -> float:
+    """How often pictures, or texts, are to be shown in all.
 
     Args:
-        different: pictures that differ.
+        different: those that differ.
+        text: whether they are texts.
     """
-    (first, shown), *_ = LENGTHS
+    table = TEXT_LENGTHS if text else LENGTHS
+    (first, shown), *_, (_, most) = table
     if different <= first:
-        return shown
-    for (low, less), (high, more) in pairwise(LENGTHS):
+        return shown * different / first if text else shown
+    for (low, less), (high, more) in pairwise(table):
         if different <= high:
             return less + (more - less) * (different - low) / (high - low)
-    return LENGTHS[-1][1]
+    return max(most, different) if text else most
 
 
-def epochs(different: int, showings: float) -> int:
+def epochs(different: int, showings: float, text: bool = False) -> int:
     """The whole number of epochs that comes nearest to ``presentations``; at least 1.
 
     Args:
-        different: pictures that differ.
+        different: pictures, or texts, that differ.
         showings: presentations in an epoch.
+        text: whether they are texts.
     """
-    return max(1, round(presentations(different) / showings))
+    return max(1, round(presentations(different, text) / showings))
 
 
-def rank(different: int, class_prompt: str, family: str) -> int:
-    """8 to begin with, 16 where there is enough to learn from: from 30 pictures on, on SDXL for a style.
+def rank(different: int, class_prompt: str, family: str, text: bool = False) -> int:
+    """8 to begin with, 16 where there is enough to learn from: 30 pictures (on SDXL of a style), or 1,000 texts.
 
     A style has no class: where a class prompt is given, something of that class is learnt.
     """
+    if text:
+        return 16 if different >= TEXTS_FOR_16 else 8
     enough = different >= PICTURES_FOR_16
     return 16 if enough and (family != "sdxl" or not class_prompt.strip()) else 8
 
@@ -147,10 +161,13 @@ def rate(config: TrainConfig, base: Peek) -> float:
 
     By the family's, which grows with the root of the effective batch (Malladi et al., arXiv 2205.10287) to at most
     3e-4. Where the change is scaled by another factor than 1 it moves as much faster or slower: half the rate, or
-    twice, at most. Prodigy finds its rate by itself and multiplies it with this.
+    twice, at most. Prodigy finds its rate by itself and multiplies it with this. Text has the upper end of the guide's
+    range, whatever the batch.
     """
     if config.optimizer == "prodigy":
         return 1.0
+    if config.text:
+        return _two_digits(TEXT_RANGE[1] * factor(config, base) * min(2.0, max(0.5, 1 / scale(config))))
     family = usual(base.family)
     grown = min(HIGHEST, family.rate * sqrt(config.window / family.at))
     return _two_digits(grown * factor(config, base) * min(2.0, max(0.5, 1 / scale(config))))
@@ -166,7 +183,7 @@ def range_of(config: TrainConfig, base: Peek) -> tuple[float, float]:
     """The usual rates, lowest and highest, for this optimizer and this model."""
     if config.optimizer == "prodigy":
         return 1.0, 1.0
-    low, high = (_two_digits(one * factor(config, base)) for one in RANGE)
+    low, high = (_two_digits(one * factor(config, base)) for one in (TEXT_RANGE if config.text else RANGE))
     return low, high
 
 
