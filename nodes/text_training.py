@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..trainer import events, languages, prepare_text, sheet, text
+from ..trainer import advisor, events, languages, prepare_text, sheet, text
 from ..trainer.config import TEXT
 from ..trainer.errors import HostError
 from ..trainer.events import Event, Sample
 from ..trainer.files import ContentHashes
 from ..trainer.job import Base, Job
-from .host import clip_language, places
+from .host import clip_language, memory, places
 from .host.graph import NodeProgress
 from .payloads import ConfigFields, DatasetRef
 from .training import init_of, settings_of
@@ -49,7 +50,12 @@ def train_text(ref: DatasetRef, config: ConfigFields, clip: Any, progress: NodeP
         base_model=base.file.as_posix(), tokenizer=found.tokenizer.as_posix() if found.tokenizer else None
     )
     chat = text.Chat(languages.tokenizer(found.path, found.tokenizer), settings.chat_template, settings.max_length)
-    job = prepare_text.plan(settings, dataset, base, chat, "host", init=init_of(settings))
+    init = init_of(settings)
+    job = prepare_text.plan(settings, dataset, base, chat, "host", init=init)
+    if settings.auto:
+        settings, chosen = advisor.decide_texts(job, memory.room())
+        job = prepare_text.plan(settings, dataset, base, chat, "host", init=init, texts=job.texts)
+        job = replace(job, choices=tuple(choice.told for choice in chosen))
     return to_the_end(job, _Texts(), note, progress)
 
 

@@ -94,8 +94,14 @@ def texts(config: TrainConfig, emit: Sink, note: Sink, stop: Callable[[], bool])
     base = Base(config.base_model, kind.name, languages.content(config.base_model, hashes))
     tokenizer = languages.tokenizer(config.base_model, config.tokenizer)
     chat = text.Chat(tokenizer, config.chat_template, config.max_length)
-    job = prepare_text.plan(config, dataset, base, chat, init=_init(config, config.output_dir, hashes))
-    return Planned(job)
+    init = _init(config, config.output_dir, hashes)
+    job = prepare_text.plan(config, dataset, base, chat, init=init)
+    if not config.auto:
+        return Planned(job)
+    device = resolve(config)
+    config, chosen = advisor.decide_texts(job, advisor.Room(str(device), budget(device, config.vram_limit)))
+    job = prepare_text.plan(config, dataset, base, chat, init=init, texts=job.texts)
+    return Planned(job, tuple(choice.told for choice in chosen))
 
 
 def _scan(config: TrainConfig) -> Dataset:

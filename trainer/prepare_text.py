@@ -17,7 +17,14 @@ QUESTIONS, WORDS = 3, 6
 
 
 def plan(
-    config: TrainConfig, dataset: TextDataset, base: Base, chat: Chat, origin: str = "command line", *, init: str = ""
+    config: TrainConfig,
+    dataset: TextDataset,
+    base: Base,
+    chat: Chat,
+    origin: str = "command line",
+    *,
+    init: str = "",
+    texts: Sequence[TextItem] = (),
 ) -> Job:
     """The job of a config and texts.
 
@@ -28,11 +35,12 @@ def plan(
         chat: turns texts into tokens.
         origin: ``command line`` or ``host``.
         init: hash of ``init_lora``.
+        texts: of an earlier plan of the same: what it turned into tokens is not turned again.
 
     Raises:
         DatasetError: a text has nothing to learn in it, or too few are there to hold some out.
     """
-    items = [_item(sample, chat) for sample in dataset.samples]
+    items = list(texts) or [_item(sample, chat) for sample in dataset.samples]
     held_out = _held_out(items, config)
     items = [replace(item, held_out=item.id in held_out) for item in items]
     generic = TEXTS if config.validation_steps else ()

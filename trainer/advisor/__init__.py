@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from .. import events, languages, runfolder
+from ..config import TrainConfig
 from ..dataset.sampler import windows_per_epoch
 from ..errors import BaseModelError
 from ..events import Advised, Chosen, Event, RunStopped
@@ -37,6 +38,7 @@ __all__ = [
     "before",
     "case",
     "decide",
+    "decide_texts",
     "diagnose",
     "facts",
     "facts_of_texts",
@@ -62,6 +64,12 @@ def language_model(file: Path, family: str) -> Peek:
     except BaseModelError:
         return Peek(family, 0)
     return Peek(kind.name, kind.numbers, 0, kind.layers * kind.hidden, kind.vocabulary)
+
+
+def decide_texts(job: Job, room: Room) -> tuple[TrainConfig, tuple[Choice, ...]]:
+    """As ``decide``, for the texts of a job that was planned with every ``auto`` as its default."""
+    base = language_model(job.base.file, job.base.family)
+    return decide(job.config, facts_of_texts(job.texts), base, room)
 
 
 def length(job: Job) -> Length:

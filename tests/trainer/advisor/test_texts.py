@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from math import log
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainer import advisor
+from trainer import advisor, events, run
+from trainer import job as jobs
 from trainer.advisor import Advice, Case, Diagnosis, Facts, Length, Room, rules
 from trainer.config import TrainConfig, parse
-from trainer.events import Event, RunFailed, RunFinished, Validation
+from trainer.events import Advised, Chosen, Event, RunFailed, RunFinished, Validation
 from trainer.figures import GIB
 from trainer.job import Base, Job, TextItem
 from trainer.languages import toys
@@ -248,3 +250,29 @@ def test_all_that_is_said_of_texts_speaks_of_texts():
     told = [str(found(case(end, **given))) for end in ends for given in rounds]
     told += [str(one) for one in said(of(5), epochs=1, batch_size=1, lora_rank=64, validation_steps=0)]
     assert not [one for one in told if "picture" in one or "image" in one.replace("validation_images", "")]
+
+
+# --- a run
+
+
+def test_a_run_says_what_was_chosen_and_what_was_wrong(tmp_path: Path):
+    toys.write_tiny(tmp_path / "model", "llama")
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = [{"prompt": f"What is {number}?", "completion": f"It is {number}."} for number in range(12)]
+    (data / "a.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    folders = {"base_model": "model", "train_data_dir": "data", "output_dir": "run", "cache_dir": "cache"}
+    given = {name: (tmp_path / folder).as_posix() for name, folder in folders.items()}
+    more = {"auto": True, "max_steps": 6, "sample_every": 0, "mixed_precision": "no"}
+    told: list[Event] = []
+    end = run.start(settings(**given, **more), [told.append])
+    assert isinstance(end, RunFinished)
+    job = jobs.load(tmp_path / "run")
+    assert ("validation_images", "1") in [choice[:2] for choice in job.choices]
+    assert sum(item.held_out for item in job.texts) == 1
+    assert (job.config.auto, job.config.learning_rate) == ((), 1e-4)
+    assert {one.field for one in told if isinstance(one, Chosen)} == {field for field, _, _ in job.choices}
+    # Weights at random: to such a model every text is noise.
+    (diagnosis,) = [one for one in told if isinstance(one, Advised) and one.kind == "diagnosis"]
+    assert diagnosis.message.startswith("the texts are not what the base model reads")
+    assert advisor.diagnose(advisor.case(job, list(events.history(tmp_path / "run" / "events.jsonl")))) is not None
