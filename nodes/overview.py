@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..trainer.dataset import Dataset, fingerprint
@@ -20,7 +21,7 @@ from .host import demo_pictures, places
 from .payloads import DatasetRef
 
 MOST_FINDINGS, MOST_COMPARED = 8, 1000
-_PASSING = {"few-images", "small"}  # said of the demo's pictures they would only alarm
+_PASSING = {"few-images", "small", "few-samples"}  # said of the demo's they would only alarm
 _told: dict[str, str] = {}
 
 
@@ -57,9 +58,7 @@ def _key(content: str, ref: DatasetRef) -> str:
 def words(dataset: Dataset) -> str:
     """What is in a data set, and what might be better about it, as lines for people."""
     report = lint(dataset, alike=len(dataset.items) <= MOST_COMPARED)
-    findings = report.findings
-    if dataset.root.name in (demo_pictures.NAME, demo_pictures.BARE):
-        findings = tuple(finding for finding in findings if finding.kind not in _PASSING)
+    findings = _alarming(dataset.root, report.findings)
     return "\n".join([counted(dataset), places.shown(dataset.root), *_told_of(findings)])
 
 
@@ -71,7 +70,12 @@ def words_of_text(dataset: TextDataset, ref: DatasetRef) -> str:
     lines = [report.summary, places.shown(ref.folder), *report.first]
     if unused:
         lines.append(f"- not used: {' and '.join(unused)}, which are for images")
-    return "\n".join([*lines, *_told_of(report.findings)])
+    return "\n".join([*lines, *_told_of(_alarming(dataset.root, report.findings))])
+
+
+def _alarming(root: Path, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    demo = root.name in (demo_pictures.NAME, demo_pictures.BARE, demo_pictures.ANSWERS)
+    return tuple(finding for finding in findings if not (demo and finding.kind in _PASSING))
 
 
 def _told_of(findings: Sequence[Finding]) -> list[str]:

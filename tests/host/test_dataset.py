@@ -389,6 +389,12 @@ def test_text_is_loaded_and_shown(comfy: ComfyServer, tmp_path: Path):
     assert "line 1: is not JSON" in refused(comfy, graph)
 
 
+def test_the_demos_answers_are_a_data_set(comfy: ComfyServer):
+    told = comfy.post("/darkroom/dataset", {"folder": "(demo: 40 answers of a sailor)"})["text"][0]
+    assert told.startswith("40 samples: 40 conversations with 40 answers\ninput/darkroom_demo_answers\n- user: ")
+    assert "few-samples" not in told
+
+
 def test_text_is_no_data_set_for_nodes_of_images(comfy: ComfyServer, tmp_path: Path):
     file = tmp_path / "lines.txt"
     file.write_text("One.\nTwo.\n", "utf-8")

@@ -6,3 +6,5 @@ from pathlib import Path
 
 BASE = Path(__file__).with_name("base.safetensors")
 """The embedded base: a single-file checkpoint that describes itself (see ``trainer.families.sd15``)."""
+SAILOR = Path(__file__).with_name("sailor.jsonl")
+"""40 questions and a sailor's answers, for a language model."""
