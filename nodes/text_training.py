@@ -47,7 +47,10 @@ def train_text(ref: DatasetRef, config: ConfigFields, clip: Any, progress: NodeP
     kind, hashes = languages.detect(found.path), ContentHashes(places.cache() / "hashes.json")
     base = Base(found.path.resolve(), kind.name, languages.content(found.path, hashes))
     settings = settings.but(
-        base_model=base.file.as_posix(), tokenizer=found.tokenizer.as_posix() if found.tokenizer else None
+        base_model=base.file.as_posix(),
+        tokenizer=found.tokenizer.as_posix() if found.tokenizer else None,
+        # What Generate Text will write around a prompt.
+        chat_template=settings.chat_template or found.template,
     )
     chat = text.Chat(languages.tokenizer(found.path, found.tokenizer), settings.chat_template, settings.max_length)
     init = init_of(settings)
