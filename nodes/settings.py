@@ -19,7 +19,9 @@ from ..trainer.setup import presets, template
 
 SOURCE = "LoRA Train Config"
 DECIDED = {
-    "task_type": "the graph, which trains images",
+    "task_type": "Load Dataset: images, or text",
+    "tokenizer": "the wired CLIP",
+    "chat_template": "the wired CLIP",
     "base_model": "the wired MODEL",
     "prediction_type": "the wired MODEL",
     "zero_terminal_snr": "the wired MODEL",
@@ -60,7 +62,9 @@ _ADVANCED = (
     "validation_images", "validation_steps", "save_steps", "sample_every", "sample_inference_steps", "sample_guidance",
     "sample_strength", "log_interval", "sample_prompts",
 )  # fmt: skip
-ADDED = ("base_weights", "vram_limit", "early_stopping_patience", AUTO)
+ADDED = (
+    "base_weights", "vram_limit", "early_stopping_patience", AUTO, "max_length", "sample_max_tokens",
+)  # fmt: skip
 """Fields whose inputs lie behind the YAML's: saved graphs rely on the order of those that were there first."""
 NAMES = {field: field for field in (*IN_SIGHT, *_ADVANCED, *ADDED) if field != AUTO} | {"seed": "training_seed"}
 """Field -> input, in order; auto, which says of others what they are, is none of them. Not called seed: ComfyUI's page

@@ -250,8 +250,14 @@ BROKEN = {
     "use_fp16: true\nmixed_precision: bf16": "use_fp16: true contradicts mixed_precision: bf16; give one of them",
     "use_fp16: false\nmixed_precision: fp16": "use_fp16: false contradicts mixed_precision: fp16; give one of them",
     "device: gpu": "device: expected auto, cpu, mps, cuda or cuda:N, got 'gpu' (default auto)",
-    "task_type: text-generation": "task_type: text-generation is not in this version yet; expected image-generation",
-    "task_type: video": "task_type: expected 'image-generation', got 'video' (default image-generation)",
+    "task_type: video": "task_type: expected 'image-generation' or 'text-generation', got 'video' "
+    "(default image-generation)",
+    "task_type: text-generation\nflip: true": "flip: is of images, and has no effect with task_type: text-generation; "
+    "leave it out",
+    "task_type: text-generation\nlora_targets: conv": "lora_targets: a language model has no convolutions; expected "
+    "linear or attention, got conv",
+    "max_length: 4": "max_length: expected at least 8, got 4 (default 1024)",
+    "sample_max_tokens: 0": "sample_max_tokens: expected at least 1, got 0 (default 96)",
     "trigger_word: 5": "trigger_word: expected a text, got 5",
     "sample_prompts: a cat": "sample_prompts: expected a list of texts, got 'a cat'",
     "sample_prompts: [a cat, 5]": "sample_prompts.1: expected a text, or fields such as `prompt: a house`, got 5",
@@ -421,6 +427,12 @@ def _sensible(values: dict[str, Any]) -> dict[str, Any]:
         changed["class_prompt"] = "a woman"
     if changed.get("lokr_factor") == 0:
         changed["lokr_factor"] = 1
+    if changed.get("task_type") == "text-generation":
+        of_images = ("train_text_encoder", "text_encoder_learning_rate", "prior_preservation", "reg_data_dir",
+                     "caption_shuffle", "flip", "clip_skip")  # fmt: skip
+        changed = {name: value for name, value in changed.items() if name not in of_images}
+        if changed.get("lora_targets") == "conv":
+            changed["lora_targets"] = "attention"
     if "text_encoder_learning_rate" in changed:
         changed["train_text_encoder"] = True
     if changed.get("early_stopping_patience"):
@@ -514,12 +526,13 @@ def test_the_identity_is_what_shapes_the_trajectory() -> None:
     others = {
         # Their content is the job's.
         "base_model", "prediction_type", "zero_terminal_snr", "train_data_dir", "metadata_path", "reg_data_dir",
-        "init_lora", "output_dir", "cache_dir", "caption_source",
+        "init_lora", "output_dir", "cache_dir", "caption_source", "tokenizer", "chat_template", "max_length",
         # Of these, only the effective batch counts.
         "batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "vram_limit",
         "auto", "epochs", "max_steps", "device", "log_interval", "save_steps", "validation_steps",
         "early_stopping_patience",
         "sample_every", "sample_prompts", "sample_inference_steps", "sample_guidance", "sample_strength",
+        "sample_max_tokens",
     }  # fmt: skip
     void = {"keep_tokens", "mask_outside", "prior_weight", "class_prompt", "lokr_factor", "lr_cycles", "lr_power",
             "text_encoder_learning_rate", "huber_delta", "base_weights"}  # fmt: skip

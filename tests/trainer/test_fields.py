@@ -54,6 +54,10 @@ ELSEWHERE = {
     "loss_type": "test_objectives.py",
     "huber_delta": "test_objectives.py",
     "device": "test_device.py",
+    "tokenizer": "test_text_runs.py, languages/test_languages.py",
+    "max_length": "test_text_runs.py, text/test_chat.py",
+    "chat_template": "test_text_runs.py, text/test_chat.py",
+    "sample_max_tokens": "tasks/test_causal_lm.py",
     "mixed_precision": "test_device.py, test_run.py",
 }
 

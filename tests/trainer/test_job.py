@@ -184,12 +184,12 @@ SHAPING: dict[str, tuple[Change, list[str]]] = {
     "an image less": (lambda job: replace(job, items=job.items[1:]), [DATASET]),
     "held-out split": (
         lambda job: on_item(1, held_out=True)(on_item(2, held_out=False)(job)),
-        [DATASET, "the images held out for validation"],
+        [DATASET, "what is held out for validation"],
     ),
     "caption of an image held out": (
-        on_item(2, captions=("another", "\u6c34\u58a8")), ["the images held out for validation"],
+        on_item(2, captions=("another", "\u6c34\u58a8")), ["what is held out for validation"],
     ),
-    "mask of an image held out": (on_item(2, mask="m"), ["the images held out for validation"]),
+    "mask of an image held out": (on_item(2, mask="m"), ["what is held out for validation"]),
     "clip": (
         lambda job: replace(job, text_encoder="c2"), ["the text encoder: it gives other conditioning"],
     ),
@@ -289,6 +289,10 @@ OTHER: dict[str, Any] = {
     "ema_decay": 0.99,
     "base_weights": "fp8",
     "vram_limit": 6.0,
+    "tokenizer": "/x",
+    "max_length": 512,
+    "chat_template": "none",
+    "sample_max_tokens": 5,
 }
 # What goes only with another field.
 WITH: dict[str, dict[str, Any]] = {

@@ -48,6 +48,9 @@ class Task:
         rows = [x(shown.key, epoch) for shown in window]
         return torch.stack(rows), self.factor(window, epoch)
 
+    def size(self, window: Window) -> int:
+        return len(window)
+
     def loss(self, model: Model, batch: tuple[torch.Tensor, float]) -> torch.Tensor:
         rows, factor = batch
         return (rows @ model.weight - 1).square() * factor

@@ -89,7 +89,7 @@ BAD = [
     "warmup_steps: 1.5", "sample_prompts: [{prompt: b, sed: 1}]", "sample_prompts: [{seed: 1}]",
     "sample_prompts: a house", "device: gpu", "model_config: 8", "mixed_precision: fp8", "mixed_precision: true",
     "use_fp16: 1", "lora_ranks: {mid_block: x}", "flip: yes please", "caption_dropout: 1.1", "lora_dropout: 1",
-    "task_type: text-generation", "optimizer_args: {betas: [0.9, x]}", "epochs: true", "seed: -1",
+    "task_type: video", "optimizer_args: {betas: [0.9, x]}", "epochs: true", "seed: -1",
     "seed: auto", "lora_rank: automatic", "auto: [lora_rank]",
 ]  # fmt: skip
 
