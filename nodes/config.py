@@ -31,6 +31,7 @@ _LEAST = {"sample_every": 1, "warmup_steps": -1}
 _MOST = {"seed": 2**53 - 1, "warmup_steps": 1_000_000, "max_grad_norm": 1000.0, "max_steps": 10_000_000}
 _A_LOT = 1_000_000
 _TEXTS = {
+    "learning_rate": str(FIELDS["learning_rate"].description).replace(" (1e-4 where nothing is set)", ""),
     "sample_every": "Optimizer steps between two rounds of samples; the last one is always drawn.",
     "sample_prompts": "Prompts of the samples, a line each; one in curly brackets sets more than its text (see the "
     "help). Empty: three captions, one prompt without the trigger word, and one that is far from the data set.",

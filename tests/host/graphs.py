@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 DEMO_DATA, BARE_DATA = "(demo: 12 drawn pictures)", "(demo: 12 pictures without captions)"
+SAILOR_DATA, SMOLLM = "(demo: 40 answers of a sailor)", "(demo: SmolLM2 135M)"
 WIRED = "(the wired LoRA)"
 
 Graph = dict[str, dict[str, Any]]

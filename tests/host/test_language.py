@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import find_comfy
-from tests.host.graphs import Graph, demo_loader, node
+from tests.host.graphs import SMOLLM, Graph, demo_loader, node
 from tests.host.server import ComfyServer, PromptFailed
 from tests.trainer.languages.test_smollm import real
 from trainer import adapters, export, languages
@@ -23,7 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
 ]
 PROMPT = "What is the capital of France?"
-DEMO = "(demo: SmolLM2 135M)"
 MOST = 24
 
 
@@ -107,9 +106,9 @@ def same_tokens(
 def test_the_real_model_writes_what_transformers_and_peft_write(comfy: ComfyServer, tmp_path: Path):
     path = smollm.folder()
     tokenizer = languages.tokenizer(path)
-    asked = same_tokens(comfy, loader(model=DEMO), ["llm", 0], path, tokenizer, tmp_path, 0.25)
+    asked = same_tokens(comfy, loader(model=SMOLLM), ["llm", 0], path, tokenizer, tmp_path, 0.25)
     assert asked == list(Chat(tokenizer).question(PROMPT))
-    assert "Paris" in written(comfy, loader(model=DEMO), ["llm", 0])[2]
+    assert "Paris" in written(comfy, loader(model=SMOLLM), ["llm", 0])[2]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_a_folder_of_every_kind_writes_what_transformers_and_peft_write(
     graph = loader(model=f"owner/{tmp_path.name}")
     asked = same_tokens(comfy, graph, ["llm", 0], folder, tokenizer, tmp_path, 0.5)
     assert asked == list(Chat(tokenizer).question(PROMPT))
-    by_path = written(comfy, loader(model=DEMO, path=str(folder)), ["llm", 0])
+    by_path = written(comfy, loader(model=SMOLLM, path=str(folder)), ["llm", 0])
     assert by_path == written(comfy, graph, ["llm", 0])
     held = comfy.probe("held", graph, {"clip": ["llm", 0]}).plain
     assert held == {"path": str(folder), "tokenizer": "", "writes": True, "template": ""}
@@ -184,7 +183,7 @@ def test_a_lora_on_the_clip_is_not_trained_over_in_silence(comfy: ComfyServer, t
     [
         (loader(model="nowhere"), "there is no language model nowhere"),
         (loader(model="../../../etc"), "there is no language model"),
-        (loader(model=DEMO, path="/no/such/folder"), "does not exist"),
+        (loader(model=SMOLLM, path="/no/such/folder"), "does not exist"),
     ],
     ids=["name", "above", "path"],
 )
