@@ -125,7 +125,7 @@ def train_then_preview(name: str) -> Template:
         if strength is not None:
             apply = str(10 * (row + 1))
             made.put(
-                apply, 1080, 300 + 250 * row, 320, 140, f"Apply LoRA at {strength}", class_type="Darkroom_ApplyLoRA",
+                apply, 1080, 300 + 250 * row, 320, 190, f"Apply LoRA at {strength}", class_type="Darkroom_ApplyLoRA",
                 model=MODEL, lora=["4", 0], lora_name=WIRED, strength_model=strength, strength_clip=strength,
             )  # fmt: skip
             model = [apply, 0]
@@ -157,7 +157,7 @@ def continue_a_run() -> Template:
         if lora is not None:
             apply = str(10 * (row + 1))
             made.put(
-                apply, 1080, 300 + 250 * row, 320, 140, title, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=lora,
+                apply, 1080, 300 + 250 * row, 320, 190, title, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=lora,
                 lora_name=WIRED, strength_model=0.8, strength_clip=0.8,
             )  # fmt: skip
             model = [apply, 0]
@@ -232,7 +232,7 @@ def with_and_without(made: Template) -> None:
         model = MODEL
         if strength is not None:
             made.put(
-                "10", 1080, 540, 320, 140, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=["4", 0], lora_name=WIRED,
+                "10", 1080, 540, 320, 190, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=["4", 0], lora_name=WIRED,
                 strength_model=strength, strength_clip=strength,
             )  # fmt: skip
             model = ["10", 0]
@@ -253,7 +253,7 @@ def train_then_ask() -> Template:
     made.put("4", 720, 0, 420, 680, class_type="Darkroom_TrainLoRA", **wired)
     made.put("6", 1180, 0, 340, 140, "Question", class_type="PrimitiveStringMultiline", value=ASKED)
     made.put(
-        "10", 1180, 330, 340, 140, "Apply LoRA at 0.8", class_type="Darkroom_ApplyLoRA", clip=["1", 0],
+        "10", 1180, 330, 340, 190, "Apply LoRA at 0.8", class_type="Darkroom_ApplyLoRA", clip=["1", 0],
         lora=["4", 0], lora_name=WIRED, strength_model=0.8, strength_clip=0.8,
     )  # fmt: skip
     made.put("5", 1180, 560, 340, 80, class_type="Darkroom_SaveLoRA", lora=["4", 0], filename="sailor")

@@ -109,13 +109,13 @@ def test_a_node_shrinks_with_what_is_in_it_and_keeps_the_room_that_the_user_gave
 
 
 def test_advanced_inputs_wait_until_they_are_asked_for_and_a_saved_graph_remembers(page: Page, nodes_2: bool):
-    apply, config = page.evaluate(ADD, ["ApplyLoRA", "LoRATrainConfig"])
+    train, config = page.evaluate(ADD, ["TrainLoRA", "LoRATrainConfig"])
     page.evaluate(SHOW, [400, 200])
     page.wait_for_timeout(1500)
     shown = "id => { const n = app.graph.getNodeById(id); return n.widgets.filter(w => n.isWidgetVisible(w)).length; }"
     if nodes_2:
         shown = """id => document.querySelectorAll(`[data-node-id='${id}'] .lg-node-widget`).length"""
-    few = {node: page.evaluate(shown, node) for node in (apply, config)}
+    few = {node: page.evaluate(shown, node) for node in (train, config)}
     page.evaluate(
         """id => {
         const node = app.graph.getNodeById(id), made = LiteGraph.createNode("PrimitiveInt");
@@ -126,10 +126,10 @@ def test_advanced_inputs_wait_until_they_are_asked_for_and_a_saved_graph_remembe
     )
     page.wait_for_timeout(500)
     assert page.evaluate(shown, config) == few[config] + 1, "what is wired is in sight"
-    for node in (apply, config):
+    for node in (train, config):
         page.evaluate("id => app.graph.getNodeById(id).toggleAdvanced()", node)  # as ComfyUI's menu of a node does
     page.wait_for_timeout(500)
-    assert page.evaluate(shown, apply) == few[apply] + 1
+    assert page.evaluate(shown, train) == few[train] + 1
     assert page.evaluate(shown, config) > 40
     page.evaluate("async () => { await app.loadGraphData(app.graph.serialize()); }")
     page.wait_for_timeout(2000)
