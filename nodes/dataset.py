@@ -19,7 +19,10 @@ from .host.graph import NodeProgress
 from .payloads import CATEGORY, DatasetRef, DatasetType, explained, one
 
 DEMO, BARE = "(demo: 12 drawn pictures)", "(demo: 12 pictures without captions)"
-ANSWERS = "(demo: 40 answers of a sailor)"
+TEXTS = {
+    "(demo: 40 answers of a sailor)": "darkroom_demo_answers",
+    "(demo: 36 wishes and their prompts)": "darkroom_demo_wishes",
+}
 
 
 class LoadDataset(io.ComfyNode):
@@ -45,12 +48,12 @@ class LoadDataset(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=[DEMO, BARE, ANSWERS, *places.input_folders(), *places.other_folders()],
+                    options=[DEMO, BARE, *TEXTS, *places.input_folders(), *places.other_folders()],
                     default=DEMO,
                     optional=True,
                     tooltip="A folder with images or text below ComfyUI's input folder, or one of its datasets folders."
                     " The demo pictures are drawn by LoRA Darkroom, in a style that its demo base does not know; the "
-                    "demo answers are for a language model.",
+                    "demo texts are for a language model.",
                 ),
                 io.String.Input(
                     "path",
@@ -110,7 +113,7 @@ class LoadDataset(io.ComfyNode):
         typed = next(iter(path), None)
         try:
             for what, value in (("path", typed), ("folder", None if typed else next(iter(folder), None))):
-                if value and value.strip() and value not in (DEMO, BARE, ANSWERS):
+                if value and value.strip() and value not in (DEMO, BARE, *TEXTS):
                     places.named(value, what)
         except HostError as error:
             return str(error)
@@ -166,8 +169,8 @@ def chosen(folder: str, path: str) -> Path:
     """
     if path.strip():
         return places.dataset_folder(path, "path")
-    if folder == ANSWERS:
-        return demo_pictures.answers()
+    if folder in TEXTS:
+        return demo_pictures.texts(TEXTS[folder])
     if folder in (DEMO, BARE):
         return demo_pictures.folder(captions=folder == DEMO)
     return places.dataset_folder(folder)

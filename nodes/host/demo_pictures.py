@@ -1,14 +1,16 @@
-"""The demo's data sets: 12 pictures in a style that the demo base does not know, and 40 answers of a sailor's."""
+"""The demo's data sets: 12 pictures in a style that the demo base does not know, a sailor's answers, and prompts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ...trainer.demo import SAILOR, world
+from ...trainer.demo import SAILOR, WISHES, world
 from ...trainer.files import write_bytes
 from . import places
 
-NAME, BARE, ANSWERS = "darkroom_demo", "darkroom_demo_bare", "darkroom_demo_answers"
+NAME, BARE = "darkroom_demo", "darkroom_demo_bare"
+TEXTS = {"darkroom_demo_answers": SAILOR, "darkroom_demo_wishes": WISHES}
+"""Folder below ComfyUI's input: the text in it."""
 
 
 def folder(*, captions: bool = True) -> Path:
@@ -18,9 +20,9 @@ def folder(*, captions: bool = True) -> Path:
     return root
 
 
-def answers() -> Path:
-    """The folder below ComfyUI's input with questions and their answers, written when it is missing."""
-    file = places.input_root() / ANSWERS / SAILOR.name
+def texts(name: str) -> Path:
+    """One of ``TEXTS`` below ComfyUI's input, written when it is missing."""
+    file = places.input_root() / name / TEXTS[name].name
     if not file.is_file():
-        write_bytes(file, SAILOR.read_bytes())
+        write_bytes(file, TEXTS[name].read_bytes())
     return file.parent

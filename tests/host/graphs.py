@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 DEMO_DATA, BARE_DATA = "(demo: 12 drawn pictures)", "(demo: 12 pictures without captions)"
-SAILOR_DATA, SMOLLM = "(demo: 40 answers of a sailor)", "(demo: SmolLM2 135M)"
+SAILOR_DATA, WISHES_DATA = "(demo: 40 answers of a sailor)", "(demo: 36 wishes and their prompts)"
+SMOLLM = "(demo: SmolLM2 135M)"
 WIRED = "(the wired LoRA)"
 
 Graph = dict[str, dict[str, Any]]

@@ -155,7 +155,7 @@ def write_thumbnails(comfy: ComfyServer) -> None:
 def pictures_of(comfy: ComfyServer, made: Template) -> Image.Image:
     """What a template is about: pictures side by side, or texts below each other."""
     outputs = comfy.run(made.graph, limit=1800)
-    if "text" in outputs[made.previews[0]]:
+    if "images" not in outputs[made.previews[0]]:
         titles = (made.layout[node_id]["title"] for node_id in made.previews)
         texts = (outputs[node_id]["text"][0].strip() for node_id in made.previews)
         return sheet.page([(f"{ASKED} - {title}", text) for title, text in zip(titles, texts, strict=True)])

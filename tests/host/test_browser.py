@@ -30,6 +30,7 @@ from tests.host.templates import (
     CHECKPOINTS,
     CONTINUE,
     DEMO,
+    EXPAND,
     MADE,
     SD15,
     SDXL,
@@ -184,6 +185,22 @@ def test_the_template_for_texts_shows_both_answers(comfy: ComfyServer, epochs: i
     assert "Paris" in before
     assert after != before
     assert epochs == 1 or after.strip().startswith("Aye, captain!")
+
+
+@real
+@pytest.mark.long
+def test_the_template_that_expands_a_wish_draws_the_style_of_the_prompts(comfy: ComfyServer):
+    with open_page(comfy) as (page, complaints):
+        open_template(page, EXPAND)
+        entry = run_by_click(page, comfy)
+        check_pictures(page, previews_of(EXPAND))
+        assert not complaints
+    drawn = [comfy.pixels(entry["outputs"][node_id]["images"][0]) for node_id in TEMPLATES[EXPAND]().previews]
+    judged = probe.judge(torch.stack(drawn).movedim(-1, 1))
+    assert judged["shape"] == ["heart", "heart"]
+    assert judged["color"] == ["pink", "pink"]
+    assert judged["style"][1] == "watercolor"
+    assert entry["outputs"]["22"]["text"][0].strip() == "a big pink heart on a mint background, watercolor"
 
 
 @pytest.mark.parametrize("name", [SD15, pytest.param(SDXL, marks=pytest.mark.long)])

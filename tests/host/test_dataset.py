@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.host.graphs import DEMO_DATA, Graph, node
+from tests.host.graphs import DEMO_DATA, SAILOR_DATA, WISHES_DATA, Graph, node
 from tests.host.server import ComfyServer, PromptFailed
 
 pytestmark = pytest.mark.host
@@ -389,9 +389,11 @@ def test_text_is_loaded_and_shown(comfy: ComfyServer, tmp_path: Path):
     assert "line 1: is not JSON" in refused(comfy, graph)
 
 
-def test_the_demos_answers_are_a_data_set(comfy: ComfyServer):
-    told = comfy.post("/darkroom/dataset", {"folder": "(demo: 40 answers of a sailor)"})["text"][0]
-    assert told.startswith("40 samples: 40 conversations with 40 answers\ninput/darkroom_demo_answers\n- user: ")
+@pytest.mark.parametrize(("folder", "count", "place"), [(SAILOR_DATA, 40, "answers"), (WISHES_DATA, 36, "wishes")])
+def test_the_demos_texts_are_data_sets(comfy: ComfyServer, folder: str, count: int, place: str):
+    told = comfy.post("/darkroom/dataset", {"folder": folder})["text"][0]
+    what = f"{count} samples: {count} conversations with {count} answers"
+    assert told.startswith(f"{what}\ninput/darkroom_demo_{place}\n- user: ")
     assert "few-samples" not in told
 
 
