@@ -34,9 +34,9 @@ from trainer.job import TextItem  # noqa: E402
 WAYS = ("peft", "trl", "ours")
 EQUAL, SHORTEST, LONGEST = 128, 16, 256
 WORDS = (
-    "the sea is blue and cold while an old town sleeps under white stars near a quiet road with red houses where people "
-    "sing bread wine and songs of long days"
-).split()
+    "the sea is blue and cold while an old town sleeps under white stars near a quiet road with red houses",
+    "where people sing bread wine and songs of long days",
+)
 
 
 def main() -> int:
@@ -129,14 +129,15 @@ def texts(folder: Path, lengths: str, count: int, base: Path) -> None:
 
     tokenizer = languages.tokenizer(base)
     # Words of one token each, so that as many words are as many tokens.
-    single = [word for word in WORDS if len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) == 1]
+    words = " ".join(WORDS).split()
+    single = [word for word in words if len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) == 1]
     drawn = random.Random(1)
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(count):
         share = (number + 0.5) / count
         length = EQUAL if lengths == "equal" else round(SHORTEST * (LONGEST / SHORTEST) ** share)
-        words = "".join(f" {drawn.choice(single)}" for _ in range(length - 1)).split(" ")[1:]
+        words = [drawn.choice(single) for _ in range(length - 1)]
         half = length // 2
         lines.append(
             {"prompt": "".join(f" {w}" for w in words[:half]), "completion": "".join(f" {w}" for w in words[half:])}
