@@ -25,8 +25,8 @@ EXAMPLES = Path(__file__).with_name("sailor.jsonl")
 STRENGTHS = (0.0, 0.8)
 TOKENS = 40
 SHOWN = 6
-STYLE = ("aye, captain", "sea")
-"""What every one of the forty answers holds, and no answer of the model itself."""
+STYLE = {"aye, captain": "Aye, captain", "sea": "of the sea"}
+"""What every one of the forty answers holds, and no answer of the model itself: the words, and what they are called."""
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "What is the capital of France?": ("paris",),
     "How many days are there in a week?": ("seven", "7"),
@@ -107,11 +107,11 @@ def ask(base: Path, lora: Path, questions: Sequence[str], sink: Sink) -> dict[fl
 
 
 def score(questions: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
-    """The share of answers that have the style, and of those that are right."""
+    """The shares of answers that have each part of the style, and of those that are right."""
     said = [answer.lower() for answer in answers]
-    styled = [all(word in answer for word in STYLE) for answer in said]
+    styled = {name: sum(words in answer for answer in said) / len(said) for words, name in STYLE.items()}
     right = [any(word in answer for word in QUESTIONS[asked]) for asked, answer in zip(questions, said, strict=True)]
-    return {"style": sum(styled) / len(said), "right": sum(right) / len(said)}
+    return {**styled, "right": sum(right) / len(said)}
 
 
 def _tell(
@@ -125,9 +125,10 @@ def _tell(
         print(f"\n{question}")
         for strength, found in answers.items():
             print(f"  {strength:>4g}  {' '.join(found[number].split())}")
-    print(f"\n{len(QUESTIONS)} questions that were not trained on:\n\nstrength   like a sailor   right")
+    columns = list(scores["0"])
+    print(f"\n{len(QUESTIONS)} questions that were not trained on:\n\nstrength   {'   '.join(columns)}")
     for strength, row in scores.items():
-        print(f"{strength:>8}   {row['style']:>13.0%}   {row['right']:>5.0%}")
+        print(f"{strength:>8}   " + "   ".join(f"{row[name]:>{len(name)}.0%}" for name in columns))
     print(f"\ntrained in {trained:.0f} s, {whole:.0f} s in all. Look at")
     for name in ("answers.png", "sailor/sailor.safetensors", "sailor/peft"):
         print(f"  {output / name}")
