@@ -20,8 +20,9 @@ from ..events import Event, Phase, RunFinished, Sink
 from ..files import write_json
 from ..languages import smollm
 from ..text import Chat
+from . import SAILOR
 
-EXAMPLES = Path(__file__).with_name("sailor.jsonl")
+EXAMPLES = SAILOR
 STRENGTHS = (0.0, 0.8)
 TOKENS = 40
 SHOWN = 6
