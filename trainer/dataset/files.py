@@ -19,7 +19,7 @@ import os
 import re
 import unicodedata
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -146,26 +146,11 @@ def list_folder(folder: str | Path) -> Listing:
         raise DatasetError(f"{root}: is a file, expected a folder of images", "Name the folder that it lies in.")
     folders: list[Folder] = []
     problems: list[Problem] = []
-    seen: set[tuple[int, int]] = set()
-    # Links wait until all folders are read: of two ways to a folder, the one without a link counts.
-    waiting, links = [(root, "", 1)], deque[tuple[Path, str, int]]()
-    while waiting or links:
-        path, subset, repeats = waiting.pop() if waiting else links.popleft()
-        try:
-            stat = os.stat(path)
-            if (stat.st_dev, stat.st_ino) in seen:
-                problems.append(Problem(path, "link-loop", "is a link to a folder that is read already"))
-                continue
-            seen.add((stat.st_dev, stat.st_ino))
-            names = sorted(os.listdir(path), key=lambda name: (name.casefold(), name))
-        except OSError as error:
-            if path == root:
-                raise DatasetError(f"{root}: the folder cannot be read: {error.strerror}") from None
-            problems.append(Problem(path, "unreadable", f"the folder cannot be read: {error.strerror}"))
-            continue
+
+    def visit(path: Path, subset: str, repeats: int, names: list[str]) -> list[str]:
         if subset and RUN_FILE in names:
             problems.append(Problem(path, "run-folder", "is the folder of a run: its pictures are samples"))
-            continue
+            return []
         if RUN_FILE in names:
             for name in (name for name in RUN_FOLDERS if name in names):
                 names.remove(name)
@@ -174,15 +159,53 @@ def list_folder(folder: str | Path) -> Listing:
         found, below = _read(path, subset, repeats, names, problems)
         if found.images or found.tables:
             folders.append(found)
-        for name in below:
-            child = path / name, f"{subset}/{name}" if subset else name, repeats * repeats_of(name)
-            (links if os.path.islink(child[0]) else waiting).append(child)
+        return below
+
+    walk(root, visit, lambda problem, subset: problems.append(problem))
     if not any(found.images for found in folders):
         raise _no_images(root, problems)
     folders.sort(key=lambda f: [(part.casefold(), part) for part in f.subset.split("/")])
     # A problem lies in the folder that its file lies in; those of the dataset's own come first.
     problems.sort(key=lambda p: [(part.casefold(), part) for part in p.path.parts[len(root.parts) : -1]])
     return Listing(root, tuple(folders), tuple(problems))
+
+
+def walk(
+    root: Path,
+    visit: Callable[[Path, str, int, list[str]], Iterable[str]],
+    told: Callable[[Problem, str], None],
+) -> None:
+    """Visits a folder and those below it, each once, whatever links lead where.
+
+    Args:
+        root: absolute.
+        visit: given a folder, the same below ``root`` (``""`` for itself), what the folders' names repeat, and the
+            names of what is in it, in order; returns the names of the folders that are to be visited, the last first.
+        told: given why a folder is not visited, and that folder below ``root``.
+
+    Raises:
+        DatasetError: ``root`` itself cannot be read.
+    """
+    seen: set[tuple[int, int]] = set()
+    # Links wait until all folders are read: of two ways to a folder, the one without a link counts.
+    waiting, links = [(root, "", 1)], deque[tuple[Path, str, int]]()
+    while waiting or links:
+        path, subset, repeats = waiting.pop() if waiting else links.popleft()
+        try:
+            stat = os.stat(path)
+            if (stat.st_dev, stat.st_ino) in seen:
+                told(Problem(path, "link-loop", "is a link to a folder that is read already"), subset)
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            names = sorted(os.listdir(path), key=lambda name: (name.casefold(), name))
+        except OSError as error:
+            if path == root:
+                raise DatasetError(f"{root}: the folder cannot be read: {error.strerror}") from None
+            told(Problem(path, "unreadable", f"the folder cannot be read: {error.strerror}"), subset)
+            continue
+        for name in visit(path, subset, repeats, names):
+            child = path / name, f"{subset}/{name}" if subset else name, repeats * repeats_of(name)
+            (links if os.path.islink(child[0]) else waiting).append(child)
 
 
 def repeats_of(name: str) -> int:

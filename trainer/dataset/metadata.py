@@ -116,7 +116,7 @@ class Csv:
                 line += len(taken)
                 taken.clear()
         except csv.Error as error:
-            raise DatasetError(f"{self.path}, line {line}: {_explain(error)}", _QUOTING) from None
+            raise DatasetError(f"{self.path}, line {line}: {explained(error)}", _QUOTING) from None
 
     def rows(self) -> Iterator[Row]:
         """``every_row`` without the empty ones."""
@@ -222,7 +222,8 @@ def _fault(cells: tuple[str, ...], expected: int, delimiter: str) -> str:
     return f"{columns}: a prompt with a {name} in it stands in double quotes"
 
 
-def _explain(error: csv.Error) -> str:
+def explained(error: csv.Error) -> str:
+    """What is wrong with a table, in words."""
     text = str(error)
     if "unexpected end of data" in text:
         return "a double quote is opened here and never closed"

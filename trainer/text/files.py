@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..dataset.files import (
@@ -15,9 +14,9 @@ from ..dataset.files import (
     TABLE_NAMES,
     UNSUPPORTED_SUFFIXES,
     fold,
-    repeats_of,
     stem,
     suffix,
+    walk,
 )
 from ..dataset.items import Problem
 from ..errors import DatasetError
@@ -130,38 +129,25 @@ def _walk(root: Path) -> Listing:
     files: list[File] = []
     problems: list[Problem] = []
     images = 0
-    seen: set[tuple[int, int]] = set()
-    # Links wait until all folders are read, as with images.
-    waiting, links = [(root, "", 1)], deque[tuple[Path, str, int]]()
-    while waiting or links:
-        path, subset, repeats = waiting.pop() if waiting else links.popleft()
-        place = subset.rpartition("/")[0]
-        try:
-            stat = os.stat(path)
-            if (stat.st_dev, stat.st_ino) in seen:
-                problems.append(Problem(path, "link-loop", "is a link to a folder that is read already", place))
-                continue
-            seen.add((stat.st_dev, stat.st_ino))
-            names = sorted(os.listdir(path), key=lambda name: (name.casefold(), name))
-        except OSError as error:
-            if path == root:
-                raise DatasetError(f"{root}: the folder cannot be read: {error.strerror}") from None
-            problems.append(Problem(path, "unreadable", f"the folder cannot be read: {error.strerror}", place))
-            continue
+
+    def told(problem: Problem, subset: str) -> None:
+        problems.append(replace(problem, subset=subset.rpartition("/")[0]))
+
+    def visit(path: Path, subset: str, repeats: int, names: list[str]) -> list[str]:
+        nonlocal images
         if RUN_FILE in names:
-            if subset:
-                problems.append(Problem(path, "run-folder", "is the folder of a run", place))
-                continue
-            raise DatasetError(f"{root}: is the folder of a run, not of data", "Check train_data_dir.")
+            if not subset:
+                raise DatasetError(f"{root}: is the folder of a run, not of data", "Check train_data_dir.")
+            told(Problem(path, "run-folder", "is the folder of a run"), subset)
+            return []
         below = [name for name in names if not _is_hidden(name) and os.path.isdir(path / name)]
         plain = [name for name in names if not name.startswith(".") and name not in below]
         found, pictures = _read(path, subset, repeats, plain, problems)
-        files += found
+        files.extend(found)
         images += pictures
-        # From the end: the first is read next.
-        for name in reversed(below):
-            child = path / name, f"{subset}/{name}" if subset else name, repeats * repeats_of(name)
-            (links if os.path.islink(child[0]) else waiting).append(child)
+        return below[::-1]  # so that the first is read next
+
+    walk(root, visit, told)
     files.sort(key=lambda file: [(part.casefold(), part) for part in (*file.subset.split("/"), file.path.name)])
     return Listing(root, tuple(files), tuple(problems), images)
 

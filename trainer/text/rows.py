@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.files import suffix
+from ..dataset.metadata import explained
 from ..dataset.text import decode
 from ..errors import DatasetError
 from .files import JSON, LINES
@@ -143,7 +144,7 @@ def _table(path: Path, text: str) -> Iterator[Row]:
             else:
                 yield Row(number, "line", dict(zip(columns, cells, strict=False)))
     except csv.Error as error:
-        raise DatasetError(f"{path}, line {line + 1}: {_explained(error)}", _QUOTING) from None
+        raise DatasetError(f"{path}, line {line + 1}: {explained(error)}", _QUOTING) from None
 
 
 _QUOTES = "a text with separators in it stands in double quotes"
@@ -172,14 +173,3 @@ def _header(path: Path, first: str) -> tuple[str, tuple[str, ...]]:
         f"{path}, line 1: expected a header such as prompt,completion or text, {got}",
         "Put the names of the columns into the first line.",
     )
-
-
-def _explained(error: csv.Error) -> str:
-    text = str(error)
-    if "unexpected end of data" in text:
-        return "a double quote is opened here and never closed"
-    if "expected after" in text:
-        return "text stands after a closing double quote"
-    if "field limit" in text:
-        return "a cell is longer than 131,072 characters: a double quote is not closed"
-    return f"this is not CSV ({text})"
