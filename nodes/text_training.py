@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..trainer import advisor, events, languages, prepare_text, sheet, text
+from ..trainer import events, sheet, text_planning
 from ..trainer.config import TEXT
 from ..trainer.errors import HostError
 from ..trainer.events import Event, Sample
 from ..trainer.files import ContentHashes
-from ..trainer.job import Base, Job
+from ..trainer.job import Job
 from .host import clip_language, memory, places
 from .host.graph import NodeProgress
 from .payloads import ConfigFields, DatasetRef
@@ -44,21 +43,14 @@ def train_text(ref: DatasetRef, config: ConfigFields, clip: Any, progress: NodeP
     found = clip_language.held(clip)
     if not found.writes:
         note("ComfyUI's Generate Text cannot write with this CLIP; PEFT's folder in the run is for other programs")
-    kind, hashes = languages.detect(found.path), ContentHashes(places.cache() / "hashes.json")
-    base = Base(found.path.resolve(), kind.name, languages.content(found.path, hashes))
     settings = settings.but(
-        base_model=base.file.as_posix(),
+        base_model=found.path.resolve().as_posix(),
         tokenizer=found.tokenizer.as_posix() if found.tokenizer else None,
         # What Generate Text will write around a prompt.
         chat_template=settings.chat_template or found.template,
     )
-    chat = text.Chat(languages.tokenizer(found.path, found.tokenizer), settings.chat_template, settings.max_length)
-    init = init_of(settings)
-    job = prepare_text.plan(settings, dataset, base, chat, "host", init=init)
-    if settings.auto:
-        settings, chosen = advisor.decide_texts(job, memory.room())
-        job = prepare_text.plan(settings, dataset, base, chat, "host", init=init, texts=job.texts)
-        job = replace(job, choices=tuple(choice.told for choice in chosen))
+    hashes = ContentHashes(places.cache() / "hashes.json")
+    job = text_planning.job(settings, dataset, hashes, memory.room, init_of(settings), "host")
     return to_the_end(job, _Texts(), note, progress)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from . import advisor, checkpoint, export, families, languages, own, prepare_text, text
+from . import advisor, checkpoint, export, families, own, text, text_planning
 from . import job as jobs
 from .cache import Cache, default_folder
 from .config import TrainConfig
@@ -17,7 +17,7 @@ from .device import resolve
 from .events import Event, Sink, Warned
 from .files import ContentHashes
 from .gauge import budget, hold_to
-from .job import Base, Job
+from .job import Job
 from .prepare import fill, plan
 
 
@@ -27,13 +27,11 @@ class Planned:
 
     Args:
         job: what is trained.
-        choices: what was ``auto``.
         fill: encodes what the cache lacks.
         decode: for samples; None where these are no pictures.
     """
 
     job: Job
-    choices: tuple[tuple[str, str, str], ...] = ()
     fill: Callable[[Job, Callable[[Event], None]], None] = lambda job, emit: None
     decode: Callable[[torch.Tensor], torch.Tensor] | None = None
 
@@ -81,7 +79,7 @@ def images(config: TrainConfig, emit: Sink, note: Sink, stop: Callable[[], bool]
         fill(job, dataset, encoder, cache, regularisation=regularisation, emit=emit, stop=stop)
         encoder.encoded()
 
-    return Planned(job, choices, encode, encoder.decode)
+    return Planned(replace(job, choices=choices), encode, encoder.decode)
 
 
 def texts(config: TrainConfig, emit: Sink, note: Sink, stop: Callable[[], bool]) -> Planned:
@@ -90,18 +88,12 @@ def texts(config: TrainConfig, emit: Sink, note: Sink, stop: Callable[[], bool])
     for problem in dataset.problems:
         note(Warned(f"{problem.path}: {problem.message}"))
     hashes = ContentHashes((config.cache_dir or default_folder()) / "hashes.json")
-    kind = languages.detect(config.base_model)
-    base = Base(config.base_model, kind.name, languages.content(config.base_model, hashes))
-    tokenizer = languages.tokenizer(config.base_model, config.tokenizer)
-    chat = text.Chat(tokenizer, config.chat_template, config.max_length)
-    init = _init(config, config.output_dir, hashes)
-    job = prepare_text.plan(config, dataset, base, chat, init=init)
-    if not config.auto:
-        return Planned(job)
-    device = resolve(config)
-    config, chosen = advisor.decide_texts(job, advisor.Room(str(device), budget(device, config.vram_limit)))
-    job = prepare_text.plan(config, dataset, base, chat, init=init, texts=job.texts)
-    return Planned(job, tuple(choice.told for choice in chosen))
+
+    def room() -> advisor.Room:
+        device = resolve(config)
+        return advisor.Room(str(device), budget(device, config.vram_limit))
+
+    return Planned(text_planning.job(config, dataset, hashes, room, _init(config, config.output_dir, hashes)))
 
 
 def _scan(config: TrainConfig) -> Dataset:

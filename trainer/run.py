@@ -70,7 +70,7 @@ def start(
     emit(Phase("reading the data set"))
     optim.check(config)
     planned = (planning.texts if config.text else planning.images)(config, emit, note, stop)
-    job = replace(planned.job, choices=planned.choices or choices)
+    job = planned.job if planned.job.choices else replace(planned.job, choices=choices)
     folder = place(job)
     check_folder(folder, job)
     check_length(folder, checkpoint.latest(folder) or 0, total_steps(job))
