@@ -160,8 +160,7 @@ def _task(job: Job, trained: Trained, device: torch.device, batch: int) -> Task:
     tokenizer = languages.tokenizer(job.base.file, job.config.tokenizer)
 
     def answer(model: nn.Module, question: Sequence[int], most: int, seed: int) -> str:
-        written = languages.generate(model, tokenizer, question, max_new_tokens=most, seed=seed)
-        return tokenizer.decode(written, skip_special_tokens=True).strip()
+        return languages.answer(model, tokenizer, question, max_new_tokens=most, seed=seed)
 
     return CausalLM(job, device, answer, batch)
 

@@ -22,7 +22,6 @@ from ..languages import smollm
 from ..text import Chat
 from . import SAILOR
 
-EXAMPLES = SAILOR
 STRENGTHS = (0.0, 0.8)
 TOKENS = 40
 SHOWN = 6
@@ -55,8 +54,8 @@ def config(output: Path, base: Path) -> TrainConfig:
         Path(__file__).with_name("sailor.yaml"),
         overrides={
             "base_model": base.as_posix(),
-            "train_data_dir": EXAMPLES.parent.as_posix(),
-            "metadata_path": EXAMPLES.as_posix(),
+            "train_data_dir": SAILOR.parent.as_posix(),
+            "metadata_path": SAILOR.as_posix(),
             "output_dir": (output / "sailor").as_posix(),
         },
     )
@@ -102,8 +101,8 @@ def ask(base: Path, lora: Path, questions: Sequence[str], sink: Sink) -> dict[fl
     for number, (strength, question) in enumerate((s, q) for s in STRENGTHS for q in questions):
         sink(Phase("asking", number, total))
         with adapters.strength(model, strength):
-            written = languages.generate(model, tokenizer, chat.question(question), max_new_tokens=TOKENS)
-        found[strength].append(tokenizer.decode(written, skip_special_tokens=True).strip())
+            said = languages.answer(model, tokenizer, chat.question(question), max_new_tokens=TOKENS)
+        found[strength].append(said)
     return found
 
 

@@ -18,12 +18,13 @@ from ..errors import BaseModelError, in_a_line
 from ..files import ContentHashes, digest
 from . import folders, single_files
 from .base import TARGETS, Kind, Source, export_key, files, is_target, module_name, text_name
-from .generation import ends, ends_of, generate
+from .generation import answer, ends, ends_of, generate
 from .tokenizers import tokenizer
 
 __all__ = [
     "TARGETS",
     "Kind",
+    "answer",
     "content",
     "detect",
     "ends",

@@ -96,6 +96,11 @@ def generate(
     return tuple(new)
 
 
+def answer(model: nn.Module, tokenizer: Any, ids: Sequence[int], **how: Any) -> str:
+    """What a model writes behind some tokens, as a text without marks; ``how``: further arguments of ``generate``."""
+    return tokenizer.decode(generate(model, tokenizer, ids, **how), skip_special_tokens=True).strip()
+
+
 def _cache_name(model: Any) -> str:
     """What a model of the installed transformers calls the keys and values of the tokens before."""
     known = inspect.signature(model.forward).parameters
