@@ -69,7 +69,7 @@ def warn(config: TrainConfig, facts: Facts, base: Peek, length: Length, chosen: 
         *_length(config, facts, length),
         *(_texts(config, facts) if config.text else _pictures(config, facts, base)),
         *_warmup(config, length),
-        *_of_no_effect(config, facts, length),
+        *_of_no_effect(config, length),
     )
     return [advice for advice in every if advice.field not in chosen]
 
@@ -186,14 +186,13 @@ def _warmup(config: TrainConfig, length: Length) -> Iterator[Advice]:
         yield Advice("warmup_steps", message, "" if usual else "warmup_steps: auto", note=usual)
 
 
-def _of_no_effect(config: TrainConfig, facts: Facts, length: Length) -> Iterator[Advice]:
+def _of_no_effect(config: TrainConfig, length: Length) -> Iterator[Advice]:
     if config.max_steps is not None and length.steps < config.max_steps:
         ends = f"{config.epochs} epochs are {length.steps} steps; raise epochs"
         yield Advice("max_steps", f"max_steps: {config.max_steps} is not reached: {ends}", note=True)
     if config.validation_images and not config.validation_steps:
-        message = (
-            f"validation_images: {config.validation_images} {facts.what}s are held out, but with validation_steps: 0"
-        )
+        what = "samples" if config.text else "images"
+        message = f"validation_images: {config.validation_images} {what} are held out, but with validation_steps: 0"
         yield Advice("validation_images", f"{message} nothing is measured on them", "validation_steps: 100")
     if config.optimizer == "schedulefree" and config.lr_scheduler not in ("constant", "cosine"):
         message = f"lr_scheduler: schedulefree averages instead; {config.lr_scheduler} has no effect"
