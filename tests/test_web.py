@@ -9,7 +9,7 @@ from typing import get_args
 from tests.conftest import REPO
 from trainer.estimate import How
 
-SCRIPTS = "\n".join(path.read_text("utf-8") for path in sorted((REPO / "web").glob("*.js")))
+SCRIPTS = "\n".join(path.read_text("utf-8") for path in sorted((REPO / "web").rglob("*.*js")))
 TEXTS: dict[str, dict[str, str]] = {
     path.parent.name: json.loads(path.read_text("utf-8"))["darkroom"]
     for path in sorted((REPO / "locales").glob("*/main.json"))
