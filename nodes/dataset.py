@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from comfy_api.latest import io
+from pydantic import Field
 
 from ..trainer.dataset import SOURCES, fingerprint
 from ..trainer.errors import HostError
 from ..trainer.text import fingerprint as text_fingerprint
 from ..trainer.text import looks_like_text
 from . import overview, stored
+from .asked import Asked, Name, Typed
 from .host import demo_pictures, places
 from .host.graph import NodeProgress
 from .payloads import CATEGORY, DatasetRef, DatasetType, explained, one
@@ -176,23 +178,30 @@ def chosen(folder: str, path: str) -> Path:
     return places.dataset_folder(folder)
 
 
-def asked_for(asked: dict[str, Any]) -> DatasetRef:
-    """The data set that the node's values name: ``folder``, ``path``, ``trigger_word``, ``repeats``, ``captions``.
+class Values(Asked):
+    """The node's values, as the page sends them; what is missing or null has its default."""
+
+    folder: Typed | None = None
+    path: Typed | None = None
+    trigger_word: Name | None = None
+    repeats: Annotated[int, Field(ge=1, le=1000)] | None = None
+    captions: Name | None = None
+
+
+def asked_for(asked: Values) -> DatasetRef:
+    """The data set that the node's values name.
 
     Raises:
         HostError: a value cannot be used, or the client may not read there.
     """
-    captions, repeats = str(asked.get("captions") or "auto"), asked.get("repeats") or 1
+    captions = asked.captions or "auto"
     if captions not in SOURCES:
         raise HostError(f"captions: {captions!r:.60} is unknown", f"choose one of {', '.join(SOURCES)}")
-    if not isinstance(repeats, int) or repeats < 1:
-        raise HostError(f"repeats: {repeats!r:.60} is no whole number from 1 on")
-    folder = asked.get("folder")
-    found = chosen(DEMO if folder is None else str(folder), str(asked.get("path") or ""))
-    return DatasetRef(found.absolute(), str(asked.get("trigger_word") or "").strip(), repeats, captions)
+    found = chosen(DEMO if asked.folder is None else asked.folder, asked.path or "")
+    return DatasetRef(found.absolute(), (asked.trigger_word or "").strip(), asked.repeats or 1, captions)
 
 
-def seen(asked: dict[str, Any]) -> dict[str, Any]:
+def seen(asked: Values) -> dict[str, Any]:
     """POST /dataset: what the node would say of these values; see ``asked_for``.
 
     Raises:

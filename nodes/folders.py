@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from ..trainer.errors import HostError
+from .asked import Asked, Name, Typed
 from .dataset import chosen
 from .host import places
 
@@ -21,7 +21,26 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _TRIES = 10_000
 
 
-def new(asked: dict[str, Any]) -> dict[str, str]:
+class New(Asked):
+    """A name for a folder; empty: the day's."""
+
+    name: Name = ""
+
+
+class Empty(Asked):
+    """A folder that ``new`` made."""
+
+    folder: Name
+
+
+class Shown(Asked):
+    """A folder, as Load Dataset names it."""
+
+    folder: Typed = ""
+    path: Typed = ""
+
+
+def new(asked: New) -> dict[str, str]:
     """Make a folder below ComfyUI's input that is nobody's yet, named after ``name`` or the day.
 
     Returns:
@@ -31,7 +50,7 @@ def new(asked: dict[str, Any]) -> dict[str, str]:
         HostError: it cannot be made.
     """
     day = f"dataset-{datetime.date.today().isoformat()}"
-    wanted = clean(str(asked.get("name") or ""))
+    wanted = clean(asked.name)
     names = (f"{wanted}-{n}" if n > 1 else wanted for n in range(1, _TRIES)) if wanted else None
     for name in names or (f"{day}-{n}" for n in range(1, _TRIES)):
         folder = places.input_root() / name
@@ -52,13 +71,13 @@ def clean(name: str) -> str:
     return f"{kept} dataset" if _RESERVED.fullmatch(kept) else kept
 
 
-def discard(asked: dict[str, Any]) -> dict[str, str]:
+def discard(asked: Empty) -> dict[str, str]:
     """Remove a folder that ``new`` made and into which nothing came; one with files in it stays.
 
     Raises:
         HostError: it is no folder of the input.
     """
-    name = str(asked.get("folder") or "")
+    name = asked.folder
     if not name or name != clean(name):
         raise HostError(f"folder: {name} is no name of a new folder")
     try:
@@ -68,13 +87,13 @@ def discard(asked: dict[str, Any]) -> dict[str, str]:
     return {"folder": ""}
 
 
-def show(asked: dict[str, Any]) -> dict[str, str]:
+def show(asked: Shown) -> dict[str, str]:
     """Open the folder that ``folder`` and ``path`` name, in the system's file manager.
 
     Raises:
         HostError: there is no such folder, or no file manager.
     """
-    folder = chosen(str(asked.get("folder") or ""), str(asked.get("path") or "")).absolute()
+    folder = chosen(asked.folder, asked.path).absolute()
     _open(folder)
     return {"opened": str(folder)}
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from . import dataset, estimates, folders, trained
+from .asked import One
 from .host.web import Route
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/presets", estimates.presets),
-    Route("POST", "/estimate", estimates.answer),
-    Route("POST", "/dataset", dataset.seen),
-    Route("POST", "/dataset/new", folders.new),
-    Route("POST", "/dataset/discard", folders.discard),
-    Route("POST", "/dataset/open", folders.show, local=True),
+    Route("POST", "/estimate", estimates.answer, estimates.Question, most=2**20),  # with pasted YAML
+    Route("POST", "/dataset", dataset.seen, dataset.Values),
+    Route("POST", "/dataset/new", folders.new, folders.New),
+    Route("POST", "/dataset/discard", folders.discard, folders.Empty),
+    Route("POST", "/dataset/open", folders.show, folders.Shown, local=True),
     Route("GET", "/runs", trained.every_run),
-    Route("GET", "/runs/{run}", trained.one_run),
+    Route("GET", "/runs/{run}", trained.one_run, One),
 )

@@ -10,6 +10,7 @@ from typing import Any
 from ..trainer import runstate
 from ..trainer.errors import ExportError, HostError
 from . import runs
+from .asked import Nothing, One
 from .host import places
 from .host.lora import LoraModel, read
 
@@ -112,22 +113,21 @@ def fingerprint(run: str | None, checkpoint: str | None) -> str:
     )
 
 
-def every_run(asked: dict[str, Any]) -> dict[str, Any]:
+def every_run(asked: Nothing) -> dict[str, Any]:
     """GET /runs: all runs, the newest first."""
     return {"runs": [_told(state) for state in runstate.every(places.runs())]}
 
 
-def one_run(asked: dict[str, Any]) -> dict[str, Any]:
+def one_run(asked: One) -> dict[str, Any]:
     """GET /runs/{run}: one run, by its id, its beginning or its name, and more of it.
 
     Raises:
         HostError: there is no such run.
     """
     root = places.runs()
-    wanted = str(asked["run"])
     # Names are compared with those that are there, and never made into a path: nothing outside can be reached.
     here = {state.id: state for state in runstate.every(root)}
-    state = here.get(wanted) or runs.choose(root, wanted)
+    state = here.get(asked.run) or runs.choose(root, asked.run)
     return {**_told(state), **runstate.details(root / state.id)}
 
 

@@ -205,8 +205,9 @@ def dataset_folder(text: str, what: str = "folder") -> Path:
         HostError: there is no such folder, or the client may not read it.
     """
     path = named(text, what)
-    if not path.is_dir() and not (path.is_file() and looks_like_text(path)):
-        fault = "is a file, expected a folder" if path.is_file() else "does not exist"
+    is_file = os.path.isfile(path)  # of a name that no system takes both say no, where Path raises
+    if not os.path.isdir(path) and not (is_file and looks_like_text(path)):
+        fault = "is a file, expected a folder" if is_file else "does not exist"
         raise HostError(
             f"{what}: {path} {fault}",
             f"put a folder with images or text into {input_root()}, or type its path",

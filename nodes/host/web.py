@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from server import PromptServer
 
 from ...trainer.errors import DarkroomError, HostError
-from . import clients
+from ..asked import Asked, Nothing, read
+from . import clients, places
 
 log = logging.getLogger("lora-darkroom")
 PREFIX = "/darkroom"
+KIB = 2**10
+AT_ONCE = 64 * KIB
 
 
 class Route(NamedTuple):
@@ -24,15 +28,26 @@ class Route(NamedTuple):
     Args:
         method: ``GET`` or ``POST``.
         path: below ``/darkroom``, such as ``/runs/{run}``.
-        answer: from the query, the path's parts, and a POST's JSON, all in one dict, to plain data. It runs in a
+        answer: from what was asked to plain data, a ``Picture``, or a file of the pack's private folder. It runs in a
             thread, so it may read the disk.
+        asks: the schema of the query, the path's parts and a POST's JSON, all in one.
         local: only for clients on this machine.
+        most: bytes of a POST's body.
     """
 
     method: str
     path: str
-    answer: Callable[[dict[str, Any]], Any]
+    answer: Callable[[Any], Any]
+    asks: type[Asked] = Nothing
     local: bool = False
+    most: int = 64 * KIB
+
+
+class Picture(NamedTuple):
+    """An answer that is a picture. Args: data: its bytes. kind: such as image/webp."""
+
+    data: bytes
+    kind: str
 
 
 def register(routes: Iterable[Route]) -> None:
@@ -42,23 +57,17 @@ def register(routes: Iterable[Route]) -> None:
 
 
 def _handler(route: Route) -> Callable[[web.Request], Any]:
-    async def handle(request: web.Request) -> web.Response:
-        if route.local and not clients.is_local(request):
-            return _failure(403, HostError(f"{PREFIX}{route.path} is for the machine that ComfyUI runs on"))
-        asked = {**request.query, **request.match_info}
-        if route.method == "POST":
-            fault = _foreign_post(request)
-            if fault is not None:
-                return _failure(403, fault)
-            try:
-                data = await request.json()
-            except ValueError:
-                data = None
-            if not isinstance(data, dict):
-                return _failure(400, HostError("the request's body is not a JSON object"))
-            asked = {**data, **asked}
+    async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            return web.json_response(await asyncio.to_thread(route.answer, asked))
+            if route.local and not clients.is_local(request):
+                raise _Refused(403, f"{PREFIX}{route.path} is for the machine that ComfyUI runs on")
+            asked = {**request.query, **request.match_info}
+            if route.method == "POST":
+                _check_origin(request)
+                asked = {**request.query, **await _json(request, route.most), **request.match_info}
+            return _response(await asyncio.to_thread(route.answer, read(route.asks, asked)))
+        except _Refused as error:
+            return _failure(error.status, error)
         except DarkroomError as error:
             return _failure(400, error)
         except Exception:
@@ -68,14 +77,56 @@ def _handler(route: Route) -> Callable[[web.Request], Any]:
     return handle
 
 
-def _foreign_post(request: web.Request) -> HostError | None:
-    """Why a POST is not answered: a page of another site could have sent it."""
+class _Refused(HostError):
+    """A request that is not listened to."""
+
+    def __init__(self, status: int, message: str, cure: str = "") -> None:
+        super().__init__(message, cure)
+        self.status = status
+
+
+def _check_origin(request: web.Request) -> None:
+    """Of a POST: a page of another site could have sent it. ComfyUI's own check lets some of these pass."""
     if request.content_type != "application/json":
-        return HostError("expected the content type application/json")
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
-        return HostError("the request comes from a page of another site")
-    return None
+        raise _Refused(403, "expected the content type application/json")
+    scheme, _, host = request.headers.get("Origin", "").partition("://")
+    if scheme not in ("http", "https"):
+        cure = "a program sends ComfyUI's own address as the header Origin, such as http://127.0.0.1:8188"
+        raise _Refused(403, "the request does not say which page it comes from", cure)
+    if host.lower() != request.headers.get("Host", "").lower():
+        raise _Refused(403, "the request comes from a page of another site")
+
+
+async def _json(request: web.Request, most: int) -> dict[str, Any]:
+    """The object in a request's body; no more than so many bytes are read."""
+    data = bytearray()
+    async for part in request.content.iter_chunked(AT_ONCE):
+        data += part
+        if len(data) > most:
+            raise _Refused(413, f"the request is larger than {most // KIB} KiB")
+    try:
+        found = json.loads(data.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise HostError("the request's body is not a JSON object")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _response(answer: Any) -> web.StreamResponse:
+    headers = {"Cache-Control": "private, max-age=86400", "X-Content-Type-Options": "nosniff"}
+    if isinstance(answer, Picture):
+        return web.Response(body=answer.data, content_type=answer.kind, headers=headers)
+    if isinstance(answer, Path):
+        file = answer.resolve()
+        if not file.is_relative_to(places.private().resolve()) or not file.is_file():
+            raise HostError(f"{answer.name}: there is no such file")
+        return web.FileResponse(file, headers=headers)
+    return web.json_response(answer)
 
 
 def _failure(status: int, error: DarkroomError) -> web.Response:

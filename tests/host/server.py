@@ -181,9 +181,8 @@ class ComfyServer:
     def request(self, path: str, data: Any = None, method: str | None = None) -> bytes:
         """Raw bytes of a GET, or of a POST with `data` as JSON; PromptFailed on an HTTP error."""
         body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(
-            self.url + path, body, {"Content-Type": "application/json"} if body else {}, method=method
-        )
+        headers = {"Content-Type": "application/json", "Origin": self.url} if body else {}
+        request = urllib.request.Request(self.url + path, body, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.read()

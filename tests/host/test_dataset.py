@@ -62,6 +62,7 @@ def load(folder: str = DEMO_DATA, path: str = "", **more: Any) -> Graph:
 def foreign(comfy: ComfyServer, path: str, data: dict[str, Any], more: dict[str, str] | None = None) -> tuple[int, Any]:
     """Status and JSON of a POST that comes from another machine; with other headers, of whoever sends these."""
     headers = {"Content-Type": "application/json", **(ELSEWHERE if more is None else more)}
+    headers = {"Origin": f"http://{headers.get('Host', comfy.url.partition('//')[2])}", **headers}
     request = urllib.request.Request(comfy.url + path, json.dumps(data).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
