@@ -67,7 +67,9 @@ USUAL = {
 RANGE = (1e-4, 3e-4)
 """Rates that are usual for images (the guide), of AdamW, at full size, where the change is scaled by 1."""
 TEXT_RANGE = (5e-5, 1e-4)
-"""The same for text (the guide)."""
+"""The same for text (the guide), where full size is that of the models that it speaks of:"""
+LANGUAGE = 7_000_000_000
+"""weights of LLaMA 2 and 3, Mistral, Qwen at 7 to 8 billion."""
 OPTIMIZERS = {"lion": 0.1}
 """Times AdamW's rate: Lion steps by the sign alone (Chen et al., arXiv 2302.06675)."""
 
@@ -138,10 +140,10 @@ def width(base: Peek) -> float:
 
     Weights grow with the square of the width. Adam's rate for a matrix goes with one over its width (Yang et al.,
     "Tensor Programs V", arXiv 2203.03466): the embedded model, 1/19 as wide, learns best at 4e-3
-    (docs/measurements.md).
+    (docs/measurements.md), and SmolLM2-135M, 1/7 as wide as LLaMA 2, its demo at 5e-4.
     """
-    full = BASES.get(base.family)
-    if not full or 0.5 <= base.parameters / full <= 2:
+    full = LANGUAGE if base.vocabulary else BASES.get(base.family)
+    if not full or not base.parameters or 0.5 <= base.parameters / full <= 2:
         return 1.0
     return max(NARROWEST, sqrt(base.parameters / full))
 
@@ -162,7 +164,7 @@ def rate(config: TrainConfig, base: Peek) -> float:
     By the family's, which grows with the root of the effective batch (Malladi et al., arXiv 2205.10287) to at most
     3e-4. Where the change is scaled by another factor than 1 it moves as much faster or slower: half the rate, or
     twice, at most. Prodigy finds its rate by itself and multiplies it with this. Text has the upper end of the guide's
-    range, whatever the batch.
+    range, whatever the batch, for a model of full size.
     """
     if config.optimizer == "prodigy":
         return 1.0

@@ -20,7 +20,7 @@ from trainer.languages import toys
 from trainer.peek import Peek
 
 SMALL = Peek("llama", 134_500_000, 0, 30 * 576, 49_152)
-LARGE = Peek("llama", 7_000_000_000, 0, 32 * 4096, 32_000)
+LARGE = Peek("llama", 7_000_000_000, 0, 32 * 4096, 49_152)
 
 
 def settings(**given: Any) -> TrainConfig:
@@ -58,7 +58,7 @@ def test_everything_is_chosen_with_its_reason():
     config, choices = advisor.decide(settings(auto=True), of(40), SMALL, Room())
     assert config.auto == ()
     found = (config.lora_rank, config.alpha, config.learning_rate, config.window, config.validation_images)
-    assert found == (8, 8, 1e-4, 4, 4)
+    assert found == (8, 8, 7.2e-4, 4, 4)  # a seventh as wide as the models that the guide's 1e-4 is for
     assert config.epochs == round(rules.presentations(36, text=True) / 36) == 20
     assert {choice.field: choice.value for choice in choices} == {
         choice.field: getattr(config, choice.field) for choice in choices
@@ -94,6 +94,14 @@ def test_the_rate_is_the_upper_end_of_the_guides_range(window: int, optimizer: s
     assert advisor.decide(config, of(40), LARGE, Room())[0].learning_rate == expected
 
 
+def test_a_narrow_model_bears_a_higher_rate():
+    config = settings(learning_rate=5e-4)
+    assert rules.range_of(config, LARGE) == rules.range_of(config, Peek("llama", 8_000_000_000, 0, 1, 128_256))
+    assert rules.off(config, LARGE) > 0.5
+    assert rules.off(config, SMALL) == 0  # the demo's own
+    assert rules.range_of(config, Peek("llama", 0, 0, 1, 49_152)) == rules.TEXT_RANGE  # it is not known
+
+
 def test_the_batch_is_cut_by_the_memory_and_stays_the_same_window():
     asked = settings(auto=True, mixed_precision="bf16")
     for free, expected in {100: (4, 1, False), 24: (2, 2, False), 16: (4, 1, True), 10: (1, 4, True)}.items():
@@ -110,7 +118,7 @@ def test_the_batch_is_cut_by_the_memory_and_stays_the_same_window():
 def said(facts: Facts, **given: Any) -> list[Advice]:
     config = settings(**{"learning_rate": 1e-4, "epochs": 20, **given})
     shown = config.epochs * facts.showings
-    return advisor.warn(config, facts, SMALL, Length(int(shown / config.window), shown))
+    return advisor.warn(config, facts, LARGE, Length(int(shown / config.window), shown))
 
 
 def test_nothing_is_said_of_what_is_as_it_should_be():
@@ -154,7 +162,7 @@ def test_plain_lines_are_noted_and_nothing_more():
 # --- what is said after
 
 
-def case(story: list[Event], items: tuple[TextItem, ...] | None = None, base: Peek = SMALL, **given: Any) -> Case:
+def case(story: list[Event], items: tuple[TextItem, ...] | None = None, base: Peek = LARGE, **given: Any) -> Case:
     config = settings(**{"learning_rate": 1e-4, "epochs": 20, "validation_images": 5, **given})
     items = texts(50) if items is None else items
     job = Job(config, Base(Path("/model"), "llama", "c0ffee"), (), (), "", Path("/cache"), texts=items)
@@ -181,7 +189,7 @@ def test_a_run_that_learnt_is_healthy():
 
 
 def test_texts_that_are_noise_to_the_model_are_a_wrong_format():
-    guess = log(SMALL.vocabulary)
+    guess = log(LARGE.vocabulary)
     diagnosis = found(case(measured(0.8 * guess, 2.0, 1.8)))
     assert (diagnosis.trouble, diagnosis.field) == ("format", "train_data_dir")
     assert diagnosis.message == (
@@ -270,7 +278,7 @@ def test_a_run_says_what_was_chosen_and_what_was_wrong(tmp_path: Path):
     job = jobs.load(tmp_path / "run")
     assert ("validation_images", "1") in [choice[:2] for choice in job.choices]
     assert sum(item.held_out for item in job.texts) == 1
-    assert (job.config.auto, job.config.learning_rate) == ((), 1e-4)
+    assert (job.config.auto, job.config.learning_rate) == ((), 20 * 1e-4)  # a model at toy size
     assert {one.field for one in told if isinstance(one, Chosen)} == {field for field, _, _ in job.choices}
     # Weights at random: to such a model every text is noise.
     (diagnosis,) = [one for one in told if isinstance(one, Advised) and one.kind == "diagnosis"]
