@@ -7,20 +7,34 @@ end of the stdin pipe become the same ``stop`` in ``run.py``.
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from .files import write_text
 
+_changing = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Requests:
-    """What is asked of a run. ``save`` and ``sample`` count requests: each increase is one."""
+    """What is asked of a run. ``save`` and ``sample`` count requests: each increase is one.
+
+    ``pause`` is a person's wish; ``give_way`` is the host's, while something else needs the device. Neither ends the
+    other.
+    """
 
     stop: bool = False
     pause: bool = False
     save: int = 0
     sample: int = 0
+    give_way: bool = False
+
+    @property
+    def rests(self) -> bool:
+        """Whether the run is to be off the device."""
+        return (self.pause or self.give_way) and not self.stop
 
 
 def write(path: Path, requests: Requests) -> None:
@@ -34,6 +48,14 @@ def read(path: Path) -> Requests:
         return _parse(path.read_bytes())
     except OSError:
         return Requests()
+
+
+def change(path: Path, edit: Callable[[Requests], Requests]) -> Requests:
+    """Replaces the requests by what ``edit`` makes of them; of several threads of a process none loses another's."""
+    with _changing:
+        asked = edit(read(path))
+        write(path, asked)
+    return asked
 
 
 def _parse(content: bytes) -> Requests:

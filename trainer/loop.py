@@ -22,6 +22,7 @@ from .dataset.sampler import Window, micro_batches, windows
 from .errors import DivergedError, RunError
 from .events import Event, Step, Warned
 from .gauge import Gauge
+from .runfolder import save_steps
 from .tasks.base import Task
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 SKIPS_ALLOWED = 5  # in a row, with a loss that is not finite
 OVERFLOWS_ALLOWED = 20  # in a row: fp16 may need a few until its loss scale has come down
-CHECKPOINTS = 5  # at least, in a run
 UNSTABLE = (
     "lower learning_rate, or train with mixed_precision: bf16 or no; "
     "check that the base model itself draws good pictures"
@@ -187,7 +187,7 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         _do_what_is_due(run, studio, clock)
         if stop:
             return False
-        if run.asked.pause and not (ended or run.enough):
+        if run.asked.rests and not (ended or run.enough):
             clock.outside(studio.pause)
     return True
 
@@ -207,11 +207,6 @@ def _do_what_is_due(run: Training, studio: Studio, clock: _Clock) -> None:
                 run.due.insert(0, "save")
             if run.config.sample_every and "sample" not in run.due:
                 run.due.append("sample")
-
-
-def save_steps(config: TrainConfig, total: int) -> int:
-    """Optimizer steps between two checkpoints of a run of ``total`` steps."""
-    return max(1, min(config.save_steps, total // CHECKPOINTS))
 
 
 def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch.Tensor, torch.Tensor, bool]:

@@ -179,7 +179,7 @@ def _train(
 
     def requests() -> Requests:
         asked = poll()
-        return Requests(asked.stop or stop(), asked.pause, asked.save, asked.sample)
+        return replace(asked, stop=asked.stop or stop())
 
     attempts = Attempts(job, folder, total, emit, requests, decode)
     cache = Cache(job.cache_dir)

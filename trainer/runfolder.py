@@ -12,6 +12,8 @@ from .errors import RunFolderError
 from .files import read_json
 from .job import Job
 
+CHECKPOINTS = 5  # at least, in a run
+
 
 def check_folder(folder: Path, job: Job) -> None:
     """Whether a run folder is this run's, or free; one whose run has saved nothing yet is free.
@@ -81,6 +83,11 @@ def total_steps(job: Job) -> int:
     config = job.config
     total = config.epochs * windows_per_epoch(job.train_items, config.window)
     return min(total, config.max_steps or total)
+
+
+def save_steps(config: TrainConfig, total: int) -> int:
+    """Optimizer steps between two checkpoints of a run of ``total`` steps."""
+    return max(1, min(config.save_steps, total // CHECKPOINTS))
 
 
 def finished(folder: Path, total: int, patience: int = 0) -> Path | None:

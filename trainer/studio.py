@@ -19,7 +19,8 @@ from .control import Requests
 from .events import DRIFT, Checkpoint, Event, Phase, Sample, Validation, Warned
 from .files import write_tensors
 from .job import Job
-from .loop import Training, save_steps
+from .loop import Training
+from .runfolder import save_steps
 from .sheet import to_image
 from .trained import Trained
 
@@ -171,7 +172,7 @@ class Studio:
         device = self._run.accelerator.device
         self._emit(Phase("paused"))
         self._move("cpu")
-        while (asked := self._requests()).pause and not asked.stop:
+        while self._requests().rests:
             time.sleep(0.2)
         self._move(device)
         self._emit(Phase("training"))

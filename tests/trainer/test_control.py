@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -97,5 +98,27 @@ def test_a_reader_never_sees_half_a_file(path: Path) -> None:
         control.write(path, Requests(stop=bool(number % 2), save=10 ** (number % 9)))
     done.set()
     reader.join()
-    assert all(set(json.loads(text)) == {"stop", "pause", "save", "sample"} for text in seen)
+    assert all(set(json.loads(text)) == set(asdict(Requests())) for text in seen)
     assert os.listdir(path.parent) == ["control.json"]
+
+
+def test_the_hosts_wish_and_a_persons_do_not_end_each_other(path: Path) -> None:
+    control.write(path, Requests(pause=True, save=1))
+    assert control.change(path, lambda asked: replace(asked, give_way=True)).rests
+    assert control.change(path, lambda asked: replace(asked, give_way=False)) == Requests(pause=True, save=1)
+    control.change(path, lambda asked: replace(asked, pause=False, give_way=True))
+    assert Poll(path)().rests
+    assert not Requests(pause=True, give_way=True, stop=True).rests, "a stop is not waited for"
+
+
+def test_no_change_is_lost_among_threads(path: Path) -> None:
+    def ask() -> None:
+        for _ in range(50):
+            control.change(path, lambda asked: replace(asked, save=asked.save + 1))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert control.read(path) == Requests(save=200)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer import checkpoint, control, events, export, job, loop, run, validation
+from trainer import checkpoint, control, events, export, job, run, runfolder, validation
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DatasetError, RunFolderError, UserError
 from trainer.events import (
@@ -291,7 +291,7 @@ def test_two_processes_do_not_share_a_folder(config: TrainConfig) -> None:
 
 def test_control_stops_saves_and_samples(config: TrainConfig, seen: Sinks, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config.but(sample_every=1000, sample_prompts=["x"], sample_inference_steps=1, save_steps=1000)
-    monkeypatch.setattr(loop, "CHECKPOINTS", 1)
+    monkeypatch.setattr(runfolder, "CHECKPOINTS", 1)
 
     def sink(event: Event) -> None:
         seen.append(event)
@@ -305,7 +305,10 @@ def test_control_stops_saves_and_samples(config: TrainConfig, seen: Sinks, monke
     assert [e.step for e in seen if isinstance(e, Sample)] == [4]
 
 
-def test_pause_gives_the_device_back_and_goes_on(config: TrainConfig, tmp_path: Path, seen: Sinks) -> None:
+@pytest.mark.parametrize("asked", [control.Requests(pause=True), control.Requests(give_way=True)])
+def test_pause_gives_the_device_back_and_goes_on(
+    config: TrainConfig, tmp_path: Path, seen: Sinks, asked: control.Requests
+) -> None:
     plain = config.but(output_dir=(tmp_path / "plain" / config.name).as_posix(), epochs=1)
     run.start(plain, [])
     paused = config.but(epochs=1)
@@ -314,7 +317,7 @@ def test_pause_gives_the_device_back_and_goes_on(config: TrainConfig, tmp_path: 
     def sink(event: Event) -> None:
         seen.append(event)
         if isinstance(event, Step) and event.step == 2:
-            control.write(path, control.Requests(pause=True))
+            control.write(path, asked)
         if isinstance(event, events.Phase) and event.name == "paused":
             control.write(path, control.Requests())
 
