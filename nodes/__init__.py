@@ -45,5 +45,6 @@ def begin() -> None:
     places.add_captioners()
     places.add_languages()
     web.register(ROUTES)
+    web.serve_modules()
     if not demo_base.register():
         logging.warning("LoRA Darkroom: the demo base %s is missing; Load Demo Base will not work", demo_base.FILE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import dataset, estimates, folders, trained
+from . import dataset, estimates, folders, panel, trained
 from .asked import One
 from .host.web import Route
 
@@ -15,4 +15,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/dataset/open", folders.show, folders.Shown, local=True),
     Route("GET", "/runs", trained.every_run),
     Route("GET", "/runs/{run}", trained.one_run, One),
+    Route("GET", "/shown", panel.nodes, panel.Of),
+    Route("GET", "/runs/{run}/story", panel.told, panel.Story),
+    Route("GET", "/runs/{run}/samples/{name}", panel.picture, panel.Sample),
+    Route("POST", "/runs/{run}/control", panel.ask, panel.Control),
 )

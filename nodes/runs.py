@@ -10,11 +10,11 @@ import difflib
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..trainer import checkpoint, runfolder, runstate
+from ..trainer import checkpoint, runfolder, runstate, validation
 from ..trainer.errors import HostError
 from ..trainer.files import write_bytes
 from ..trainer.runstate import RunState
@@ -25,16 +25,23 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class Found:
-    """Args: folder: the run's. result: where its LoRA of the wanted length lies; None if it is yet to be trained."""
+    """A run.
+
+    Args:
+        folder: the run's.
+        result: where its LoRA of the wanted length lies; None if it is yet to be trained.
+        so_far: in place of ``result.json``, of a run that has not finished.
+    """
 
     folder: Path
     result: Path | None
+    so_far: dict[str, Any] | None = None
 
     @property
     def outcome(self) -> dict[str, Any]:
         """The ``result.json`` of the result."""
         assert self.result is not None
-        return runfolder.read_result(self.result.parent)
+        return self.so_far if self.so_far is not None else runfolder.read_result(self.result.parent)
 
     @property
     def steps(self) -> int:
@@ -69,6 +76,21 @@ def find(root: Path, run_id: str, total: int, patience: int = 0) -> Found:
             return Found(shorter if folder == shorter else own, result)
     beyond = (checkpoint.latest(own) or 0) > total
     return Found(shorter if beyond else own, None)
+
+
+def as_it_is(folder: Path, total: int) -> Found:
+    """A run that was stopped, with what is saved of it as its result; without one where nothing is.
+
+    Args:
+        folder: the run's.
+        total: the length that it was to have.
+    """
+    step = checkpoint.latest(folder)
+    if step is None:
+        return Found(folder, None)
+    file, best = checkpoint.lora(folder, step), validation.of(folder)
+    told = {"total": total, "step": step, "path": file.relative_to(folder).as_posix()}
+    return Found(folder, file, told | ({"best": asdict(best)} if best is not None else {}))
 
 
 def keep_finished(folder: Path) -> None:

@@ -14,13 +14,13 @@ from ..trainer.events import Event, Sample
 from ..trainer.files import ContentHashes
 from ..trainer.job import Job
 from .host import clip_language, memory, places
-from .host.graph import NodeProgress
+from .host.graph import RunProgress
 from .payloads import ConfigFields, DatasetRef
 from .training import init_of, settings_of
 from .working import Notes, Trained, to_the_end
 
 
-def train_text(ref: DatasetRef, config: ConfigFields, clip: Any, progress: NodeProgress) -> Trained:
+def train_text(ref: DatasetRef, config: ConfigFields, clip: Any, progress: RunProgress) -> Trained:
     """Train, go on with, extend, or find again the run of a language model.
 
     Raises:
@@ -35,11 +35,11 @@ def train_text(ref: DatasetRef, config: ConfigFields, clip: Any, progress: NodeP
     note = Notes()
     decided = {"task_type": TEXT, "train_data_dir": ref.folder.as_posix(), "repeats": ref.repeats}
     settings = settings_of(decided, config)
-    progress.say("Reading the texts")
+    progress.phase("Reading the texts")
     dataset = ref.texts()
     for problem in dataset.problems:
         note(f"{problem.path.name}: {problem.message}")
-    progress.say("Looking at the language model")
+    progress.phase("Looking at the language model")
     found = clip_language.held(clip)
     if not found.writes:
         note("ComfyUI's Generate Text cannot write with this CLIP; PEFT's folder in the run is for other programs")

@@ -9,11 +9,12 @@ from comfy_api.latest import io, ui
 
 from ..trainer.errors import DarkroomError, HostError
 from .host import places
-from .host.graph import NodeProgress
+from .host.graph import RunProgress, executing_node
 from .payloads import CATEGORY, ConfigFields, ConfigType, DatasetRef, DatasetType, one
 from .sources import Encoded, Folder, Source
 from .text_training import train_text
 from .training import train
+from .working import times_kept
 
 MOST_NOTES = 8
 OWN_FILE = "(the file of the wired MODEL)"
@@ -93,7 +94,13 @@ class TrainLoRA(io.ComfyNode):
                 io.Int.Output(display_name="steps", tooltip="Optimizer steps that the LoRA was trained for."),
                 io.String.Output(display_name="run", tooltip="The run's id."),
             ],
+            hidden=[io.Hidden.extra_pnginfo],  # the workflow's id, for the page's panel; it is no part of the cache key
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        """A run that was stopped and kept goes on when it is queued again."""
+        return times_kept(executing_node())
 
     @classmethod
     def execute(
@@ -108,7 +115,7 @@ class TrainLoRA(io.ComfyNode):
         base_file: Sequence[str] = (),
     ) -> io.NodeOutput:
         """Train, or find the finished run again."""
-        progress = NodeProgress()
+        progress = RunProgress(cls.hidden.extra_pnginfo)
         single = {
             "dataset": dataset,
             "config": config,
@@ -121,12 +128,13 @@ class TrainLoRA(io.ComfyNode):
         source = _source(wired.get("dataset"), latents, conditioning)
         settings, wired_clip = wired.get("config", ConfigFields({})), wired.get("clip")
         try:
-            if isinstance(source, Folder) and source.ref.text:
-                done = train_text(source.ref, settings, wired_clip, progress)
-            else:
-                file = wired.get("base_file", OWN_FILE)
-                file = "" if file == OWN_FILE else file
-                done = train(source, settings, wired.get("model"), wired_clip, wired.get("vae"), file, progress)
+            with progress.panel:
+                if isinstance(source, Folder) and source.ref.text:
+                    done = train_text(source.ref, settings, wired_clip, progress)
+                else:
+                    file = wired.get("base_file", OWN_FILE)
+                    file = "" if file == OWN_FILE else file
+                    done = train(source, settings, wired.get("model"), wired_clip, wired.get("vae"), file, progress)
         except DarkroomError as error:
             progress.tell("failed", text=str(error))
             raise

@@ -115,7 +115,7 @@ def fingerprint(run: str | None, checkpoint: str | None) -> str:
 
 def every_run(asked: Nothing) -> dict[str, Any]:
     """GET /runs: all runs, the newest first."""
-    return {"runs": [_told(state) for state in runstate.every(places.runs())]}
+    return {"runs": [told(state) for state in runstate.every(places.runs())]}
 
 
 def one_run(asked: One) -> dict[str, Any]:
@@ -124,14 +124,23 @@ def one_run(asked: One) -> dict[str, Any]:
     Raises:
         HostError: there is no such run.
     """
+    state = state_of(asked.run)
+    return {**told(state), **runstate.details(places.runs() / state.id)}
+
+
+def state_of(run: str) -> runstate.RunState:
+    """The run that a request names: by its id, its beginning or its name.
+
+    Raises:
+        HostError: there is no such run.
+    """
     root = places.runs()
     # Names are compared with those that are there, and never made into a path: nothing outside can be reached.
     here = {state.id: state for state in runstate.every(root)}
-    state = here.get(asked.run) or runs.choose(root, asked.run)
-    return {**_told(state), **runstate.details(root / state.id)}
+    return here.get(run) or runs.choose(root, run)
 
 
-def _told(state: runstate.RunState) -> dict[str, Any]:
+def told(state: runstate.RunState) -> dict[str, Any]:
     """A run's state, what it is called, and every step that can be loaded."""
     steps = sorted({*state.checkpoints, *state.finished})
     return {**runstate.plain(state), "label": runs.label(state), "steps": steps}

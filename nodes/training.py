@@ -20,14 +20,14 @@ from ..trainer.job import Job
 from ..trainer.peek import Peek
 from .host import base_model, memory, places, preview
 from .host.encode import HostEncoder
-from .host.graph import NodeProgress, check_interrupted
+from .host.graph import RunProgress, check_interrupted
 from .payloads import ConfigFields
 from .sources import Source
 from .working import Notes, Trained, to_the_end
 
 
 def train(
-    source: Source, config: ConfigFields, model: Any, clip: Any, vae: Any, base_file: str, progress: NodeProgress
+    source: Source, config: ConfigFields, model: Any, clip: Any, vae: Any, base_file: str, progress: RunProgress
 ) -> Trained:
     """Train, go on with, extend, or find again the run that the inputs describe.
 
@@ -40,11 +40,11 @@ def train(
             raise HostError(f"Train LoRA: no {name} is wired", "wire MODEL, CLIP and VAE of a checkpoint loader")
     note = Notes()
     settings = settings_of(source.decided(), config)
-    progress.say("Reading the data set")
+    progress.phase("Reading the data set")
     dataset = source.dataset(settings)
     for problem in dataset.problems:
         note(f"{problem.path.name}: {problem.message}")
-    progress.say("Looking at the base model")
+    progress.phase("Looking at the base model")
     base = base_model.resolve(model, base_file, note)
     settings, choices = decide(settings, dataset, advisor.model(base.file, base.family))
     if choices:
@@ -115,7 +115,7 @@ class _Images:
     cache: Cache
     model: Any
     vae: Any
-    progress: NodeProgress
+    progress: RunProgress
 
     def fill(self, job: Job, folder: Path) -> None:
         """Encode what the cache lacks; Cancel leaves there what is encoded."""
@@ -126,8 +126,7 @@ class _Images:
 
         def emit(event: Event) -> None:
             if isinstance(event, Phase):
-                self.progress.say(f"{event.name.capitalize()}: {event.done + 1} of {event.total}")
-                self.progress.set(event.done, event.total)
+                self.progress.phase(event.name.capitalize(), event.done, event.total)
 
         self.source.store(job, self.cache, self.encoder)
         reg = self.regularisation
@@ -142,8 +141,10 @@ class _Images:
         drawn = [event for event in story if isinstance(event, Sample)]
         if not drawn:
             raise RunError(f"the run in {folder} drew no samples", "raise epochs, and queue again")
-        by_index = {event.index: event for event in events.shown(drawn, step)}
-        pictures = [self.encoder.decode(preview.load(folder / event.latents)) for event in by_index.values()]
+        last = list({event.index: event for event in events.shown(drawn, step)}.values())
+        pictures = [self.encoder.decode(preview.load(folder / event.latents)) for event in last]
+        for event, pixels in zip(last, pictures, strict=True):
+            preview.keep(folder / event.latents, preview.of_pixels(pixels), "-vae")
         size = pictures[0].shape[1:3]  # a batch has one size; prompts may ask for others
         return torch.cat([one if one.shape[1:3] == size else _resized(one, size) for one in pictures])
 

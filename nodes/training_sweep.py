@@ -11,11 +11,12 @@ from ..trainer import comparison, sheet, yaml_text
 from ..trainer import config as configs
 from ..trainer.comparison import Trial
 from ..trainer.errors import ConfigError, DarkroomError, HostError, RunError
-from .host.graph import NodeProgress
+from .host.graph import RunProgress, executing_node
 from .payloads import CATEGORY, ConfigFields, ConfigType, DatasetRef, DatasetType
 from .settings import NAMES
 from .sources import Folder
 from .training import Trained, train
+from .working import times_kept
 
 MOST = 20
 _AT_THE_END = 1_000_000
@@ -71,7 +72,13 @@ class TrainingSweep(io.ComfyNode):
                     display_name="lora", tooltip="The LoRA of the value to keep, or of the first, where none is better."
                 ),
             ],
+            hidden=[io.Hidden.extra_pnginfo],
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        """A run that was stopped and kept goes on when it is queued again."""
+        return times_kept(executing_node())
 
     @classmethod
     def execute(
@@ -85,7 +92,7 @@ class TrainingSweep(io.ComfyNode):
         config: ConfigFields | None = None,
     ) -> io.NodeOutput:
         """Check every value, train what is not trained, compare."""
-        progress = NodeProgress()
+        progress = RunProgress(cls.hidden.extra_pnginfo)
         given = dict(config.values) if config is not None else {}
         field = next(name for name, shown in NAMES.items() if shown == setting)
         wanted = _values(field, setting, values, given)
@@ -94,7 +101,8 @@ class TrainingSweep(io.ComfyNode):
         for number, (word, fields) in enumerate(wanted, 1):
             progress.say(f"{setting} {word} ({number} of {len(wanted)})")
             try:
-                trained = train(Folder(dataset), fields, model, clip, vae, "", progress)
+                with progress.panel:
+                    trained = train(Folder(dataset), fields, model, clip, vae, "", progress)
             except RunError as error:
                 done.append(None)
                 trials.append(Trial(word, dataset.folder, failure=error.message))

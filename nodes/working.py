@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..trainer import advisor, dependencies, events, runfolder
+from ..trainer import advisor, control, dependencies, events, runfolder
 from ..trainer.errors import RunError, WorkerError
 from ..trainer.events import (
     Advised,
@@ -32,13 +33,15 @@ from ..trainer.job import Job
 from ..trainer.lock import locked
 from ..trainer.sinks import clock, describe
 from . import runner, runs
-from .host import memory, places
-from .host.graph import NodeProgress, check_interrupted
+from .host import memory, places, preview
+from .host.graph import RunProgress, check_interrupted, tell_page
 from .host.lora import LoraModel, read
+from .live import Live
 
 log = logging.getLogger("lora-darkroom")
 WAIT = "wait for it, or stop it where it was queued; then queue again: what it has done is used"
 Say = Callable[[str], None]
+_kept: Counter[str] = Counter()  # by nodes
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Notes:
         self.lines.append(text)
 
 
-def to_the_end(job: Job, kind: Kind, note: Notes, progress: NodeProgress) -> Trained:
+def to_the_end(job: Job, kind: Kind, note: Notes, progress: RunProgress) -> Trained:
     """Train, go on with, extend, or find again the run of a job.
 
     Raises:
@@ -111,20 +114,28 @@ def to_the_end(job: Job, kind: Kind, note: Notes, progress: NodeProgress) -> Tra
     total = runfolder.total_steps(job)
     patience = job.config.early_stopping_patience
     found = runs.find(places.runs(), job.run_id, total, patience)
+    kept = False
     if trained := found.result is None:
         job = replace(job, config=job.config.but(output_dir=found.folder.as_posix()))
         dependencies.check()
         # From here on this ComfyUI alone: between the job's writing and the worker's lock another one on the same user
         # folder could write a job of another length, which this worker would then train.
         with locked(found.folder, "host.lock", WAIT):
+            progress.panel.show(found.folder)
             kind.fill(job, found.folder)
             with locked(found.folder, cure=WAIT):  # a worker whose ComfyUI has ended may still be saving
                 runfolder.check_folder(found.folder, job)
                 runs.keep_finished(found.folder)
                 job.save(found.folder)
             memory.make_room(note)
-            _work(found.folder, total, kind, progress, note)
+            kept = _work(found.folder, total, kind, progress, note)
         found = runs.find(places.runs(), job.run_id, total, patience)
+    else:
+        progress.panel.show(found.folder)
+    if found.result is None and kept:
+        found = runs.as_it_is(found.folder, total)
+        _kept[progress.panel.at.node] += 1
+        notes.insert(0, f"stopped after {found.steps} of {total} steps, and kept; queue again: it goes on from there")
     if found.result is None:
         raise WorkerError(f"the run in {found.folder} says that it finished, but its LoRA is gone", "queue again")
     progress.set(total, total)
@@ -142,9 +153,19 @@ def to_the_end(job: Job, kind: Kind, note: Notes, progress: NodeProgress) -> Tra
     return Trained(lora, losses, samples, step, job.run_id, notes, advice, trained, found.folder, outcome)
 
 
-def _work(folder: Path, total: int, kind: Kind, progress: NodeProgress, note: Say) -> None:
-    """Run the worker to its end, showing on the node how far it is."""
-    progress.say("Starting the worker")
+def times_kept(node: str | None) -> int:
+    """How often a node has handed on a run that was stopped.
+
+    It is the node's fingerprint: else ComfyUI's cache would hand on the stopped run's LoRA again, where queueing again
+    shall go on with the run.
+    """
+    return _kept[node or ""]
+
+
+def _work(folder: Path, total: int, kind: Kind, progress: RunProgress, note: Say) -> bool:
+    """Run the worker to its end, showing on the node how far it is. Returns whether it was stopped to be kept."""
+    progress.phase("Starting the worker")
+    live = Live(folder, tell_page)
     reached = 0
     plan: list[str] = []  # the last one: with what was given up
 
@@ -168,26 +189,35 @@ def _work(folder: Path, total: int, kind: Kind, progress: NodeProgress, note: Sa
                     f"{clock(event.eta)} left"
                 )
             case Sample():
-                progress.set(reached, total, kind.shown(event, folder))
+                picture = kind.shown(event, folder)
+                progress.set(reached, total, picture)
+                if event.latents:
+                    preview.keep(folder / event.latents, picture)
             case Warned():
                 note(event.message)
             case Validation() | Checkpoint():
                 log.info(describe(event))
 
     def check() -> None:
+        live()
         try:
             check_interrupted()
         except BaseException:
             progress.say("Stopping: the step is finished and saved. Cancel once more to end at once.")
             raise
 
-    outcome = runner.work(folder, on_event, check)
+    try:
+        outcome = runner.work(folder, on_event, check)
+    finally:
+        live.close()
     for line in plan[:2]:
         note(line)
     if isinstance(outcome, RunFinished):
-        return
+        return False
     if isinstance(outcome, RunFailed):
         raise runner.failure(outcome)
     assert isinstance(outcome, RunStopped)
+    if outcome.step and control.read(folder / "control.json").keep:
+        return True
     message = f"the run was stopped at step {outcome.step} ({outcome.reason})"
     raise RunError(message, "queue again: it goes on from there")

@@ -1,4 +1,4 @@
-"""Requests into a run: stop, pause, save now, sample now.
+"""Requests into a run: stop, stop and keep, pause, save now, sample now.
 
 The host writes ``control.json`` (replaced atomically), the worker polls it once per optimizer step. Signals and the
 end of the stdin pipe become the same ``stop`` in ``run.py``.
@@ -22,7 +22,7 @@ class Requests:
     """What is asked of a run. ``save`` and ``sample`` count requests: each increase is one.
 
     ``pause`` is a person's wish; ``give_way`` is the host's, while something else needs the device. Neither ends the
-    other.
+    other. ``keep`` goes with ``stop``, and is for who started the run: what is saved then is what was wanted.
     """
 
     stop: bool = False
@@ -30,6 +30,7 @@ class Requests:
     save: int = 0
     sample: int = 0
     give_way: bool = False
+    keep: bool = False
 
     @property
     def rests(self) -> bool:

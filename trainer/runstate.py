@@ -150,9 +150,14 @@ def _name(folder: str) -> str:
     return PICTURES if re.fullmatch(r"[0-9a-f]{32}", folder) else folder or WIRED
 
 
+def without_paths(folder: Path) -> Callable[[str], str]:
+    """A function that gives a text of a run with names in place of the machine's paths."""
+    return _without(folder, _job(folder).get("config", {}))
+
+
 def _details(folder: Path) -> dict[str, Any]:
     config = _job(folder).get("config", {})
-    roots = [str(folder), *(str(config[name]) for name in _PATHS if config.get(name))]
+    shown = _without(folder, config)
     story = list(events.history(folder / "events.jsonl"))
     warned = dict.fromkeys(event.message for event in story if isinstance(event, Warned))
     failure = story[-1] if story and isinstance(story[-1], RunFailed) else None
@@ -162,22 +167,26 @@ def _details(folder: Path) -> dict[str, Any]:
             for event in story
             if isinstance(event, Validation)
         ],
-        "warnings": [_without(roots, text) for text in list(warned)[-MOST_WARNINGS:]],
-        "failure": failure and {"message": _without(roots, failure.message), "cure": _without(roots, failure.cure)},
+        "warnings": [shown(text) for text in list(warned)[-MOST_WARNINGS:]],
+        "failure": failure and {"message": shown(failure.message), "cure": shown(failure.cure)},
         "config": {n: Path(v).name if n in _PATHS and isinstance(v, str) else v for n, v in config.items()},
     }
 
 
-def _without(roots: list[str], text: str) -> str:
-    """A text with names in place of the paths of this run."""
-    for root in sorted(roots, key=len, reverse=True):
-        for path in {root, str(Path(root)), Path(root).as_posix()}:
-            text = text.replace(path, Path(root).name)
+def _without(folder: Path, config: dict[str, Any]) -> Callable[[str], str]:
+    roots = [str(folder), *(str(config[name]) for name in _PATHS if config.get(name))]
     above = {str(Path(root).parent) for root in roots} | {Path(root).parent.as_posix() for root in roots}
-    for path in sorted(above, key=len, reverse=True):
-        if len(path) > 1:
-            text = re.sub(re.escape(path) + r"[\\/]", "", text)
-    return text
+
+    def shown(text: str) -> str:
+        for root in sorted(roots, key=len, reverse=True):
+            for path in {root, str(Path(root)), Path(root).as_posix()}:
+                text = text.replace(path, Path(root).name)
+        for path in sorted(above, key=len, reverse=True):
+            if len(path) > 1:
+                text = re.sub(re.escape(path) + r"[\\/]", "", text)
+        return text
+
+    return shown
 
 
 def _job(folder: Path) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.model_management
 from PIL import Image
 from server import PromptServer
 
+from .. import where
+from ..live import Phases
 from . import compat
 
 log = logging.getLogger("lora-darkroom")
@@ -19,10 +22,7 @@ class NodeProgress:
     """Progress of the node that is executing now."""
 
     def __init__(self) -> None:
-        from comfy_execution.utils import get_executing_context
-
-        context = get_executing_context()
-        self._node = context.node_id if context is not None else None
+        self._node = executing_node()
         self._set = compat.progress_setter()
         self._text = ""
 
@@ -40,6 +40,33 @@ class NodeProgress:
     def tell(self, event: str, **data: Any) -> None:
         """Send an event of the node to every open page."""
         tell_page(event, {"node": self._node, **data})
+
+
+class RunProgress(NodeProgress):
+    """Progress of the executing node that trains, which the panel on it shows (``live``).
+
+    Args:
+        extra: the prompt's ``extra_pnginfo``.
+    """
+
+    def __init__(self, extra: Mapping[str, Any] | None) -> None:
+        super().__init__()
+        self.panel = Phases(where.of_prompt(extra, self._node), tell_page)
+
+    def phase(self, name: str, done: int = 0, total: int = 0) -> None:
+        """Show what is being done, and the part of it that is done, where that is known."""
+        self.panel(name, done, total)
+        self.say(f"{name}: {done + 1} of {total}" if total else name)
+        if total:
+            self.set(done, total)
+
+
+def executing_node() -> str | None:
+    """The execution id of the node that is executing, or being looked at for what changed; None outside of a graph."""
+    from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    return context.node_id if context is not None else None
 
 
 def say(text: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,40 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from ...trainer.files import write_bytes
+
 log = logging.getLogger("lora-darkroom")
 SMALL_VAE = 20 * 2**20
+QUALITY = 90
 
 
 def load(path: Path) -> torch.Tensor:
     """The latents of a sample's file, [1, C, h, w], unscaled."""
     return load_file(path)["latents"]
+
+
+def keep(path: Path, picture: Image.Image | None, suffix: str = "") -> None:
+    """Keep a sample's picture beside its latents, for the page; one that cannot be kept does not end a training.
+
+    Args:
+        path: the latents' file.
+        picture: None: there is none.
+        suffix: of its name; what is there already stays.
+    """
+    file = path.with_name(f"{path.stem}{suffix}.webp")
+    if picture is None or file.exists():
+        return
+    data = io.BytesIO()
+    try:
+        picture.save(data, "WEBP", quality=QUALITY, method=2)
+        write_bytes(file, data.getvalue())
+    except OSError as error:
+        log.warning("the picture of %s is not kept: %s", path.name, error)
+
+
+def of_pixels(pixels: torch.Tensor) -> Image.Image:
+    """The first of [N, H, W, 3] in 0..1."""
+    return Image.fromarray(pixels[0].clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy())
 
 
 def of_file(path: Path, model: Any, vae: Any) -> Image.Image | None:
@@ -36,8 +64,7 @@ def of_latents(latents: torch.Tensor, model: Any, vae: Any) -> Image.Image | Non
     """
     size = sum(p.numel() * p.element_size() for p in vae.first_stage_model.parameters())
     if size < SMALL_VAE:
-        pixels = vae.decode(latents)[0].clamp(0, 1).mul(255).round().to(torch.uint8)
-        return Image.fromarray(pixels.cpu().numpy())
+        return of_pixels(vae.decode(latents))
     form = model.model.latent_format
     previewer = latent_preview.get_previewer(torch.device("cpu"), form)
     if previewer is None:

@@ -18,6 +18,7 @@ from . import clients, places
 
 log = logging.getLogger("lora-darkroom")
 PREFIX = "/darkroom"
+MODULES = Path(__file__).resolve().parents[2] / "web"
 KIB = 2**10
 AT_ONCE = 64 * KIB
 
@@ -54,6 +55,23 @@ def register(routes: Iterable[Route]) -> None:
     """Add routes to ComfyUI's server; each also answers below ``/api``."""
     for route in routes:
         PromptServer.instance.routes.route(route.method, PREFIX + route.path)(_handler(route))
+
+
+def serve_modules() -> None:
+    """The page's modules (``.mjs``), which are loaded when they are needed, as what they are, and anew after an update.
+
+    A system may know the suffix by another type, with which no browser takes it; and ComfyUI keeps only ``.js`` from
+    being cached.
+    """
+
+    ours = {file.name for file in MODULES.rglob("*.mjs")}
+
+    async def mend(request: web.Request, response: web.StreamResponse) -> None:
+        if request.path.rpartition("/")[2] in ours and response.status in (200, 304):
+            response.content_type = "text/javascript"
+            response.headers["Cache-Control"] = "no-cache"
+
+    PromptServer.instance.app.on_response_prepare.append(mend)
 
 
 def _handler(route: Route) -> Callable[[web.Request], Any]:

@@ -20,7 +20,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "r\u00fcn \u8dd1" / "control.json"
 
 
-@pytest.mark.parametrize("requests", [Requests(), Requests(stop=True), Requests(pause=True, save=3, sample=2)])
+@pytest.mark.parametrize(
+    "requests",
+    [Requests(), Requests(stop=True), Requests(pause=True, save=3, sample=2), Requests(stop=True, keep=True)],
+)
 def test_requests_come_back(path: Path, requests: Requests) -> None:
     control.write(path, requests)
     assert control.read(path) == requests

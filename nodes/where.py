@@ -1,0 +1,54 @@
+"""Which node of which workflow shows a run: ``shown.json`` in its folder, so that a page finds it after a reload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..trainer.files import read_json, write_json
+
+FILE = "shown.json"
+
+
+class Where(NamedTuple):
+    """A node of a workflow. Args: workflow: its id; empty where it has none. node: the execution id, such as 7:3."""
+
+    workflow: str
+    node: str
+
+
+def of_prompt(extra: Mapping[str, Any] | None, node: str | None) -> Where:
+    """A node of the prompt that is being executed.
+
+    Args:
+        extra: the prompt's ``extra_pnginfo``, which a program need not send.
+        node: the execution id.
+    """
+    workflow = (extra or {}).get("workflow")
+    found = workflow.get("id") if isinstance(workflow, Mapping) else None
+    return Where(found if isinstance(found, str) else "", node or "")
+
+
+def write(folder: Path, where: Where) -> None:
+    """Let the node show this run from now on. One that a program queued, of no workflow, is left where it was shown."""
+    if where.workflow and where.node:
+        write_json(folder / FILE, where._asdict())
+
+
+def read(folder: Path) -> Where | None:
+    """Where a run is shown; None if nowhere."""
+    found = read_json(folder / FILE)
+    workflow, node = found.get("workflow"), found.get("node")
+    return Where(workflow, node) if isinstance(workflow, str) and isinstance(node, str) else None
+
+
+def runs_of(root: Path, workflow: str) -> dict[str, str]:
+    """Which run each node of a workflow shows: {node: the newest that it began or found}."""
+    found: dict[str, tuple[int, str]] = {}
+    for file in root.glob(f"*/{FILE}"):
+        where = read(file.parent)
+        if where is not None and where.workflow == workflow:
+            mine = file.stat().st_mtime_ns, file.parent.name
+            found[where.node] = max(mine, found.get(where.node, mine))
+    return {node: run for node, (_, run) in found.items()}
