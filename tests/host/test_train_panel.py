@@ -17,7 +17,7 @@ from trainer.events import Checkpoint, Sample, Step
 
 pytestmark = pytest.mark.host
 FLOW = "0f0e0d0c-1111-2222-3333-444455556666"
-EXTRA = {"extra_data": {"extra_pnginfo": {"workflow": {"id": FLOW, "nodes": [], "links": []}}}}
+EXTRA: dict[str, Any] = {"extra_data": {"extra_pnginfo": {"workflow": {"id": FLOW, "nodes": [], "links": []}}}}
 
 
 def long_training(seed: int, **more: Any) -> Graph:
