@@ -57,7 +57,7 @@ class LoadLanguageModel(io.ComfyNode):
         if model in (None, DEMO) and not path:
             return DEMO
         try:
-            files = sorted(one for one in _folder(model or "", path or "").iterdir() if one.is_file())
+            files = sorted(one for one in folder(model or "", path or "").iterdir() if one.is_file())
             return [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files]
         except (UserError, OSError) as error:
             return str(error)
@@ -65,12 +65,17 @@ class LoadLanguageModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, path: str = "") -> io.NodeOutput:
         """Read the folder."""
-        folder = _folder(model, path)
-        name = smollm.TITLE if model == DEMO and not path.strip() else folder.name
-        return io.NodeOutput(language.load(folder), ui=say(name))
+        found = folder(model, path)
+        name = smollm.TITLE if model == DEMO and not path.strip() else found.name
+        return io.NodeOutput(language.load(found), ui=say(name))
 
 
-def _folder(model: str, path: str) -> Path:
+def folder(model: str, path: str) -> Path:
+    """The folder that the node's inputs name; the demo's is made if it is not there.
+
+    Raises:
+        UserError: there is none, or the client may not read it.
+    """
     if path.strip():
         return places.readable(path, "path")
     return smollm.folder() if model == DEMO else places.language(model)

@@ -27,11 +27,11 @@ class Estimate:
     """What a run will be.
 
     Args:
-        images: trained on.
+        images: trained on; or texts.
         held_out: for validation.
         regularisation: trained on as well.
         steps: optimizer steps, exactly.
-        presentations: how often images are shown, in all.
+        presentations: how often they are shown, in all.
         seconds: of the training with its validation and samples; None: not known for this kind of device.
         encoding: seconds of encoding pictures and captions before it, once; 0 where that is quick, or not known.
         memory: peak bytes.
@@ -108,6 +108,46 @@ def estimate(job: Job, base: Peek, device: str, card: str, runs: Path) -> Estima
     )
 
 
+def estimate_texts(job: Job, base: Peek, device: str, card: str, runs: Path) -> Estimate:
+    """What a job of texts will take: its time is known where a run of the same model has finished on this device.
+
+    Args:
+        job: as planned.
+        base: the language model.
+        device: what it will be trained on, such as ``cpu`` or ``cuda:0``.
+        card: what that is called; see ``device.card_name``.
+        runs: the folder of the user's own runs.
+    """
+    kind, config, items = device.partition(":")[0], job.config, job.train_items
+    steps, size = runfolder.total_steps(job), _bytes(config, kind)
+    longest = max(len(item.tokens) for item in items)
+    memory = figures.text_memory(config, longest, base, size or 2)
+    known = [one for one in figures.own(runs, kind, card) if _same_model(one, base) and size in (0, one.bytes)]
+    alike = [
+        one for one in known if (one.batch, one.checkpointing) == (config.batch_size, config.gradient_checkpointing)
+    ]
+    figure, seconds = next(iter(alike or known), None), None
+    if figure is not None:
+        seconds = figure.seconds / figure.work * steps * figures.text_work(config, items, base.parameters)
+        memory = figure.memory if alike else memory
+    return Estimate(
+        images=len(items),
+        held_out=len(job.texts) - len(items),
+        regularisation=0,
+        steps=steps,
+        presentations=_presentations(job, steps),
+        seconds=seconds,
+        encoding=0.0,
+        memory=memory,
+        how="own" if alike else "own_like" if figure else "count",
+        run=figure.run if figure else "",
+    )
+
+
+def _same_model(figure: Figure, base: Peek) -> bool:
+    return figure.family == base.family and abs(figure.parameters / base.parameters - 1) < SAME_SIZE
+
+
 def _bytes(config: TrainConfig, kind: str) -> int:
     """Bytes of a frozen weight in the number format that will be trained in; 0: a trial will decide."""
     wanted = config.mixed_precision
@@ -124,13 +164,7 @@ def _nearest(own: list[Figure], job: Job, base: Peek, size: int) -> Figure | Non
         apart = abs(log(figure.pixels / pixels)) + abs(log(figure.batch / config.batch_size))
         return apart + (figure.checkpointing != config.gradient_checkpointing)
 
-    alike = [
-        figure
-        for figure in own
-        if figure.family == base.family
-        and abs(figure.parameters / base.parameters - 1) < SAME_SIZE
-        and (not size or figure.bytes == size)
-    ]
+    alike = [figure for figure in own if _same_model(figure, base) and (not size or figure.bytes == size)]
     return min(alike, key=distance, default=None)  # the newest of those that are equally near
 
 

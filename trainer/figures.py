@@ -18,7 +18,8 @@ from .config import TrainConfig
 from .dataset.sampler import windows_per_epoch
 from .errors import DarkroomError
 from .events import MemoryPlan, RunStarted, Step
-from .job import Item
+from .job import Item, TextItem
+from .peek import Peek
 
 GIB = 2**30
 BASES = {"sd15": 859_520_964, "sdxl": 2_567_463_684}
@@ -54,9 +55,9 @@ class Figure:
         seconds: an optimizer step.
         work: of that step, in TFLOP by ``work``.
         memory: peak bytes; 0: not measured.
-        reckoned: what ``memory`` gives for it.
+        reckoned: what ``memory`` gives for it; 0 of texts.
         run: the id of an own run; else empty.
-        pixels: of its largest image.
+        pixels: of its largest image; 0 of texts.
         batch: its micro-batch.
         checkpointing: whether it did.
     """
@@ -113,6 +114,36 @@ def memory(config: TrainConfig, pixels: int, family: str, parameters: int, size:
     # Of a smaller model the activations shrink with its width, its weights with the square of it.
     activations = _ACTIVATIONS[family] * (size / 2) * config.batch_size * pixels / 2**20 * kept * scale**0.5
     return parameters * size + adapters + activations + _PROCESS
+
+
+def text_work(config: TrainConfig, texts: Sequence[TextItem], parameters: int) -> float:
+    """TFLOP of an optimizer step on texts, the mean of an epoch, without attention's square: 2 a weight and token.
+
+    Args:
+        config: batch, checkpointing.
+        texts: that are trained on.
+        parameters: weights of the model.
+    """
+    tokens = sum(text.repeats * len(text.tokens) for text in texts)
+    factor = _BACKWARD * (_CHECKPOINTING if config.gradient_checkpointing else 1.0)
+    return factor * 2 * parameters / 1e12 * tokens / windows_per_epoch(texts, config.window)
+
+
+def text_memory(config: TrainConfig, tokens: int, base: Peek, size: int) -> float:
+    """Bytes that training on texts is reckoned to need, without adapters: weights, and what a token leaves in a block.
+
+    What a block keeps of a token for the way back is Korthikanti et al.'s (arXiv 2205.05198), without attention's
+    square, which is not kept; checkpointed, its input alone.
+
+    Args:
+        config: batch, checkpointing.
+        tokens: of the longest text.
+        base: the language model.
+        size: bytes of a frozen weight.
+    """
+    return size * (
+        base.parameters + config.batch_size * tokens * base.flow * (1 if config.gradient_checkpointing else 17)
+    )
 
 
 def _row(family: str, parameters: int, pixels: int, seconds: float, gib: float, **more: object) -> Figure:
@@ -197,23 +228,28 @@ def _figure(folder: Path) -> Figure | None:
     except DarkroomError:
         return None
     items, family = job.train_items, job.base.family
-    if family not in BASES or not items:
+    if not items or (family not in BASES and not job.texts):
         return None
     size = 4 if last.precision == "fp32" else 2
-    pixels, config = largest(items), job.config
+    config = job.config
     if plan is not None:  # what it came to is not always as configured
         config = config.model_copy(update={"gradient_checkpointing": plan.checkpointing})
     batch = config.batch_size if plan is None else plan.batch
     alone = config.model_copy(update={"batch_size": batch})
+    if job.texts:
+        pixels, effort, reckoned = 0, text_work(config, items, last.parameters), 0.0
+    else:
+        pixels, effort = largest(items), work(config, items, family, last.parameters)
+        reckoned = memory(alone, pixels, family, last.parameters, size)
     return Figure(
         family,
         last.parameters,
         last.device.partition(":")[0],
         size,
         median(event.seconds for event in steps[1:] or steps),  # the first of a process is slower than the rest
-        work(config, items, family, last.parameters),
+        effort,
         max(event.memory for event in steps),
-        memory(alone, pixels, family, last.parameters, size),
+        reckoned,
         folder.name,
         pixels,
         batch,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from . import advisor, languages, prepare_text, text
 from .config import TrainConfig
 from .files import ContentHashes
-from .job import Base, Job
+from .job import Base, Job, TextItem
 
 
 def job(
@@ -18,6 +18,7 @@ def job(
     room: Callable[[], advisor.Room],
     init: str,
     origin: str = "command line",
+    texts: Sequence[TextItem] = (),
 ) -> Job:
     """The job of texts; what is ``auto`` is chosen.
 
@@ -28,6 +29,7 @@ def job(
         room: where it will train; asked only where something is ``auto``.
         init: hash of ``init_lora``.
         origin: ``command line`` or ``host``.
+        texts: of an earlier job of the same texts, model, template and length: they are not turned into tokens again.
 
     Raises:
         UserError: base model, tokenizer, template or texts cannot be used.
@@ -36,7 +38,7 @@ def job(
     base = Base(config.base_model, kind.name, languages.content(config.base_model, hashes))
     tokenizer = languages.tokenizer(config.base_model, config.tokenizer)
     chat = text.Chat(tokenizer, config.chat_template, config.max_length)
-    planned = prepare_text.plan(config, dataset, base, chat, origin, init=init)
+    planned = prepare_text.plan(config, dataset, base, chat, origin, init=init, texts=texts)
     if not config.auto:
         return planned
     config, chosen = advisor.decide_texts(planned, room())

@@ -1,4 +1,4 @@
-// Train LoRA says before Run what it will be: pictures, steps, time, memory. It only asks; nothing is started.
+// Train LoRA says before Run what it will be: pictures or samples, steps, time, memory. It only asks; nothing is started.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ask, element, panel, widget } from "./common.js";
@@ -24,6 +24,17 @@ function values(node) {
   return found;
 }
 
+// The language model that a data set of text is for.
+function language(node) {
+  return search(node, { name: "clip" }, "CLIP", (at) => {
+    if (at.type === "Darkroom_LoadLanguageModel") {
+      return { kind: "language", name: widget(at, "model")?.value ?? "", path: widget(at, "path")?.value ?? "" };
+    }
+    const file = at.type === "CLIPLoader" && widget(at, "clip_name")?.value;
+    return file ? { kind: "text_encoder", name: file } : null;
+  });
+}
+
 function base(node) {
   const chosen = widget(node, "base_file")?.value;
   if (chosen && !String(chosen).startsWith("(")) return { kind: "checkpoint", name: chosen };
@@ -44,7 +55,7 @@ function question(node) {
     (at) => (at.type === "Darkroom_LoRATrainConfig" ? at : null));
   const data = search(node, { name: "dataset" }, "DARKROOM_DATASET",
     (at) => (at.type === "Darkroom_LoadDataset" ? at : null));
-  const model = base(node);
+  const model = base(node) ?? language(node);
   // Pictures that the graph has yet to make cannot be counted.
   const later = data?.inputs?.some((one) => one.name === "images" && one.link != null);
   if (!(config || unwired) || !data || later || !model) return null;
@@ -58,12 +69,13 @@ const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
 
 // What a run will be; how that is known; and whether it will not fit.
 export function told(found) {
+  if (!found.steps) return []; // the model is yet to be made
   const cpu = found.device === "cpu", where = cpu ? t("the_cpu") : found.card;
   const parts = [
-    count("picture", found.images),
+    found.text ? count("sample", found.images) : count("picture", found.images),
     found.regularisation && t("for_regularisation", { number: found.regularisation }),
     found.held_out && t("held_out", { number: found.held_out }),
-    t("shown_times", { steps: count("step", found.steps), times: found.presentations }),
+    t(found.text ? "samples_shown_times" : "shown_times", { steps: count("step", found.steps), times: found.presentations }),
     found.seconds !== null && t("takes", { time: duration(found.seconds), where }),
     t("needs", { memory: gigabytes(found.memory) }),
   ];
@@ -72,7 +84,7 @@ export function told(found) {
   const run = found.run.slice(0, 4), here = t(cpu ? "this_cpu" : "this_card");
   lines.push(element("div", "dim", t(`by_${found.how}`, { run, here })));
   if (found.room && found.memory > found.room) {
-    lines.push(element("div", "warn", t("does_not_fit", { where, memory: gigabytes(found.room) })));
+    lines.push(element("div", "warn", t(found.text ? "text_does_not_fit" : "does_not_fit", { where, memory: gigabytes(found.room) })));
   }
   if (found.chosen.length) lines.push(element("div", "dim lines", found.chosen.join("\n")));
   lines.push(...found.advice.map((text) => element("div", text.startsWith("note") ? "dim lines" : "warn lines", text)));

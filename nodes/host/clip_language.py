@@ -52,10 +52,17 @@ def held(clip: Any) -> Held:
     if (own := language.own_folder(clip)) is not None:
         return Held(own, None, writes(clip))
     file = _file(clip)
-    kind = languages.detect(file)
-    # ComfyUI has this one for every Qwen; the others have theirs in the file.
-    folder = _QWEN if kind.name.startswith("qwen") else None
+    folder = tokenizer_of(file)
     return Held(file, folder, writes(clip), _template(clip, languages.tokenizer(file, folder)))
+
+
+def tokenizer_of(file: Path) -> Path | None:
+    """The folder of a single file's tokenizer: ComfyUI has one for every Qwen; None: the others have theirs in them.
+
+    Raises:
+        BaseModelError: it is no language model that can be trained.
+    """
+    return _QWEN if languages.detect(file).name.startswith("qwen") else None
 
 
 def writes(clip: Any) -> bool:

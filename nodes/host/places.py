@@ -243,6 +243,18 @@ def checkpoint(name: str) -> Path:
     raise HostError(f"base_file: there is no checkpoint {name}", "choose one of the list")
 
 
+def text_encoder(name: str) -> Path:
+    """The file of a text encoder's name.
+
+    Raises:
+        HostError: there is none.
+    """
+    found = folder_paths.get_full_path("text_encoders", name)
+    if not found:
+        raise HostError(f"clip_name: there is no text encoder {name}", "choose one of the list")
+    return Path(found)
+
+
 def loras() -> list[str]:
     """Names of the LoRA files that ComfyUI knows."""
     return folder_paths.get_filename_list("loras")

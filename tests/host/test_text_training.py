@@ -107,6 +107,27 @@ def test_one_queueing_trains_and_answers_as_peft_does(comfy: ComfyServer, toy: P
     assert without["after"]["text"] == without["before"]["text"] == outputs["before"]["text"]
 
 
+def test_what_it_will_be_is_told_before_and_is_what_it_then_is(comfy: ComfyServer, toy: Path):
+    settings = {**SETTINGS, "training_seed": 8}
+    base = {"kind": "language", "name": toy.name, "path": ""}
+    asked = {"dataset": {"folder": SAILOR_DATA, "repeats": 1}, "config": settings, "base": base}
+    before = set(runs(comfy).glob("*"))
+    found = comfy.post("/darkroom/estimate", asked)
+    assert (found["text"], found["images"], found["steps"], found["presentations"]) == (True, 40, 40, 160)
+    assert found["memory"] > 0
+    assert set(runs(comfy).glob("*")) == before, "nothing was started"
+    outputs = comfy.run(train_then_ask(toy.name, training_seed=8))
+    assert outputs["train"]["text"][0].startswith(f"{found['steps']} steps")
+    after = comfy.post("/darkroom/estimate", asked)
+    assert (after["how"], after["run"]) == ("own", run_id(outputs))
+    assert after["seconds"] > 0
+    chosen = comfy.post("/darkroom/estimate", {**asked, "config": {"auto": True}})["chosen"]
+    assert any(line.startswith("auto: learning_rate") for line in chosen)
+    for wrong, message in (({"name": "none"}, "no language model none"), ({"kind": "text_encoder"}, "no text encoder")):
+        with pytest.raises(PromptFailed, match=message):
+            comfy.post("/darkroom/estimate", {**asked, "base": {**base, **wrong}})
+
+
 def test_cancel_saves_and_the_next_queueing_goes_on(comfy: ComfyServer, toy: Path):
     graph = train_then_ask(toy.name, training_seed=2, epochs=15)
     before = set(runs(comfy).glob("*"))

@@ -144,10 +144,7 @@ def _memory(config: TrainConfig, facts: Facts, base: Peek, room: Room) -> float:
     """Bytes that a config is reckoned to need."""
     size = 4 if config.mixed_precision == "no" or room.device == "cpu" else 2
     if config.text:
-        # What a block keeps of a token for the way back (Korthikanti et al., arXiv 2205.05198, without attention's
-        # square, which is not kept); checkpointed, its input alone.
-        tokens = config.batch_size * max(facts.tokens, default=0)
-        return size * (base.parameters + tokens * base.flow * (1 if config.gradient_checkpointing else 17))
+        return figures.text_memory(config, max(facts.tokens, default=0), base, size)
     return figures.memory(config, config.resolution**2, base.family, base.parameters, size)
 
 

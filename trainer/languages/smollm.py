@@ -37,8 +37,8 @@ def folder(cache: Path | None = None, say: Callable[[str], None] = lambda text: 
     Raises:
         BaseModelError: a package that it is made of is missing or broken, or there is no room.
     """
-    place = (cache or default_folder()) / "models" / _NAME
-    if (place / "config.json").is_file():
+    place = _place(cache)
+    if made(cache):
         return place
     source = _gguf()
     say(f"making {TITLE} of {source.name}, once: about half a minute")
@@ -54,6 +54,15 @@ def folder(cache: Path | None = None, say: Callable[[str], None] = lambda text: 
     except OSError as error:
         raise BaseModelError(f"cannot write {place}: {error.strerror or error}", "free some space") from error
     return place
+
+
+def made(cache: Path | None = None) -> bool:
+    """Whether ``folder`` is there already."""
+    return (_place(cache) / "config.json").is_file()
+
+
+def _place(cache: Path | None) -> Path:
+    return (cache or default_folder()) / "models" / _NAME
 
 
 def available() -> bool:
