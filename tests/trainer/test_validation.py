@@ -85,10 +85,20 @@ def test_an_earlier_one_is_best_only_beyond_two_standard_errors() -> None:
         assert chosen(history, [10, 20, 30]) == step, more
 
 
-def test_of_earlier_ones_the_latest_within_an_error_of_the_lowest_is_taken() -> None:
+def test_of_earlier_ones_the_lowest_is_taken() -> None:
     history = run(5, 2, 2.01, 4)
     history[20][HELD_OUT] = flat(2.01, 2.0)  # higher by 0.085, with an error of 0.5
-    assert chosen(history, [10, 20, 30]) == 20
+    assert chosen(history, [10, 20, 30]) == 10
+
+
+def test_one_hard_picture_does_not_hide_that_all_became_worse() -> None:
+    """Eight pictures, each worse by a tenth or more; one of them so much that the mean's error is as large."""
+    before = {"a@1": 0.1, **{f"{name}@1": 0.01 for name in "bcdefgh"}}
+    after = {"a@1": 0.16, **{f"{name}@1": 0.01 * (1.1 + 0.02 * n) for n, name in enumerate("bcdefgh")}}
+    assert not difference(after, before).beyond(2)
+    assert chosen({10: {HELD_OUT: before}, 20: {HELD_OUT: after}}, [10, 20]) == 10
+    alone = {**before, "a@1": 0.16}
+    assert chosen({10: {HELD_OUT: before}, 20: {HELD_OUT: alone}}, [10, 20]) == 20, "one picture alone says nothing"
 
 
 def test_only_a_checkpoint_can_be_best_and_the_base_model_is_none() -> None:
