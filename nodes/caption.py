@@ -150,6 +150,7 @@ class AutoCaption(io.ComfyNode):
             download=download,
             device=memory.device(),
             batch=batch,
+            exclude=dataset.exclude,
         )
         captioner = None if clip is None else ClipCaptioner(clip)
         kind = captioner.kind if captioner else ""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 from comfy_api.latest import io
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from ..trainer.dataset import SOURCES, fingerprint
 from ..trainer.errors import HostError
@@ -40,8 +40,8 @@ class LoadDataset(io.ComfyNode):
             description="A folder of images to train on, with their captions: a .txt or .caption file beside each "
             "image, or one metadata.csv (filename,prompt) or metadata.jsonl. Or text for a language model: plain "
             "lines in .txt files, questions with their answers in .jsonl, .json or .csv. Subfolders are read too; one "
-            "named 10_name is seen ten times. The folder is never changed. Drop files or a folder on the node, and "
-            "they become a folder below ComfyUI's input; or wire pictures that the graph makes.",
+            "named 10_name is seen ten times. Running it only reads the folder. Drop files or a folder on the node, "
+            "and they become a folder below ComfyUI's input; or wire pictures that the graph makes.",
             search_aliases=[
                 "training images", "image folder", "train", "finetune", "captions", "images to dataset",
                 "training text", "jsonl",
@@ -99,6 +99,15 @@ class LoadDataset(io.ComfyNode):
                     force_input=True,
                     tooltip="The captions of the wired pictures: one text for each, or one for all.",
                 ),
+                io.String.Input(
+                    "excluded",
+                    default="",
+                    optional=True,
+                    multiline=True,
+                    advanced=True,
+                    tooltip="Images of the folder that are not trained, though they stay where they are: a file name "
+                    "a line, such as 10_cat/blurred.png. The page fills it in when you look at the pictures.",
+                ),
             ],
             outputs=[
                 DatasetType.Output(
@@ -148,6 +157,7 @@ class LoadDataset(io.ComfyNode):
         captions: Sequence[str] = ("auto",),
         images: list[torch.Tensor] | None = None,
         texts: list[str] | None = None,
+        excluded: Sequence[str] = ("",),
     ) -> io.NodeOutput:
         """Look into the folder, and say what is in it and what is wrong with it."""
         progress = NodeProgress()
@@ -158,7 +168,11 @@ class LoadDataset(io.ComfyNode):
         else:
             found = chosen(one("folder", folder), one("path", path)).absolute()
         ref = DatasetRef(
-            found, one("trigger_word", trigger_word).strip(), one("repeats", repeats), one("captions", captions)
+            found,
+            one("trigger_word", trigger_word).strip(),
+            one("repeats", repeats),
+            one("captions", captions),
+            listed(one("excluded", excluded)),
         )
         return io.NodeOutput(ref, ui=overview.overview(ref, progress.set))
 
@@ -178,6 +192,11 @@ def chosen(folder: str, path: str) -> Path:
     return places.dataset_folder(folder)
 
 
+def listed(excluded: str) -> tuple[str, ...]:
+    """The names in a text with one a line."""
+    return tuple(dict.fromkeys(name for line in excluded.splitlines() if (name := line.strip())))
+
+
 class Values(Asked):
     """The node's values, as the page sends them; what is missing or null has its default."""
 
@@ -186,6 +205,7 @@ class Values(Asked):
     trigger_word: Name | None = None
     repeats: Annotated[int, Field(ge=1, le=1000)] | None = None
     captions: Name | None = None
+    excluded: Annotated[str, StringConstraints(max_length=2**19)] | None = None
 
 
 def asked_for(asked: Values) -> DatasetRef:
@@ -198,7 +218,8 @@ def asked_for(asked: Values) -> DatasetRef:
     if captions not in SOURCES:
         raise HostError(f"captions: {captions!r:.60} is unknown", f"choose one of {', '.join(SOURCES)}")
     found = chosen(DEMO if asked.folder is None else asked.folder, asked.path or "")
-    return DatasetRef(found.absolute(), (asked.trigger_word or "").strip(), asked.repeats or 1, captions)
+    exclude = listed(asked.excluded or "")
+    return DatasetRef(found.absolute(), (asked.trigger_word or "").strip(), asked.repeats or 1, captions, exclude)
 
 
 def seen(asked: Values) -> dict[str, Any]:

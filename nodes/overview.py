@@ -51,7 +51,7 @@ def overview(ref: DatasetRef, on_progress: Callable[[int, int], None] | None = N
 
 
 def _key(content: str, ref: DatasetRef) -> str:
-    described = (content, str(ref.folder), ref.trigger_word, str(ref.repeats), ref.captions)
+    described = (content, str(ref.folder), ref.trigger_word, str(ref.repeats), ref.captions, *ref.exclude)
     return hashlib.sha256("\0".join(described).encode(errors="surrogatepass")).hexdigest()[:32]
 
 
@@ -65,8 +65,8 @@ def words(dataset: Dataset) -> str:
 def words_of_text(dataset: TextDataset, ref: DatasetRef) -> str:
     """What is in a text data set, its first samples, and what might be better about it."""
     report = lint_text(dataset)
-    given = {"trigger_word": bool(ref.trigger_word), "captions": ref.captions != "auto"}
-    unused = [name for name in given if given[name]]
+    given = {"trigger_word": ref.trigger_word, "captions": ref.captions != "auto", "excluded": ref.exclude}
+    unused = [name for name, used in given.items() if used]
     lines = [report.summary, places.shown(ref.folder), *report.first]
     if unused:
         lines.append(f"- not used: {' and '.join(unused)}, which are for images")
@@ -90,4 +90,5 @@ def counted(dataset: Dataset) -> str:
     sizes = ", ".join(f"{count} at {width}x{height}" for (width, height), count in buckets.most_common(4))
     captioned = sum(1 for item in dataset.items if item.captions != ("",))
     images = "1 image" if len(dataset.items) == 1 else f"{len(dataset.items)} images"
-    return f"{images} ({sizes}), {captioned} with captions"
+    left_out = f", {len(dataset.excluded)} left out" if dataset.excluded else ""
+    return f"{images} ({sizes}), {captioned} with captions{left_out}"

@@ -29,12 +29,14 @@ class DatasetRef:
         trigger_word: put in front of captions that lack it.
         repeats: presentations of an image in an epoch.
         captions: where they come from, a key of ``trainer.dataset.SOURCES``.
+        exclude: names of images that are not trained, relative to the folder.
     """
 
     folder: Path
     trigger_word: str = ""
     repeats: int = 1
     captions: str = "auto"
+    exclude: tuple[str, ...] = ()
 
     @property
     def text(self) -> bool:
@@ -53,7 +55,8 @@ class DatasetRef:
                 f"dataset: {self.folder} holds text, expected images",
                 "wire it to Train LoRA, with a CLIP that holds a language model; else choose a folder with images",
             )
-        return scan(self.folder, trigger_word=self.trigger_word, repeats=self.repeats, captions=self.captions, **more)
+        read = {"trigger_word": self.trigger_word, "repeats": self.repeats, "captions": self.captions}
+        return scan(self.folder, exclude=self.exclude, **read, **more)
 
     def texts(self) -> TextDataset:
         """The text as it is now.

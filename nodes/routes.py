@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from . import dataset, estimates, folders, panel, trained
+from . import dataset, estimates, folders, gallery, panel, trained
 from .asked import One
 from .host.web import Route
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/presets", estimates.presets),
     Route("POST", "/estimate", estimates.answer, estimates.Question, most=2**20),  # with pasted YAML
-    Route("POST", "/dataset", dataset.seen, dataset.Values),
+    Route("POST", "/dataset", dataset.seen, dataset.Values, most=2**20),  # with names of excluded images
+    Route("POST", "/dataset/pictures", gallery.pictures, gallery.Seen, most=2**20),
+    Route("POST", "/dataset/texts", gallery.texts, gallery.Some, most=2**20),
+    Route("GET", "/dataset/thumbnail", gallery.picture, gallery.Thumbnail),
+    Route("POST", "/dataset/words", gallery.words, gallery.Seen, most=2**20),
+    Route("POST", "/dataset/caption", gallery.save, gallery.Saved, most=2**20),
+    Route("POST", "/dataset/replace", gallery.replace, gallery.Replaced, most=4 * 2**20),  # with names of images
+    Route("POST", "/dataset/undo", gallery.step, gallery.Step, most=2**20),
     Route("POST", "/dataset/new", folders.new, folders.New),
     Route("POST", "/dataset/discard", folders.discard, folders.Empty),
     Route("POST", "/dataset/open", folders.show, folders.Shown, local=True),

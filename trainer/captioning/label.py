@@ -7,7 +7,7 @@ leaves every caption alone; the other modes keep the former file beside the new 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -85,6 +85,7 @@ def label(
     wish: Wish | None = None,
     rules: Rules | None = None,
     place: Place | Callable[[], Place] | None = None,
+    exclude: Iterable[str] = (),
     emit: Sink = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Report:
@@ -110,6 +111,7 @@ def label(
         rules: what is done to each caption.
         place: where the captioner works; its model, if it has one (``models.find``). A function is called only if there
             is an image to caption.
+        exclude: names of images that are left as they are, relative to the folder.
         emit: told ``Captioned`` for each batch; also ``Phase`` and ``Warned``.
         stop: asked between batches.
 
@@ -119,7 +121,7 @@ def label(
     """
     captioner = registry.get(method) if isinstance(method, str) else method
     wish, rules = replace(wish or Wish(), trigger_word=trigger_word), rules or Rules()
-    run = _Run(folder, output, mode, format, captioner.name, digest(asdict(wish), asdict(rules)))
+    run = _Run(folder, output, mode, format, captioner.name, digest(asdict(wish), asdict(rules)), exclude)
     if not run.images:
         return run.report()
     place = place() if callable(place) else place or Place()
@@ -147,13 +149,21 @@ class _Run:
         format: as in ``label``.
         method: the captioner's name.
         asked: names what is asked; where the rest is the same too, a run that was stopped goes on.
+        exclude: as in ``label``.
 
     Attributes:
         images: those that are to be captioned.
     """
 
     def __init__(
-        self, folder: str | Path, output: str | Path | None, mode: str, format: str, method: str, asked: str
+        self,
+        folder: str | Path,
+        output: str | Path | None,
+        mode: str,
+        format: str,
+        method: str,
+        asked: str,
+        exclude: Iterable[str] = (),
     ) -> None:
         for name, value, known in (("mode", mode, MODES), ("format", format, FORMATS)):
             if value not in known:
@@ -176,7 +186,8 @@ class _Run:
         self._kept = {image for image in sidecars if _is_kept(image, mode, self._former, unread)}
         done = {i for i, name in self._names.items() if self._unfinished.is_done(name, self._former.get(i, ()))}
         self._before = len(done - self._kept)
-        self._kept |= done
+        left_out = set(listing.without(exclude)[1])
+        self._kept |= done | {image for image, name in self._names.items() if name in left_out}
         self.images = [image for image in sidecars if image not in self._kept]
         self._writing = Rows(self._target, listing, self._unfinished.has_kept) if format == "csv" else Files(sidecars)
         self._written: dict[Path, Texts] = {}

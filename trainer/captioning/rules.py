@@ -66,10 +66,11 @@ def tidy(text: str) -> str:
 
 def _replaced(text: str, old: str, new: str) -> str:
     """Whole words, in whatever case: ``man`` is no part of ``woman``."""
-    before = r"(?<!\w)" if _is_letter(old[0]) else ""
-    behind = r"(?!\w)" if _is_letter(old[-1]) else ""
+    before = r"(?<!\w)" if is_letter(old[0]) else ""
+    behind = r"(?!\w)" if is_letter(old[-1]) else ""
     return re.sub(before + re.escape(old) + behind, lambda _: new, text, flags=re.IGNORECASE)
 
 
-def _is_letter(character: str) -> bool:
+def is_letter(character: str) -> bool:
+    """Whether a word begins or ends with it; writing without blanks between words has no such."""
     return (character.isalnum() or character == "_") and ord(character) < _CJK

@@ -42,6 +42,7 @@ class Job:
         download: whether the model may be fetched.
         device: as torch names it, or ``auto``.
         batch: images at a time; 0: as many as suit the device.
+        exclude: names of images that get no caption.
     """
 
     folder: str
@@ -56,6 +57,7 @@ class Job:
     download: bool = False
     device: str = "auto"
     batch: int = 0
+    exclude: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write it into a folder, for ``work``."""
@@ -101,6 +103,7 @@ class Job:
             wish=self.wish,
             rules=self.rules,
             place=place or found,
+            exclude=self.exclude,
             emit=emit,
             stop=stop,
         )

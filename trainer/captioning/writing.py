@@ -80,7 +80,7 @@ class Rows:
             self._kept = True
         data = table.data()
         note(data if self._kept else None)
-        _write(self._path, data)
+        write_file(self._path, data)
         self._stamp = _stamp(self._path)
 
     def _now(self) -> Table:
@@ -122,7 +122,7 @@ class Files:
             path = path.resolve()
             if path.exists() and path.stat().st_size > 0:
                 self.backups.append(_keep(path, path.read_bytes()))
-            _write(path, f"{texts[0]}\n".encode())
+            write_file(path, f"{texts[0]}\n".encode())
 
 
 def _stamp(path: Path) -> Stamp:
@@ -141,11 +141,16 @@ def _keep(path: Path, data: bytes) -> Path:
         if backup.is_file() and backup.read_bytes() == data:
             return backup
         number += 1
-    _write(backup, data)
+    write_file(backup, data)
     return backup
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """``files.write_bytes`` of something of the user's.
+
+    Raises:
+        CaptionError: it cannot be written.
+    """
     try:
         write_bytes(path, data)
     except OSError as error:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ..clip_tokens import CHUNK, exceeds_a_chunk
 from .captions import contains_word
-from .findings import Finding, counted
+from .findings import Finding, counted, names_of
 from .items import Dataset, ImageItem
 from .variants import is_tags
 
@@ -65,7 +65,7 @@ def _same(items: Sequence[ImageItem]) -> Iterator[Finding]:
     (captions, count), *_ = Counter(item.captions for item in items).most_common(1)
     if count > SAME * len(items):
         message = f"{count} of {len(items)} captioned images share {captions[0]!r}: nothing tells them apart"
-        yield Finding("same-caption", message)
+        yield Finding("same-caption", message, names=names_of(item for item in items if item.captions == captions))
 
 
 def _repeated(items: Sequence[ImageItem]) -> Iterator[Finding]:
@@ -74,19 +74,20 @@ def _repeated(items: Sequence[ImageItem]) -> Iterator[Finding]:
         for caption in item.captions:
             images.setdefault(caption, {}).setdefault(item.content, item.name)
     shared = {caption: [*names.values()] for caption, names in images.items() if len(names) > 1}
-    count = len({name for names in shared.values() for name in names})
+    sharing = dict.fromkeys(name for names in shared.values() for name in names)
+    count = len(sharing)
     if not shared or (count < REPEATED * len(items) and max(map(len, shared.values())) < TIMES):
         return
     lines = tuple(f"{caption}: {_listed(names)}" for caption, names in shared.items())
     what = f"{counted(len(shared), 'caption')} at {count} images"
-    yield Finding("repeated-caption", f"{what}: say what tells these pictures apart", lines)
+    yield Finding("repeated-caption", f"{what}: say what tells these pictures apart", lines, tuple(sharing))
 
 
 def _trigger_word(dataset: Dataset, items: Sequence[ImageItem]) -> Iterator[Finding]:
     lacking = [item for item in items if item.path in dataset.untriggered]
     if lacking and len(lacking) < len(items):
         message = f"{len(lacking)} of {len(items)} captions lack the trigger word, which was put in front of them"
-        yield Finding("trigger-word", message, tuple(item.name for item in lacking))
+        yield Finding("trigger-word", message, names_of(lacking), names_of(lacking))
         return
     if lacking or len(items) < _LEAST_IMAGES:
         return
@@ -96,7 +97,8 @@ def _trigger_word(dataset: Dataset, items: Sequence[ImageItem]) -> Iterator[Find
         if without and count >= MOSTLY * len(items) and not _NUMBER_OF_PEOPLE.fullmatch(word):
             lines = tuple(f"{item.name}: {item.captions[0]}" for item in without)
             message = f"{count} of {len(items)} captions begin with {word!r}, but not all have it"
-            yield Finding("trigger-word", f"{message}: if it is the trigger word, give it as such", lines)
+            told = f"{message}: if it is the trigger word, give it as such"
+            yield Finding("trigger-word", told, lines, names_of(without))
 
 
 def _mixed(items: Sequence[ImageItem]) -> Iterator[Finding]:
@@ -109,7 +111,7 @@ def _mixed(items: Sequence[ImageItem]) -> Iterator[Finding]:
     fewer, what = (tags, "tags") if len(tags) < len(prose) else (prose, "sentences")
     message = f"tags at {len(tags)}, sentences at {len(prose)} images: a prompt of one kind calls half of them"
     lines = tuple(f"{item.name}, {what}: {item.captions[0]}" for item in fewer)
-    yield Finding("mixed-captions", message, lines)
+    yield Finding("mixed-captions", message, lines, names_of(fewer))
 
 
 def _kind(caption: str) -> str:
@@ -126,7 +128,8 @@ def _brackets(items: Sequence[ImageItem]) -> Iterator[Finding]:
     if weights:
         what = f"{counted(len(weights), 'caption')} with the weights of a prompt"
         lines = tuple(f"{name}: {caption}" for name, caption in weights)
-        yield Finding("weights", f"{what}: captions have none, brackets and numbers are trained as text", lines)
+        told = f"{what}: captions have none, brackets and numbers are trained as text"
+        yield Finding("weights", told, lines, tuple(dict.fromkeys(name for name, _ in weights)))
     plain = [one for one in captions if one not in weights and _BRACKETS.search(one[1])]
     if plain:
         tag = next(tag.strip() for tag in plain[0][1].split(",") if _BRACKETS.search(tag) or "(" in tag)
@@ -135,7 +138,8 @@ def _brackets(items: Sequence[ImageItem]) -> Iterator[Finding]:
             f"{counted(len(plain), 'caption')} with brackets: trained as they stand, but a prompt reads them as "
             f"weights. Write {escaped} there; here, too, it is trained as {tag}"
         )
-        yield Finding("brackets", message, tuple(f"{name}: {caption}" for name, caption in plain))
+        lines = tuple(f"{name}: {caption}" for name, caption in plain)
+        yield Finding("brackets", message, lines, tuple(dict.fromkeys(name for name, _ in plain)))
 
 
 def _long(items: Sequence[ImageItem]) -> Iterator[Finding]:
@@ -143,18 +147,17 @@ def _long(items: Sequence[ImageItem]) -> Iterator[Finding]:
     if long:
         what = "1 caption is" if len(long) == 1 else f"{len(long)} captions are"
         message = f"{what} longer than CLIP's {CHUNK} tokens: trained in chunks of {CHUNK}, as ComfyUI generates"
-        yield Finding("long-caption", message, tuple(item.name for item in long))
+        yield Finding("long-caption", message, names_of(long), names_of(long))
 
 
 def _sides(items: Sequence[ImageItem]) -> Iterator[Finding]:
-    lines = tuple(
-        f"{item.name}: {caption}"
-        for item in items
-        for caption in item.captions
-        if _SIDES.search(_NO_SIDES.sub("", caption))
-    )
-    if lines:
-        yield Finding("left-right", f"{counted(len(lines), 'caption')} with left or right, and flips are on", lines)
+    found = [
+        (item.name, caption) for item in items for caption in item.captions if _SIDES.search(_NO_SIDES.sub("", caption))
+    ]
+    if found:
+        lines, names = tuple(f"{name}: {caption}" for name, caption in found), dict.fromkeys(name for name, _ in found)
+        message = f"{counted(len(found), 'caption')} with left or right, and flips are on"
+        yield Finding("left-right", message, lines, tuple(names))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -110,6 +110,35 @@ class Listing:
         own = next((folder.tables for folder in self.folders if not folder.subset), ())
         return next((self.root / name for name in own if name.casefold() == METADATA_NAME), None)
 
+    def without(self, names: Iterable[str]) -> tuple[Listing, tuple[str, ...], tuple[str, ...]]:
+        """The listing without some images.
+
+        Args:
+            names: relative to the root, with ``/`` or ``\\``; in other case where there is no exact one.
+
+        Returns:
+            The listing, the images that are left out, and the names that are none of an image.
+        """
+        known = [f"{place.subset}/{image}".lstrip("/") for place, image in self]
+        exact, folded = set(known), {fold(name): name for name in reversed(known)}
+        left: set[str] = set()
+        unknown: list[str] = []
+        for given in names:
+            name = given.strip().replace("\\", "/").removeprefix("./")
+            found = name if name in exact else folded.get(fold(name))
+            if found:
+                left.add(found)
+            elif name:
+                unknown.append(given.strip())
+        if not left:
+            return self, (), tuple(unknown)
+
+        def kept(place: Folder) -> tuple[str, ...]:
+            return tuple(image for image in place.images if f"{place.subset}/{image}".lstrip("/") not in left)
+
+        folders = tuple(replace(place, images=kept(place)) for place in self.folders)
+        return replace(self, folders=folders), tuple(name for name in known if name in left), tuple(unknown)
+
     def placed(self, problem: Problem) -> Problem:
         """The problem with the folder that its file lies in, for its text."""
         parent = problem.path.parent

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .items import Problem
+from .items import ImageItem, Problem
 
 #: What is found beside the problems of the scan (``items.KINDS``).
 FINDINGS = {
@@ -34,11 +34,13 @@ class Finding:
         kind: a key of ``FINDINGS``, or of ``items.KINDS``.
         message: one line.
         lines: what it is about, a line a file or a pair.
+        names: the files, by name, that it is said of.
     """
 
     kind: str
     message: str
     lines: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         shown = [f"    {line}" for line in self.lines[:_SHOWN]]
@@ -60,10 +62,16 @@ def of_problems(problems: Sequence[Problem], kinds: Mapping[str, str]) -> list[F
     for kind, those in grouped.items():
         if len(those) > 1 and len({problem.message for problem in those}) == 1:
             lines = tuple(problem.name for problem in those)
-            found.append(Finding(kind, f"{len(those)} x {those[0].message}", lines))
+            found.append(Finding(kind, f"{len(those)} x {those[0].message}", lines, lines))
         else:
-            found.append(Finding(kind, f"{len(those)} x {kinds[kind]}", tuple(map(str, those))))
+            names = tuple(problem.name for problem in those)
+            found.append(Finding(kind, f"{len(those)} x {kinds[kind]}", tuple(map(str, those)), names))
     return found
+
+
+def names_of(items: Iterable[ImageItem]) -> tuple[str, ...]:
+    """The names of images."""
+    return tuple(item.name for item in items)
 
 
 def counted(count: int, what: str) -> str:

@@ -28,6 +28,7 @@ KINDS = {
     "run-folder": "the folder of a training run inside the dataset; it is passed over",
     "too-small": "an image with a side under 64 pixels; it is passed over",
     "truncated": "a picture whose file ends too early; it is passed over",
+    "unknown-excluded": "a name among the excluded images that none has; it changes nothing",
     "unknown-file": "a row of a metadata file that names no image, or not one; it is passed over",
     "unreadable": "a file or folder that the system does not let us read; it is passed over",
     "unsupported": "a kind of file that cannot be read in this version; it is passed over",
@@ -109,7 +110,7 @@ class Dataset:
     """A folder of images, scanned. ``items`` and ``problems`` have a deterministic order.
 
     ``captions`` says where those come from (``captions.SOURCES``); ``untriggered`` are the images of which a caption
-    lacked the trigger word, which was put in front of it.
+    lacked the trigger word, which was put in front of it; ``excluded`` the names of those that are there, and left out.
     """
 
     root: Path
@@ -117,6 +118,7 @@ class Dataset:
     problems: tuple[Problem, ...]
     captions: str = "auto"
     untriggered: frozenset[Path] = frozenset()
+    excluded: tuple[str, ...] = ()
 
 
 def _name(subset: str, path: Path) -> str:

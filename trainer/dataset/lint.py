@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .caption_lint import of_captions
 from .crops import by_bucket, lost
-from .findings import Finding, counted, of_problems
+from .findings import Finding, counted, names_of, of_problems
 from .items import KINDS, Dataset, ImageItem
 from .near import near_duplicates
 
@@ -150,12 +150,12 @@ def _sizes(items: Sequence[ImageItem], resolution: int) -> list[Finding]:
     if small:
         lines = tuple(f"{item.name}: {_size(item.size)}, trained at {_size(item.bucket)}" for item in small)
         message = f"{len(small)} with fewer pixels than {resolution}x{resolution}; none is enlarged"
-        found.append(Finding("small", message, lines))
+        found.append(Finding("small", message, lines, names_of(small)))
     cropped = sorted((item for item in items if lost(item) > MUCH), key=lost, reverse=True)
     if cropped:
         lines = tuple(f"{item.name}: {_size(item.size)}, {lost(item):.0%} of it" for item in cropped)
         message = f"{len(cropped)} of which the crop takes more than {MUCH:.0%} away"
-        found.append(Finding("cropped", message, lines))
+        found.append(Finding("cropped", message, lines, names_of(cropped)))
     return found
 
 
@@ -164,7 +164,8 @@ def _alike(items: Sequence[ImageItem], on_progress: Callable[[int, int], None] |
     if not pairs:
         return []
     lines = tuple(f"{items[one].name} and {items[other].name}" for one, other in pairs)
-    return [Finding("near-duplicate", f"{counted(len(pairs), 'pair')} of images that look alike", lines)]
+    names = names_of(items[index] for index in dict.fromkeys(index for pair in pairs for index in pair))
+    return [Finding("near-duplicate", f"{counted(len(pairs), 'pair')} of images that look alike", lines, names)]
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -26,7 +26,7 @@ import io
 import json
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. ``fault`` says why it cannot be used; ``raw`` and ``cells`` are for writing a CSV file anew.
+    """One row. ``fault`` says why it cannot be used; ``raw`` and ``cells`` are for writing the file anew.
 
     Attributes:
         line: where it begins, counted from 1.
@@ -53,7 +53,7 @@ class Row:
         prompts: the captions, as they are written; several are alternatives.
         fault: empty for a row that can be used.
         raw: its text in the file, line end included.
-        cells: all of its cells.
+        cells: all of its cells, in a CSV file.
     """
 
     line: int
@@ -131,11 +131,14 @@ class JsonLines:
     text: str
     encoding: str
 
-    def rows(self) -> Iterator[Row]:
-        """Its rows, read as they are asked for."""
+    def every_row(self) -> Iterator[Row]:
+        """All lines, read as they are asked for, empty ones too: their ``raw`` together are the file."""
         for line, text in enumerate(io.StringIO(self.text), start=1):
-            if text.strip():
-                yield _json_row(line, text)
+            yield replace(_json_row(line, text), raw=text) if text.strip() else Row(line, "", (), raw=text)
+
+    def rows(self) -> Iterator[Row]:
+        """``every_row`` without the empty ones."""
+        return (row for row in self.every_row() if row.raw.strip())
 
 
 def read_metadata(path: Path) -> Csv | JsonLines:

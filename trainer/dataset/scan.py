@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DatasetError
@@ -41,6 +41,7 @@ def scan(
     captions: str = "auto",
     mask: str = "no",
     fallback: str = "",
+    exclude: Iterable[str] = (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Reads a folder of images and captions, and the folders in it.
@@ -60,6 +61,7 @@ def scan(
         mask: one of ``MASKS``: ``alpha`` trains what is opaque, ``files`` what is white in ``<stem>.mask.png``,
             ``<stem>_mask.png`` or ``masks/<stem>.png``. An image without one is trained as a whole.
         fallback: the caption of images that have none.
+        exclude: names of images that are left as if they were not there, relative to the folder; they are not decoded.
         on_progress: called with (images done, images in all).
 
     Raises:
@@ -71,7 +73,11 @@ def scan(
     if mask not in MASKS:
         raise DatasetError(f"mask: expected one of {', '.join(MASKS)}, got {mask!r}")
     listing = list_folder(folder)
+    # Captions are read with the excluded images known: their rows and files belong to somebody.
     known = Captions(listing, _table(listing.root, metadata_path), source=captions)
+    listing, excluded, unknown = listing.without(exclude)
+    if excluded and not len(listing):
+        raise DatasetError(f"{listing.root}: all {len(excluded)} images are excluded", "Include some of them again.")
     alone = (with_trigger(fallback, trigger_word),)
     total = len(listing)
     items: list[ImageItem] = []
@@ -123,7 +129,10 @@ def scan(
     if faults:
         raise _bad_masks(listing.root, faults)
     before = [listing.placed(p) for p in (*listing.problems, *_unused_masks(listing, mask), *known.problems)]
-    return Dataset(listing.root, tuple(items), (*dict.fromkeys(before), *problems), captions, frozenset(untriggered))
+    before += [_unknown(listing.root, name) for name in unknown]
+    return Dataset(
+        listing.root, tuple(items), (*dict.fromkeys(before), *problems), captions, frozenset(untriggered), excluded
+    )
 
 
 def fingerprint(folder: str | Path, metadata_path: str | Path | None = None, *, mask: str = "no") -> str:
@@ -167,6 +176,10 @@ def _table(root: Path, path: str | Path | None) -> Path | None:
         return None
     table = Path(os.path.abspath(Path(path).expanduser()))
     return None if table == root / METADATA_NAME and not table.exists() else table
+
+
+def _unknown(root: Path, name: str) -> Problem:
+    return Problem(root, "unknown-excluded", f"has no image {name!r}, which is to be left out")
 
 
 def _with_triggers(texts: tuple[str, ...], trigger_word: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ of them is refused. A guess is never silent: whoever reads such a file reports i
 from __future__ import annotations
 
 import unicodedata
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 
 UTF8 = "UTF-8"
 #: The Python codec of each encoding that is guessed.
@@ -49,6 +50,31 @@ def decode(data: bytes) -> tuple[str, str]:
     elif (text := _as(data, "cp1252")) is not None and _seems_western(text):
         return text, "Windows-1252"
     raise ValueError(fault)
+
+
+def encode(text: str, like: bytes) -> bytes:
+    """Text in the encoding of what stood there before, its byte-order mark too.
+
+    UTF-8 where that encoding lacks a character, or ``decode`` would guess another one.
+
+    Args:
+        text: to be encoded.
+        like: what ``decode`` reads.
+    """
+    for mark, codec in ((BOM_UTF8, "utf-8"), (BOM_UTF16_LE, "utf-16-le"), (BOM_UTF16_BE, "utf-16-be")):
+        if like.startswith(mark):
+            return mark + text.encode(codec)
+    encoding = decode(like)[1]
+    codec = CODECS[encoding]
+    if encoding == "UTF-16":
+        codec = "utf-16-be" if like[:1] == b"\0" else "utf-16-le"
+    try:
+        data = text.encode(codec)
+        if decode(data)[0] == text:
+            return data
+    except ValueError:
+        pass
+    return text.encode()
 
 
 def _as(data: bytes, codec: str) -> str | None:

@@ -480,3 +480,10 @@ def test_where_nothing_is_missing_no_table_is_made_and_it_says_so(tmp_path: Path
     table = folder / "metadata.csv"
     assert not table.exists()
     assert str(report) == f"no caption written, 1 left as they were; {table} was not made"
+
+
+def test_an_excluded_image_gets_no_caption(folder: Path) -> None:
+    names = sorted(path.name for path in folder.glob("*.png"))
+    report = label(folder, method="trigger", trigger_word="sks", exclude=[names[0], "gone.png"])
+    assert sorted(image.name for image in report.written) == names[1:]
+    assert names[0] in {image.name for image in report.kept}

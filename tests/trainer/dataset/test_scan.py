@@ -291,3 +291,32 @@ def test_the_kinds_are_the_ones_that_the_code_uses() -> None:
     used = set(re.findall(r'(?:Problem\([\w./ ]+, |Unusable\()"([a-z-]+)"', source))
     assert used == set(KINDS)
     assert set(KINDS) > PASSED_OVER
+
+
+def test_excluded_images_are_as_if_they_were_not_there(draw: Callable[..., Path], folder: Path) -> None:
+    (folder / "10_k\u00e4tzchen").mkdir()
+    for number, name in enumerate(("a.png", "10_k\u00e4tzchen/\u6f2b.png", "copy.png", "z.png")):
+        draw(name, seed=number)
+    shutil.copy(folder / "z.png", folder / "copy.png")
+    (folder / "broken.png").write_bytes(b"")
+    (folder / "metadata.csv").write_text("filename,prompt\na.png,first\nz.png,last\n", encoding="utf-8")
+    before = scan(folder)
+    assert {problem.kind for problem in before.problems} == {"duplicate", "empty", "no-caption"}
+    dataset = scan(folder, exclude=["copy.png", "10_Ka\u0308tzchen\\\u6f2b.PNG", "./broken.png", "gone.png", " "])
+    assert [item.name for item in dataset.items] == ["a.png", "z.png"]
+    assert dataset.excluded == ("broken.png", "copy.png", "10_k\u00e4tzchen/\u6f2b.png")
+    (only,) = dataset.problems
+    assert only.kind == "unknown-excluded"
+    assert only.message == "has no image 'gone.png', which is to be left out"
+    (folder / "copy.png").unlink()
+    alone = scan(folder, exclude=["10_k\u00e4tzchen/\u6f2b.png", "broken.png"])
+    assert alone.items == dataset.items, "the same run"
+    with pytest.raises(DatasetError, match="all 4 images are excluded"):
+        scan(folder, exclude=[item.name for item in before.items if item.name != "copy.png"] + ["broken.png"])
+
+
+def test_on_a_system_with_both_an_exact_name_is_excluded_alone(draw: Callable[..., Path], folder: Path) -> None:
+    draw("A.png", seed=1)
+    draw("a.png", seed=2)
+    if len(list(folder.iterdir())) == 2:
+        assert [item.name for item in scan(folder, exclude=["a.png"]).items] == ["A.png"]
