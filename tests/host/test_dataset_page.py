@@ -177,7 +177,7 @@ def test_a_typed_path_is_looked_at_before_run(comfy: ComfyServer, page: Page, tm
     page.get_by_role("button", name="Open folder").click()
     page.get_by_text("it cannot be opened").first.wait_for()
     saved = page.evaluate("() => [app.graph.serialize(), 0]")[0]
-    assert len(saved["nodes"][0]["widgets_values"]) == 5, "the panel is in no file"
+    assert len(saved["nodes"][0]["widgets_values"]) == 6, "the panel is in no file"
 
 
 def test_wired_pictures_are_shown_after_run_and_after_a_reload(page: Page, tmp_path: Path):
