@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from trainer import adapters, checkpoint, export, languages, memory, run, validation
 from trainer import job as jobs
+from trainer.__main__ import main
 from trainer.config import TrainConfig, parse
 from trainer.errors import ConfigError, DatasetError, RunFolderError, UserError
 from trainer.events import (
@@ -116,6 +117,28 @@ def test_a_run_learns_and_leaves_a_whole_folder(config: TrainConfig) -> None:
     assert len({event.prompt for event in answers}) == 4  # three of the data set, one far from it
     assert all(event.answer for event in answers)
     assert answers[0].answer in (folder / "log.txt").read_text(encoding="utf-8")
+
+
+def test_the_model_with_its_lora_is_exported_as_one(config: TrainConfig, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    trained(config)
+    target = tmp_path / "with \u00fc" / "merged"
+    arguments = ["export", "--run", str(config.output_dir), "--step", "last", "--merged", str(target)]
+    assert main([*arguments, "--strength", "0.8"]) == 0
+    model = languages.load(config.base_model, torch.float32)
+    adapters.from_file(model, export.read(config.output_dir / "my l\u00f6ra.safetensors")[0], languages.export_key, "it")
+    ids = torch.tensor([[5, 80, 17, 300, 42, 9]])
+    with torch.no_grad():
+        expected = []
+        for value in (1.0, 0.8):
+            with adapters.strength(model, value):
+                expected.append(model(input_ids=ids).logits)
+        found = AutoModelForCausalLM.from_pretrained(target)(input_ids=ids).logits
+    torch.testing.assert_close(found, expected[1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found, expected[0], rtol=1e-4, atol=1e-5)
+    assert (target / "tokenizer.json").is_file()
+    assert main(arguments) != 0, "it is there already"
 
 
 def test_the_file_is_named_as_comfyui_has_its_language_models(config: TrainConfig) -> None:
