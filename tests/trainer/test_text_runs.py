@@ -127,7 +127,8 @@ def test_the_model_with_its_lora_is_exported_as_one(config: TrainConfig, tmp_pat
     arguments = ["export", "--run", str(config.output_dir), "--step", "last", "--merged", str(target)]
     assert main([*arguments, "--strength", "0.8"]) == 0
     model = languages.load(config.base_model, torch.float32)
-    adapters.from_file(model, export.read(config.output_dir / "my l\u00f6ra.safetensors")[0], languages.export_key, "it")
+    lora, _ = export.read(config.output_dir / "my l\u00f6ra.safetensors")
+    adapters.from_file(model, lora, languages.export_key, "it")
     ids = torch.tensor([[5, 80, 17, 300, 42, 9]])
     with torch.no_grad():
         expected = []

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..config import AUTO, AUTO_FIELDS, TrainConfig, parse
+from ..config import AUTO, AUTO_FIELDS, TEXT, TrainConfig, parse
 from . import schema, template
 
 CARDS = (6, 8, 12, 16, 24)
@@ -47,6 +47,11 @@ _SIZES = {
 _WARNINGS = {
     ("sdxl", 6): "The base model alone takes 5.1 GB, so it will be held in int8: see base_weights.",
     ("sdxl", 8): "It fits, but only just: close whatever else uses the card.",
+}
+# Of a language model of 7 to 8 billion weights, which in bf16 has 14 to 16 GB, and in nf4 4 to 5.
+_TEXT: dict[str, dict[str, Any]] = {
+    "text_12gb": {"max_length": 1024, "base_weights": "nf4"},
+    "text_24gb": {"max_length": 2048},
 }
 _NOT_RUN = "Not yet run on a card of this size."
 _GUIDE: dict[str, Any] = {
@@ -109,6 +114,17 @@ def files() -> dict[str, str]:
     }
     for family, card in _SIZES:
         found[f"{family}_{card}gb.yaml"] = written(parse(settings(family, card)), title(family, card))
+    for name, own in _TEXT.items():
+        text = {"task_type": TEXT, "base_model": "models/LLM/my_model", "train_data_dir": "data/my_texts", **_AUTO}
+        sizes = {"batch_size": 1, "gradient_accumulation_steps": 4, "gradient_checkpointing": True}
+        found[f"{name}.yaml"] = written(
+            parse({**text, **sizes, "epochs": 15, **own}),
+            [
+                f"A language model of 7 to 8 billion weights on a card of {name[5:-2]} GB; "
+                f"samples of {own['max_length']:,} tokens.",
+                _NOT_RUN,
+            ],
+        )
     found[SCHEMA] = json.dumps(schema.build(), ensure_ascii=False, indent=1) + "\n"
     return found
 
