@@ -20,9 +20,13 @@ OPTIMIZERS: dict[str, tuple[int, str]] = {
     "moving average": (40, ""),
 }
 LEFT = 0.4
+# Of optional packages; that they step rightly is in test_optim.py.
+LONG = ("prodigy", "lion", "schedulefree")
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in OPTIMIZERS]
+)
 def test_the_loss_on_pictures_that_are_not_trained_falls_by_far(tmp_path: Path, name: str) -> None:
     steps, package = OPTIMIZERS[name]
     if package:
