@@ -58,10 +58,10 @@ const STYLE = `
 .darkroom-panel { display: flex; flex-direction: column; gap: 6px; font: 12px/1.4 system-ui, sans-serif;
   color: var(--input-text, #ddd); overflow-wrap: anywhere; user-select: text; }
 .darkroom-panel .section { display: flex; flex-direction: column; gap: 6px; }
-.darkroom-panel .section:empty { display: none; }
+.darkroom-panel .section:empty, .darkroom-panel [hidden] { display: none; }
 .darkroom-panel .row { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; }
 .darkroom-panel .dim { color: var(--descrip-text, #999); }
-.darkroom-panel .warn { color: #e0a030; }
+.darkroom-panel .warn { color: color-mix(in srgb, #e09000 65%, var(--input-text, #ddd)); }
 .darkroom-panel .error { color: var(--error-text, #ff6060); }
 .darkroom-panel .lines { white-space: pre-line; max-height: 13em; overflow-y: auto; }
 .darkroom-panel .table { white-space: pre-wrap; font: 10px/1.5 ui-monospace, monospace; }

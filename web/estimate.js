@@ -6,7 +6,7 @@ import { search, upstream, wired } from "./graph.js";
 import { count, duration, t } from "./text.js";
 
 const LOOK_EVERY = 600; // ms; what was the same for two looks is asked for
-const nodes = new Map(); // node -> {inside, asked, seen}
+const nodes = new Map(); // node -> {inside, asked, seen, seconds}
 
 function values(node) {
   const links = new Set(wired(node));
@@ -91,15 +91,29 @@ export function told(found) {
   return lines;
 }
 
+// Seconds that a node's run was estimated to take; null if that is not known.
+export function expected(node) {
+  return nodes.get(node)?.seconds ?? null;
+}
+
+// While a run goes on, what it is stands in place of what it was thought to be.
+export function giveWay(node, on) {
+  const inside = nodes.get(node)?.inside;
+  if (inside) inside.hidden = on;
+}
+
 async function show(inside, state, asked) {
   state.asked = asked;
+  state.seconds = null;
   if (!asked) {
     inside.replaceChildren();
     return;
   }
   let lines;
   try {
-    lines = told(await ask("/estimate", JSON.parse(asked)));
+    const found = await ask("/estimate", JSON.parse(asked));
+    state.seconds = found.seconds;
+    lines = told(found);
   } catch (error) {
     lines = [element("div", "error lines", error.message)];
   }

@@ -65,3 +65,16 @@ export function search(node, first, type, wanted) {
 export function wired(node) {
   return (node.inputs ?? []).filter((one) => one.widget && one.link != null).map((one) => one.name);
 }
+
+// Where a node is, as the server says it: {workflow: its id, node: the execution id, such as "7:3"}; null if that is not
+// known yet.
+export function place(node) {
+  const root = app.rootGraph ?? app.graph, ids = [node.id];
+  for (let graph = node.graph; graph !== root;) {
+    const outer = graph && holder(graph);
+    if (!outer) return null;
+    ids.unshift(outer.id);
+    graph = outer.graph;
+  }
+  return Number(node.id) < 0 ? null : { workflow: root.id ?? "", node: ids.join(":") };
+}

@@ -33,7 +33,8 @@ const STYLE = `
 export function figure(value) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  return size && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+  if (!size || (size >= 1e-3 && size < 1e5)) return String(Number(value.toPrecision(4)));
+  return value.toExponential(2).replace(/\.?0+e/, "e");
 }
 
 // The colour, dashes and marker of each series. One of a kind looks as its kind does; where there are several (runs side
