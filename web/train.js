@@ -32,7 +32,7 @@ app.registerExtension({
     import("./training/panel.mjs").then(({ mount }) => {
       if (!gone) shown = mount(node, inside);
     });
-    silence(node);
+    if (node.comfyClass === "Darkroom_TrainLoRA") silence(node);
     onExecuted(node, (output) => {
       // The page prefers the last preview that came while the node ran, also when the node has pictures of its own.
       delete app.nodePreviewImages?.[String(node.id)];

@@ -91,6 +91,23 @@ function ticks([low, high], about) {
   return found;
 }
 
+// Of many points in a column of pixels the lowest and the highest, in their order: the line looks the same.
+function thinned(points, width, across) {
+  if (points.length <= 2 * width) return points;
+  const found = [];
+  for (let at = 0; at < points.length;) {
+    const column = Math.floor(across(points[at][0]));
+    let low = points[at], high = low;
+    for (; at < points.length && Math.floor(across(points[at][0])) === column; at += 1) {
+      if (points[at][1] < low[1]) low = points[at];
+      if (points[at][1] > high[1]) high = points[at];
+    }
+    if (low === high) found.push(low);
+    else found.push(...(low[0] < high[0] ? [low, high] : [high, low]));
+  }
+  return found;
+}
+
 function marker(pen, shape, x, y, size) {
   pen.beginPath();
   if (shape === "circle") pen.arc(x, y, size, 0, 2 * Math.PI);
@@ -245,7 +262,7 @@ export function curve({ height = 160, label = "" } = {}) {
     pen.setLineDash(look.dash);
     pen.beginPath();
     let on = false;
-    for (const [step, value] of points) {
+    for (const [step, value] of thinned(points, scales.width, across)) {
       if (!Number.isFinite(value)) on = false;
       else {
         pen[on ? "lineTo" : "moveTo"](across(step), down(value, scale));

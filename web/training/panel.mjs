@@ -12,7 +12,7 @@ import { Story, smoothed } from "./story.mjs";
 import { strip } from "./strip.mjs";
 import { addStyle } from "./style.mjs";
 
-const EVERY = 120; // ms between two drawings, at least
+const EVERY = 200; // ms between two drawings, at least
 const SMALL = 90; // px: a panel that is narrower on the screen cannot be read, and is not drawn
 const WIDE = 400; // px of the node
 const SIGNALS = {
@@ -27,6 +27,8 @@ const PHASES = {
   paused: "train_paused", queued: "train_queued", stopping: "train_stopping",
 };
 const MARKS = { run: "▶", rest: "⏸", end: "✔", stop: "■", fail: "✖", wait: "…" };
+
+const ENDS = /^Run(Finished|Stopped|Failed)$/;
 
 const panels = new Set();
 
@@ -97,6 +99,7 @@ class Panel {
     const at = this.node.graph ? place(this.node) : null;
     if (at && (at.workflow !== this.at?.workflow || at.node !== this.at?.node)) {
       this.at = at;
+      this.follow("");
       this.find();
     }
     if (document.hidden || !this.seen) return;
@@ -109,7 +112,7 @@ class Panel {
     const { nodes } = await shownIn(at.workflow).catch(() => ({ nodes: {} }));
     if (this.gone || at !== this.at) return;
     const mine = nodes[at.node];
-    this.follow(mine?.run ?? "");
+    if (mine?.run) this.follow(mine.run);
     if (mine?.phase) this.host = mine.phase;
     this.schedule();
   }
@@ -162,7 +165,7 @@ class Panel {
       this.failure = "";
       this.answered(lines);
       if (this.loading) this.later.push(...lines);
-      else if (!this.story.take(lines)) this.load();
+      else if (!this.story.take(lines) || ENDS.test(lines.at(-1).type)) this.load();
     }
     this.schedule();
   }
@@ -199,7 +202,7 @@ class Panel {
       save: (one) => one.type === "Checkpoint", sample: (one) => one.type === "Sample",
       pause: (one) => one.name === "paused", resume: (one) => one.name === "training" || one.type === "Step",
     }[this.asked?.action];
-    if (lines.some((one) => wanted?.(one) || /^Run(Finished|Stopped|Failed)$/.test(one.type))) this.asked = null;
+    if (lines.some((one) => wanted?.(one) || ENDS.test(one.type))) this.asked = null;
   }
 
   enlarge(step, index) {
@@ -429,8 +432,8 @@ class Panel {
     if (state === this.drawn.samples) return;
     this.drawn.samples = state;
     this.strip.update(story.samples, story.validations.length ? story.best : null);
-    // The node's own pictures are the last of these.
-    this.node.hideOutputImages = story.samples.some((one) => one.picture);
+    // Train LoRA's own pictures are the last of these.
+    if (this.node.comfyClass === "Darkroom_TrainLoRA") this.node.hideOutputImages = story.samples.some((one) => one.picture);
   }
 
   drawWords() {
