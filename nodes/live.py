@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..trainer.errors import DarkroomError
-from . import story, where
+from . import owners, story, where
 from .where import Where
 
 Tell = Callable[[str, dict[str, Any]], None]
@@ -63,10 +63,11 @@ class Phases:
     Args:
         at: the node.
         tell: sends an event to every page.
+        user: the profile that queued it; empty where there are none.
     """
 
-    def __init__(self, at: Where, tell: Tell) -> None:
-        self.at, self._tell = at, tell
+    def __init__(self, at: Where, tell: Tell, user: str = "") -> None:
+        self.at, self._tell, self._user = at, tell, user
         self.run = ""
         """The run that it trains, once that is known."""
         self._name, self._next = "", 0.0
@@ -83,6 +84,7 @@ class Phases:
         """The node shows this run from now on."""
         self.run = folder.name
         where.write(folder, self.at)
+        owners.add(folder, self._user)
         self._send()
 
     def __enter__(self) -> Phases:

@@ -18,6 +18,7 @@ from ..trainer import checkpoint, runfolder, runstate, validation
 from ..trainer.errors import HostError
 from ..trainer.files import write_bytes
 from ..trainer.runstate import RunState
+from . import owners
 
 LATEST, LAST, BEST, ALL = "latest", "last", "best", "all"
 MOST_NAMED = 5
@@ -107,25 +108,30 @@ def keep_finished(folder: Path) -> None:
     write_bytes(kept / "result.json", (folder / "result.json").read_bytes())
 
 
-def choose(root: Path, text: str) -> RunState:
+def every(root: Path, user: str = "") -> list[RunState]:
+    """The runs that a profile sees, the one that something happened to last first; all where there are no profiles."""
+    return [run for run in runstate.every(root) if owners.sees(root / run.id, user)]
+
+
+def choose(root: Path, text: str, user: str = "") -> RunState:
     """The run that a user named: ``latest``, an id or its beginning, the data set's name, or name and id.
 
-    ``latest`` and a name mean the newest run that there is a LoRA of.
+    ``latest`` and a name mean the newest run that there is a LoRA of, of those that the profile ``user`` sees.
 
     Raises:
         HostError: there is none, several begin so, or nothing of it is saved yet.
     """
-    wanted, every = text.strip(), runstate.every(root)
-    with_lora = [run for run in every if run.loadable]
+    wanted, here = text.strip(), every(root, user)
+    with_lora = [run for run in here if run.loadable]
     if not with_lora:
         raise HostError("there is no trained run yet", "train one with Train LoRA: its checkpoints can be loaded here")
     if wanted.lower() in ("", LATEST):
         return with_lora[0]
-    exact = [run for run in every if run.id == wanted.split()[-1]]
+    exact = [run for run in here if run.id == wanted.split()[-1]]
     named = [run for run in with_lora if run.name.casefold() == wanted.casefold()]
-    begun = [run for run in every if run.id.startswith(wanted.lower())]
+    begun = [run for run in here if run.id.startswith(wanted.lower())]
     if not (found := exact or named[:1] or begun):
-        names = {label(run): run for run in every} | {run.id: run for run in every} | {run.name: run for run in every}
+        names = {label(run): run for run in here} | {run.id: run for run in here} | {run.name: run for run in here}
         near = difflib.get_close_matches(wanted, names, MOST_NAMED, 0.4) or names
         shown = dict.fromkeys(label(names[name]) for name in near)
         raise HostError(f"run: there is no run {wanted}", f"choose one, such as {_some(shown)}, or type {LATEST}")

@@ -11,7 +11,7 @@ from ..trainer import runstate
 from ..trainer.errors import ExportError, HostError
 from . import runs
 from .asked import Nothing, One
-from .host import places
+from .host import clients, places
 from .host.lora import LoraModel, read
 
 
@@ -41,7 +41,7 @@ def load(run: str, checkpoint: str) -> Loaded:
     """
     if _is_file(run):
         return _load_file(run.strip(), checkpoint)
-    found = runs.choose(places.runs(), run)
+    found = runs.choose(places.runs(), run, clients.user())
     loaded = load_of(places.runs() / found.id, checkpoint)
     if found.state != "finished" and max(loaded.loras) not in found.finished:
         loaded.notes.append(f"the run is {found.state} at step {found.step} of {found.total}")
@@ -102,7 +102,7 @@ def fingerprint(run: str | None, checkpoint: str | None) -> str:
         if _is_file(run):
             stat = places.lora(run.strip()).stat()
             return f"{run} {stat.st_size} {stat.st_mtime_ns}"
-        found = runs.choose(places.runs(), run)
+        found = runs.choose(places.runs(), run, clients.user())
         there = runs.saved(places.runs() / found.id)
         files = [there[step] for step in runs.choose_steps(there, checkpoint, found.best and found.best.step)]
         stats = [file.stat() for file in files]
@@ -114,8 +114,8 @@ def fingerprint(run: str | None, checkpoint: str | None) -> str:
 
 
 def every_run(asked: Nothing) -> dict[str, Any]:
-    """GET /runs: all runs, the newest first."""
-    return {"runs": [told(state) for state in runstate.every(places.runs())]}
+    """GET /runs: all runs that the client's profile sees, the newest first."""
+    return {"runs": [told(state) for state in runs.every(places.runs(), clients.user())]}
 
 
 def one_run(asked: One) -> dict[str, Any]:
@@ -134,10 +134,10 @@ def state_of(run: str) -> runstate.RunState:
     Raises:
         HostError: there is no such run.
     """
-    root = places.runs()
+    root, user = places.runs(), clients.user()
     # Names are compared with those that are there, and never made into a path: nothing outside can be reached.
-    here = {state.id: state for state in runstate.every(root)}
-    return here.get(run) or runs.choose(root, run)
+    here = {state.id: state for state in runs.every(root, user)}
+    return here.get(run) or runs.choose(root, run, user)
 
 
 def told(state: runstate.RunState) -> dict[str, Any]:

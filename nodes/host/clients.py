@@ -18,9 +18,10 @@ from aiohttp import web
 from server import PromptServer
 
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")  # a proxy's: the client behind it is elsewhere
-MARK = "darkroom_local"  # in a prompt's extra data
+MARK, USER = "darkroom_local", "darkroom_user"  # in a prompt's extra data
 
 _local: ContextVar[bool | None] = ContextVar("darkroom_local", default=None)  # None: outside of a request
+_user: ContextVar[str] = ContextVar("darkroom_user", default="")
 
 
 def watch() -> None:
@@ -55,6 +56,24 @@ def foreign() -> bool:
     return not local
 
 
+def user() -> str:
+    """The profile (``--multi-user``) of the request at hand, or of the prompt that is being executed; empty: none."""
+    from comfy_execution.utils import get_executing_context
+
+    if _local.get() is not None:
+        return _user.get()
+    context = get_executing_context()
+    return "" if context is None else str(_extra(context.prompt_id).get(USER) or "")
+
+
+def _profile(request: web.Request) -> str:
+    """The profile that a request says it is of, as ComfyUI's user manager takes it; empty where it knows no such."""
+    from comfy.cli_args import args
+
+    named = request.headers.get("comfy-user", "")
+    return named if args.multi_user and named in PromptServer.instance.user_manager.users else ""
+
+
 def _address(text: str) -> Any:
     try:
         return ip_address(text)
@@ -64,8 +83,13 @@ def _address(text: str) -> Any:
 
 def _is_marked(prompt_id: str) -> bool:
     """Whether a prompt that is being executed came from this machine."""
+    return _extra(prompt_id).get(MARK) is True
+
+
+def _extra(prompt_id: str) -> dict[str, Any]:
+    """The extra data of a prompt that is being executed."""
     running = list(PromptServer.instance.prompt_queue.currently_running.values())
-    return any(item[1] == prompt_id and item[3].get(MARK) is True for item in running)
+    return next((item[3] for item in running if item[1] == prompt_id), {})
 
 
 @web.middleware
@@ -73,11 +97,12 @@ async def _watch(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     _local.set(is_local(request))
+    _user.set(_profile(request))
     return await handler(request)
 
 
 def _mark(data: dict[str, Any]) -> dict[str, Any]:
-    """ComfyUI's hook for every queued prompt: the mark of its client, whatever that says of itself."""
+    """ComfyUI's hook for every queued prompt: the marks of its client, whatever that says of itself."""
     extra = data.get("extra_data")
-    data["extra_data"] = {**(extra if isinstance(extra, dict) else {}), MARK: _local.get() is True}
+    data["extra_data"] = {**(extra if isinstance(extra, dict) else {}), MARK: _local.get() is True, USER: _user.get()}
     return data

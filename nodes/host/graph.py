@@ -12,7 +12,7 @@ from server import PromptServer
 
 from .. import where
 from ..live import Phases
-from . import compat
+from . import clients, compat
 
 log = logging.getLogger("lora-darkroom")
 Interrupted = comfy.model_management.InterruptProcessingException
@@ -51,7 +51,7 @@ class RunProgress(NodeProgress):
 
     def __init__(self, extra: Mapping[str, Any] | None) -> None:
         super().__init__()
-        self.panel = Phases(where.of_prompt(extra, self._node), tell_page)
+        self.panel = Phases(where.of_prompt(extra, self._node), tell_page, clients.user())
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """Show what is being done, and the part of it that is done, where that is known."""
