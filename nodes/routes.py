@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import dataset, estimates, folders, gallery, panel, trained
+from . import dataset, estimates, folders, gallery, panel, sidebar, trained
 from .asked import One
 from .host.web import Route
 
@@ -26,4 +26,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/runs/{run}/story", panel.told, panel.Story),
     Route("GET", "/runs/{run}/samples/{name}", panel.picture, panel.Sample),
     Route("POST", "/runs/{run}/control", panel.ask, panel.Control),
+    Route("GET", "/runs/{run}/size", sidebar.size, One),
+    Route("POST", "/runs/{run}/keep", sidebar.keep, sidebar.Keep),
+    Route("POST", "/runs/{run}/delete", sidebar.delete, sidebar.Delete),
+    Route("POST", "/tensorboard", sidebar.tensorboard, sidebar.Board, local=True),
 )

@@ -1,0 +1,64 @@
+// The runs that wait for their turn, above the list: what is at work, and the order of the rest.
+import { ask, button, element } from "../common.js";
+import { t } from "../text.js";
+import { called } from "./facts.mjs";
+
+// Fills `place` with a queue, as GET /queue tells it. `find(id)` is the run of an id, if it is in the list.
+export function showQueue(place, queue, find, changed) {
+  const name = (id) => (find(id) ? called(find(id)) : id);
+  const act = async (action, run) => changed(await ask("/queue", { action, run }));
+  const small = (text, label, action) => {
+    const one = button(text, action);
+    one.setAttribute("aria-label", label);
+    one.title = label;
+    return one;
+  };
+  const ids = [queue.running, ...queue.waiting].filter(Boolean);
+  const failed = queue.failed ?? [];
+  place.hidden = !ids.length && !failed.length && !queue.note;
+  const focused = document.activeElement?.dataset.key; // what was pressed keeps the focus when its line moves
+  const list = element("ol", "queue");
+  if (queue.running) {
+    const line = element("li", ""), words = element("div", "words"), run = find(queue.running);
+    words.append(element("div", "", `${queue.paused ? "❚❚" : "▶"} ${name(queue.running)}`));
+    words.append(element("div", "dim small", [
+      t(queue.paused ? "runs_gives_way" : "running"),
+      run && t("step_of", { step: String(run.step), total: String(run.total) }),
+    ].filter(Boolean).join(" · ")));
+    if (run?.total) {
+      const bar = element("progress", "");
+      bar.max = run.total;
+      bar.value = run.step;
+      bar.setAttribute("aria-label", t("runs_progress", { name: name(queue.running) }));
+      words.append(bar);
+    }
+    const stop = small("✕", t("runs_stop_it", { name: name(queue.running) }), () => act("remove", queue.running));
+    stop.dataset.key = `remove ${queue.running}`;
+    line.append(words, stop);
+    list.append(line);
+  }
+  queue.waiting.forEach((id, index) => {
+    const line = element("li", ""), words = element("div", "words");
+    words.append(element("div", "", `${index + 1}. ${name(id)}`));
+    line.append(words);
+    const controls = [
+      ["up", "↑", "runs_up", index > 0], ["down", "↓", "runs_down", index < queue.waiting.length - 1],
+      ["remove", "✕", "runs_remove", true],
+    ];
+    for (const [action, mark, label, can] of controls) {
+      const one = small(mark, t(label, { name: name(id) }), () => act(action, id));
+      one.dataset.key = `${action} ${id}`;
+      if (!can) one.disabled = true;
+      line.append(one);
+    }
+    list.append(line);
+  });
+  const heading = element("h3", "", t("runs_queue"));
+  const notes = failed.map((one) => element("div", "error small", `${name(one.run)}: ${[one.message, one.cure].filter(Boolean).join("; ")}`));
+  if (queue.note) notes.push(element("div", "error small", queue.note));
+  place.replaceChildren(heading, list, ...notes);
+  if (focused) {
+    const again = [...list.querySelectorAll("button")].find((one) => one.dataset.key === focused);
+    (again?.disabled ? again.parentElement.querySelector("button:enabled") : again)?.focus();
+  }
+}
