@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
+from ..trainer import runstate
 from ..trainer.errors import HostError
+from . import runs
 from .host import lora as loras
 from .host import places, saving
 from .host.graph import say
@@ -137,12 +140,23 @@ class ApplyLoRA(io.ComfyNode):
         """Check the LoRA, and patch it on; without one, hand on what came in."""
         if lora is None and lora_name == WIRED:
             return io.NodeOutput(model, clip, ui=say("No LoRA: none is wired, and no file is chosen"))
-        name = "the wired LoRA" if lora is not None else lora_name
+        name = _called(lora) if lora is not None else lora_name
         if lora is None:
             lora = loras.read(places.lora(lora_name))
         patched = loras.apply(model, clip, lora, strength_model, strength_clip)
         used = strength_clip if model is None else strength_model
         return io.NodeOutput(*patched, ui=say(f"{name} at {used:g}"))
+
+
+def _called(lora: Mapping[str, torch.Tensor]) -> str:
+    """What a wired LoRA is called, for people: which step of which run, if it is of one that is here."""
+    run, steps = getattr(lora, "run", ""), getattr(lora, "metadata", {}).get("ss_steps", "")
+    folder = runs.folder_of(places.runs(), getattr(lora, "path", None), run) if run else None
+    if folder is None or not steps:
+        return "the wired LoRA"
+    state = runstate.state(folder)
+    best = " (the best)" if state.best is not None and str(state.best.step) == steps else ""
+    return f"step {steps}{best} of {runs.label(state)}"
 
 
 class LoadTrainedLoRA(io.ComfyNode):
