@@ -51,7 +51,8 @@ def seen(comfy: ComfyServer, user: str = "") -> set[str]:
 
 def latest(comfy: ComfyServer, user: str) -> str:
     """The run that Load Trained LoRA loads for a profile."""
-    shown = {"load": node("Darkroom_LoadTrainedLoRA", run="latest"), "show": node("PreviewAny", source=["load", 1])}
+    load = node("Darkroom_LoadTrainedLoRA", run="latest", checkpoint="last")
+    shown = {"load": load, "show": node("PreviewAny", source=["load", 1])}
     return done(comfy, user, shown)["show"]["text"][0]
 
 

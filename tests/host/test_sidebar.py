@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.host.browser import Complaints, close_dialogs, new_graph, open_page, settle
-from tests.host.graphs import demo_loader, training
+from tests.host.graphs import demo_loader, node, training
 from tests.host.measure import run_id
 from tests.host.measure import runs as folder_of_runs
 from tests.host.server import ComfyServer, PromptFailed
@@ -206,9 +206,9 @@ def test_deleting_asks_says_what_it_frees_and_takes_that_run_alone(page: Page, c
     one.wait_for(state="detached")
     assert {path.name for path in folder_of_runs(comfy).iterdir()} == others
     assert not any((folder_of_runs(comfy).parent / "deleted").iterdir())
+    gone = node("Darkroom_LoadTrainedLoRA", run=f"darkroom_demo {run}", checkpoint="last")
     with pytest.raises(PromptFailed, match=f"there is no run darkroom_demo {run}"):
-        comfy.run({"load": {"class_type": "Darkroom_LoadTrainedLoRA", "inputs": {"run": f"darkroom_demo {run}"}},
-                   "show": {"class_type": "PreviewAny", "inputs": {"source": ["load", 1]}}})  # fmt: skip
+        comfy.run({"load": gone, "show": node("PreviewAny", source=["load", 1])})
 
 
 def test_a_run_that_trains_is_told_live_and_cannot_be_deleted(page: Page, comfy: ComfyServer):
