@@ -170,8 +170,8 @@ class Studio:
     def pause(self) -> None:
         """Gives the device back until it is asked to go on, or to stop."""
         device = self._run.accelerator.device
-        self._emit(Phase("paused"))
         self._move("cpu")
+        self._emit(Phase("paused"))  # now: whoever waits for the device goes by this
         while self._requests().rests:
             time.sleep(0.2)
         self._move(device)

@@ -17,7 +17,12 @@ PACKAGE = "darkroom_under_test"
 
 @pytest.fixture
 def load_node_file() -> Callable[[str], ModuleType]:
-    """`load_node_file("runner")`: a file of nodes/ as part of the pack, under another package name, as in ComfyUI."""
+    """See ``loader``."""
+    return loader()
+
+
+def loader() -> Callable[[str], ModuleType]:
+    """`loader()("runner")`: a file of nodes/ as part of the pack, under another package name, as in ComfyUI."""
 
     def load(name: str) -> ModuleType:
         for package, folder in ((PACKAGE, REPO), (f"{PACKAGE}.nodes", REPO / "nodes")):
