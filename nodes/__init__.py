@@ -37,6 +37,7 @@ def begin() -> None:
 
     Not in the extension's ``on_load``, which ComfyUI calls only from 0.14 on.
     """
+    from . import background
     from .host import clients, compat, demo_base, places, web
     from .routes import ROUTES
 
@@ -45,6 +46,7 @@ def begin() -> None:
     places.add_captioners()
     places.add_languages()
     web.register(ROUTES)
+    background.begin()
     web.serve_modules()
     if not demo_base.register():
         logging.warning("LoRA Darkroom: the demo base %s is missing; Load Demo Base will not work", demo_base.FILE)

@@ -156,7 +156,7 @@ class Foreman:
     # From the thread that executes prompts
 
     def before_prompt(self, prompt: str) -> None:
-        """A prompt begins, once the run at work has left the card; or that takes too long, or the prompt is cancelled."""
+        """A prompt begins when the run at work has left the card, that takes too long, or the prompt is cancelled."""
         deadline = time.monotonic() + GIVE_WAY_SECONDS
         with self._state:
             self._prompts.add(prompt)

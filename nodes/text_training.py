@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,11 +18,19 @@ from .host import clip_language, memory, places
 from .host.graph import RunProgress
 from .payloads import ConfigFields, DatasetRef
 from .training import init_of, settings_of
-from .working import Notes, Trained, to_the_end
+from .working import Kind, Notes
+
+T = TypeVar("T")
 
 
-def train_text(ref: DatasetRef, config: ConfigFields, clip: Any, progress: RunProgress) -> Trained:
-    """Train, go on with, extend, or find again the run of a language model.
+def train_text(
+    ref: DatasetRef,
+    config: ConfigFields,
+    clip: Any,
+    progress: RunProgress,
+    bring: Callable[[Job, Kind, Notes, RunProgress], T],
+) -> T:
+    """Train, go on with, extend, or find again the run of a language model; ``bring`` as in ``training.train``.
 
     Raises:
         UserError: an input cannot be used.
@@ -51,7 +60,7 @@ def train_text(ref: DatasetRef, config: ConfigFields, clip: Any, progress: RunPr
     )
     hashes = ContentHashes(places.cache() / "hashes.json")
     job = text_planning.job(settings, dataset, hashes, memory.room, init_of(settings), "host")
-    return to_the_end(job, _Texts(), note, progress)
+    return bring(job, _Texts(), note, progress)
 
 
 class _Texts:

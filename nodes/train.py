@@ -8,16 +8,19 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..trainer.errors import DarkroomError, HostError
+from . import background, sofar
 from .host import places
-from .host.graph import RunProgress, executing_node
+from .host.graph import RunProgress, blocker, executing_node
 from .payloads import CATEGORY, ConfigFields, ConfigType, DatasetRef, DatasetType, one
+from .sofar import SoFar
 from .sources import Encoded, Folder, Source
 from .text_training import train_text
 from .training import train
-from .working import times_kept
+from .working import times_kept, to_the_end
 
 MOST_NOTES = 8
 OWN_FILE = "(the file of the wired MODEL)"
+WAIT_FOR_IT, IN_BACKGROUND = "wait for it", "in the background"
 
 
 class TrainLoRA(io.ComfyNode):
@@ -83,6 +86,17 @@ class TrainLoRA(io.ComfyNode):
                     tooltip="A checkpoint to train on in place of the wired MODEL's own file, for a MODEL that is "
                     "quantised (GGUF) or comes from another loader.",
                 ),
+                io.Combo.Input(
+                    "when",
+                    options=[WAIT_FOR_IT, IN_BACKGROUND],
+                    default=WAIT_FOR_IT,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whether this node waits until the LoRA is trained, or puts the run into a queue and hands "
+                    "on at once what there is of it: the newest checkpoint, or a better earlier one. Then your graph "
+                    "draws while it trains: queue again after a checkpoint, or let the node do so. Each prompt has the "
+                    "card for itself; the training rests meanwhile. The queue survives a restart of ComfyUI.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output(display_name="lora", tooltip="The LoRA, for Apply LoRA and Save LoRA."),
@@ -98,9 +112,11 @@ class TrainLoRA(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> int:
-        """A run that was stopped and kept goes on when it is queued again."""
-        return times_kept(executing_node())
+    def fingerprint_inputs(cls, when: Sequence[str | None] = (), **_: Any) -> str:
+        """A run that was stopped and kept goes on when it is queued again; one in the background has something new."""
+        node = executing_node()
+        news = background.fingerprint(node) if set(when) & {IN_BACKGROUND, None} else ""  # None: it is wired
+        return f"{times_kept(node)} {news}"
 
     @classmethod
     def execute(
@@ -113,6 +129,7 @@ class TrainLoRA(io.ComfyNode):
         latents: Sequence[Any] = (),
         conditioning: Sequence[Any] = (),
         base_file: Sequence[str] = (),
+        when: Sequence[str] = (),
     ) -> io.NodeOutput:
         """Train, or find the finished run again."""
         progress = RunProgress(cls.hidden.extra_pnginfo)
@@ -123,33 +140,52 @@ class TrainLoRA(io.ComfyNode):
             "clip": clip,
             "vae": vae,
             "base_file": base_file,
+            "when": when,
         }
         wired: dict[str, Any] = {name: one(name, values) for name, values in single.items() if values}
         source = _source(wired.get("dataset"), latents, conditioning)
         settings, wired_clip = wired.get("config", ConfigFields({})), wired.get("clip")
+        bring = sofar.begin if wired.get("when") == IN_BACKGROUND else to_the_end
         try:
             with progress.panel:
                 if isinstance(source, Folder) and source.ref.text:
-                    done = train_text(source.ref, settings, wired_clip, progress)
+                    done = train_text(source.ref, settings, wired_clip, progress, bring)
                 else:
                     file = wired.get("base_file", OWN_FILE)
                     file = "" if file == OWN_FILE else file
-                    done = train(source, settings, wired.get("model"), wired_clip, wired.get("vae"), file, progress)
+                    base = wired.get("model"), wired_clip, wired.get("vae")
+                    done = train(source, settings, *base, file, progress, bring)
         except DarkroomError as error:
             progress.tell("failed", text=str(error))
             raise
         loss = done.losses[-1] if done.losses else None
-        if done.anew:
-            progress.tell("trained", steps=done.steps, loss=loss)
-        lines = [f"{done.steps} steps" if loss is None else f"{done.steps} steps, loss {loss:.4f}"]
+        if isinstance(done, SoFar):
+            head = done.text
+        else:
+            head = f"{done.steps} steps"
+            if done.anew:
+                progress.tell("trained", steps=done.steps, loss=loss)
+        lines = [head if loss is None else f"{head}, loss {loss:.4f}"]
         lines += done.advice
         lines += [f"- {note}" for note in done.notes[:MOST_NOTES]]
         if len(done.notes) > MOST_NOTES:
             lines.append(f"- and {len(done.notes) - MOST_NOTES} more, in ComfyUI's log")
         text = "\n".join([*lines, f"run {done.run}"])
         progress.say(text)
-        shown = {**ui.PreviewImage(done.samples, cls=cls).as_dict(), "text": [text]}
-        return io.NodeOutput(done.lora, {"loss": done.losses}, done.samples, done.steps, done.run, ui=shown)
+        shown: dict[str, Any] = {"text": [text]}
+        if done.samples is not None:
+            shown |= ui.PreviewImage(done.samples, cls=cls).as_dict()
+        loss_map = {"loss": done.losses}
+        if not isinstance(done, SoFar):
+            return io.NodeOutput(done.lora, loss_map, done.samples, done.steps, done.run, ui=shown)
+        return io.NodeOutput(
+            blocker(done.blocked or None) if done.lora is None else done.lora,
+            loss_map if len(set(done.losses)) > 1 else blocker(None),  # Plot Loss Graph fails with one value
+            blocker(None) if done.samples is None else done.samples,
+            done.steps,
+            done.run,
+            ui=shown,
+        )
 
 
 def _source(dataset: DatasetRef | None, latents: Sequence[Any], conditioning: Sequence[Any]) -> Source:

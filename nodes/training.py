@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import interpolate
@@ -23,13 +24,32 @@ from .host.encode import HostEncoder
 from .host.graph import RunProgress, check_interrupted
 from .payloads import ConfigFields
 from .sources import Source
-from .working import Notes, Trained, to_the_end
+from .working import Kind, Notes
+
+T = TypeVar("T")
 
 
 def train(
-    source: Source, config: ConfigFields, model: Any, clip: Any, vae: Any, base_file: str, progress: RunProgress
-) -> Trained:
+    source: Source,
+    config: ConfigFields,
+    model: Any,
+    clip: Any,
+    vae: Any,
+    base_file: str,
+    progress: RunProgress,
+    bring: Callable[[Job, Kind, Notes, RunProgress], T],
+) -> T:
     """Train, go on with, extend, or find again the run that the inputs describe.
+
+    Args:
+        source: what to train on.
+        config: how.
+        model: the wired MODEL.
+        clip: the wired CLIP.
+        vae: the wired VAE.
+        base_file: a checkpoint in place of the MODEL's file; may be empty.
+        progress: of the node.
+        bring: takes the planned job to where it shall come: ``working.to_the_end``, or ``sofar.begin``.
 
     Raises:
         UserError: an input cannot be used.
@@ -65,9 +85,7 @@ def train(
         init=init_of(settings),
     )
     job = replace(job, choices=tuple(choice.told for choice in choices))
-    return to_the_end(
-        job, _Images(source, dataset, regularisation, encoder, cache, model, vae, progress), note, progress
-    )
+    return bring(job, _Images(source, dataset, regularisation, encoder, cache, model, vae, progress), note, progress)
 
 
 def decide(settings: TrainConfig, dataset: Dataset, base: Peek) -> tuple[TrainConfig, tuple[advisor.Choice, ...]]:

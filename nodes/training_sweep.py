@@ -15,8 +15,8 @@ from .host.graph import RunProgress, executing_node
 from .payloads import CATEGORY, ConfigFields, ConfigType, DatasetRef, DatasetType
 from .settings import NAMES
 from .sources import Folder
-from .training import Trained, train
-from .working import times_kept
+from .training import train
+from .working import Trained, times_kept, to_the_end
 
 MOST = 20
 _AT_THE_END = 1_000_000
@@ -102,7 +102,7 @@ class TrainingSweep(io.ComfyNode):
             progress.say(f"{setting} {word} ({number} of {len(wanted)})")
             try:
                 with progress.panel:
-                    trained = train(Folder(dataset), fields, model, clip, vae, "", progress)
+                    trained = train(Folder(dataset), fields, model, clip, vae, "", progress, to_the_end)
             except RunError as error:
                 done.append(None)
                 trials.append(Trial(word, dataset.folder, failure=error.message))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..trainer.files import read_json, write_json
 
 FILE = "shown.json"
+MARK = "darkroom_drawing"
 
 
 class Where(NamedTuple):
@@ -28,6 +29,14 @@ def of_prompt(extra: Mapping[str, Any] | None, node: str | None) -> Where:
     workflow = (extra or {}).get("workflow")
     found = workflow.get("id") if isinstance(workflow, Mapping) else None
     return Where(found if isinstance(found, str) else "", node or "")
+
+
+def mark(extra: Mapping[str, Any] | None) -> str:
+    """What a page that draws a checkpoint by itself has put into the prompt's workflow; empty where it is none."""
+    workflow = (extra or {}).get("workflow")
+    inner = workflow.get("extra") if isinstance(workflow, Mapping) else None
+    found = inner.get(MARK) if isinstance(inner, Mapping) else None
+    return found if isinstance(found, str) else ""
 
 
 def write(folder: Path, where: Where) -> None:

@@ -32,7 +32,7 @@ from ..trainer.events import (
 from ..trainer.job import Job
 from ..trainer.lock import locked
 from ..trainer.sinks import clock, describe
-from . import runner, runs
+from . import background, runner, runs
 from .host import memory, places, preview
 from .host.graph import RunProgress, check_interrupted, tell_page
 from .host.lora import LoraModel, read
@@ -120,13 +120,10 @@ def to_the_end(job: Job, kind: Kind, note: Notes, progress: RunProgress) -> Trai
         dependencies.check()
         # From here on this ComfyUI alone: between the job's writing and the worker's lock another one on the same user
         # folder could write a job of another length, which this worker would then train.
+        background.foreman().take(found.folder.name, check_interrupted)
         with locked(found.folder, "host.lock", WAIT):
             progress.panel.show(found.folder)
-            kind.fill(job, found.folder)
-            with locked(found.folder, cure=WAIT):  # a worker whose ComfyUI has ended may still be saving
-                runfolder.check_folder(found.folder, job)
-                runs.keep_finished(found.folder)
-                job.save(found.folder)
+            prepare(job, found.folder, kind)
             memory.make_room(note)
             kept = _work(found.folder, total, kind, progress, note)
         found = runs.find(places.runs(), job.run_id, total, patience)
@@ -151,6 +148,19 @@ def to_the_end(job: Job, kind: Kind, note: Notes, progress: RunProgress) -> Trai
     samples = kind.samples(story, step, found.folder)
     lora, outcome = read(file, run=job.run_id), found.outcome
     return Trained(lora, losses, samples, step, job.run_id, notes, advice, trained, found.folder, outcome)
+
+
+def prepare(job: Job, folder: Path, kind: Kind) -> None:
+    """Write everything that a worker will read. Whoever calls it holds the folder's ``host.lock``.
+
+    Raises:
+        RunFolderError: another process trains this run now.
+    """
+    kind.fill(job, folder)
+    with locked(folder, cure=WAIT):  # a worker whose ComfyUI has ended may still be saving
+        runfolder.check_folder(folder, job)
+        runs.keep_finished(folder)
+        job.save(folder)
 
 
 def times_kept(node: str | None) -> int:

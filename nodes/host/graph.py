@@ -51,7 +51,12 @@ class RunProgress(NodeProgress):
 
     def __init__(self, extra: Mapping[str, Any] | None) -> None:
         super().__init__()
+<<<<<<< HEAD
         self.panel = Phases(where.of_prompt(extra, self._node), tell_page, clients.user())
+=======
+        self.panel = Phases(where.of_prompt(extra, self._node), tell_page)
+        self.mark, self.prompt = where.mark(extra), executing_prompt()
+>>>>>>> ce3cf58 (Train LoRA in the background: what there is of a run is handed on at once, and drawn at each checkpoint)
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """Show what is being done, and the part of it that is done, where that is known."""
@@ -67,6 +72,25 @@ def executing_node() -> str | None:
 
     context = get_executing_context()
     return context.node_id if context is not None else None
+
+
+def executing_prompt() -> str:
+    """The id of the prompt that is being executed; empty outside of one."""
+    from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    return context.prompt_id if context is not None else ""
+
+
+def blocker(message: str | None) -> Any:
+    """What an output hands on that has nothing yet: whatever would take it does not run.
+
+    Args:
+        message: shown by the page as an error of each node that would have taken it; None: it is quiet.
+    """
+    from comfy_execution.graph import ExecutionBlocker
+
+    return ExecutionBlocker(message)
 
 
 def say(text: str) -> dict[str, Any]:

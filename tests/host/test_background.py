@@ -1,0 +1,126 @@
+"""Training in the background, in the real ComfyUI: handed on as it grows, off the card while a prompt is executed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.host.graphs import Graph, apply_lora, demo_loader, node, picture, training
+from tests.host.measure import run_id, runs
+from tests.host.server import ComfyServer, PromptFailed
+
+pytestmark = pytest.mark.host
+BACKGROUND = "in the background"
+STEPS, SAVING = 120, 24
+SETTINGS: dict[str, Any] = {"epochs": STEPS // 3, "save_steps": SAVING, "sample_every": SAVING, "training_seed": 4711}
+
+
+def graph(**more: Any) -> Graph:
+    """A training in the background, the picture that is drawn with it, and what else is handed on."""
+    return {
+        **demo_loader(),
+        **training(**{**SETTINGS, "when": BACKGROUND, **more}),
+        "apply": apply_lora(),
+        **picture(model=["apply", 0], clip=["apply", 1]),
+        "steps": node("PreviewAny", source=["train", 3]),
+    }
+
+
+def until(comfy: ComfyServer, what: Callable[[], Any], limit: float = 180.0) -> Any:
+    deadline = time.monotonic() + limit
+    while not (found := what()):
+        assert time.monotonic() < deadline, comfy.log()[-3000:]
+        time.sleep(0.2)
+    return found
+
+
+def told(comfy: ComfyServer, run: str) -> dict[str, Any]:
+    return comfy.get(f"/darkroom/runs/{run}")
+
+
+def has_checkpoint(comfy: ComfyServer, run: str, step: int) -> Callable[[], bool]:
+    return lambda: step in told(comfy, run)["checkpoints"]
+
+
+def has_finished(comfy: ComfyServer, run: str) -> Callable[[], bool]:
+    return lambda: told(comfy, run)["state"] == "finished" and comfy.get("/darkroom/queue")["running"] is None
+
+
+def journal(comfy: ComfyServer, run: str, *kinds: str) -> list[dict[str, Any]]:
+    lines = (runs(comfy) / run / "events.jsonl").read_text("utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if line["type"] in kinds]
+
+
+def losses(comfy: ComfyServer, run: str) -> list[float]:
+    return [line["loss"] for line in journal(comfy, run, "Step")]
+
+
+def executed(comfy: ComfyServer, made: Graph) -> tuple[set[str], dict[str, Any], tuple[float, float]]:
+    """Which nodes a prompt had to execute, its outputs, and from when to when in seconds since 1970."""
+    entry = comfy.wait(comfy.queue(made))
+    if entry["status"]["status_str"] != "success":
+        raise PromptFailed("the prompt failed", entry["status"])
+    at = {kind: message["timestamp"] / 1000 for kind, message in entry["status"]["messages"]}
+    cached = {n for kind, m in entry["status"]["messages"] if kind == "execution_cached" for n in m["nodes"]}
+    return set(made) - cached, entry["outputs"], (at["execution_cached"], at["execution_success"])
+
+
+def test_it_is_handed_on_as_it_grows_and_is_the_same_to_the_bit(comfy: ComfyServer):
+    made = graph()
+    ran, outputs, _ = executed(comfy, made)
+    (text,) = outputs["train"]["text"]
+    run = run_id(outputs)
+    assert text.startswith(f"In the queue, next: step 0 of {STEPS}")
+    assert "picture" not in outputs, "nothing is drawn without a LoRA"
+    assert outputs["steps"]["text"] == ["0"]
+    ran, _, _ = executed(comfy, made)
+    assert "train" not in ran, "nothing is new"
+
+    # Undisturbed but for that: its losses.
+    until(comfy, has_finished(comfy, run))
+    undisturbed, final = losses(comfy, run), (runs(comfy) / run / "lora.safetensors")
+    assert len(undisturbed) == STEPS
+    (final,) = (runs(comfy) / run).glob("*.safetensors")
+    content = final.read_bytes()
+
+    # Once more from the beginning, with prompts in between.
+    shutil.rmtree(runs(comfy) / run)
+    comfy.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(1)
+    executed(comfy, made)
+    drawn, spans = [], []
+    for step in (SAVING, 2 * SAVING, 3 * SAVING):
+        until(comfy, has_checkpoint(comfy, run, step))
+        ran, outputs, span = executed(comfy, made)
+        assert {"train", "apply", "sampler", "picture"} <= ran
+        assert outputs["steps"]["text"] == [str(step)]
+        assert f"this is step {step}" in outputs["train"]["text"][0]
+        assert outputs["train"]["images"], "the samples so far"
+        drawn.append(comfy.pixels(outputs["picture"]["images"][0]))
+        spans.append(span)
+        ran, _, span = executed(comfy, made)
+        if not has_checkpoint(comfy, run, step + SAVING)():
+            assert not ran & {"train", "apply", "sampler", "picture"}, "nothing is new"
+        spans.append(span)
+    assert not any((one == other).all() for one, other in itertools.pairwise(drawn))
+    until(comfy, has_finished(comfy, run))
+    for began, ended in spans:
+        inside = [line["step"] for line in journal(comfy, run, "Step") if began < line["t"] < ended]
+        assert not inside, "it trained while a prompt was executed"
+    phases = [line["name"] for line in journal(comfy, run, "Phase") if line["name"] in ("paused", "training")]
+    assert phases.count("paused") >= 3
+    assert losses(comfy, run) == undisturbed
+    assert final.read_bytes() == content
+
+    ran, outputs, _ = executed(comfy, made)
+    assert "picture" in ran, "what it finished with is new"
+    assert outputs["train"]["text"][0].startswith(f"{STEPS} steps, loss")
+    assert outputs["steps"]["text"] == [str(STEPS)]
+    ran, _, _ = executed(comfy, made)
+    assert not ran & {"train", "picture"}
