@@ -27,7 +27,7 @@ def graph(**more: Any) -> Graph:
         **demo_loader(),
         **training(**{**SETTINGS, "when": BACKGROUND, **more}),
         "apply": apply_lora(),
-        **picture(model=["apply", 0], clip=["apply", 1]),
+        **picture(model=["apply", 0]),
         "steps": node("PreviewAny", source=["train", 3]),
     }
 
@@ -124,3 +124,63 @@ def test_it_is_handed_on_as_it_grows_and_is_the_same_to_the_bit(comfy: ComfyServ
     assert outputs["steps"]["text"] == [str(STEPS)]
     ran, _, _ = executed(comfy, made)
     assert not ran & {"train", "picture"}
+
+
+def test_runs_wait_for_each_other_and_for_a_training_in_the_foreground(comfy: ComfyServer):
+    first, second = (run_id(comfy.run(graph(training_seed=seed))) for seed in (4712, 4713))
+    until(comfy, lambda: comfy.get("/darkroom/queue")["running"] == first)
+    assert comfy.get("/darkroom/queue")["waiting"] == [second]
+    until(comfy, lambda: losses(comfy, first))
+    _, outputs, (began, ended) = executed(comfy, {**demo_loader(), **training(training_seed=4714)})
+    assert "12 steps" in outputs["train"]["text"][0]
+    inside = [line["step"] for line in journal(comfy, first, "Step") if began < line["t"] < ended]
+    assert not inside, "it trained beside the one in the foreground"
+    assert not (runs(comfy) / second / "events.jsonl").exists()
+
+    # A node that waits for it takes its run out of the queue; here the one at work, which goes on from where it is.
+    text = executed(comfy, graph(training_seed=4712, when="wait for it"))[1]["train"]["text"][0]
+    assert text.startswith(f"{STEPS} steps")
+    begun = journal(comfy, first, "RunStarted")
+    assert [line["step"] > 0 for line in begun] == [False, True]
+    (last,) = journal(comfy, first, "RunFinished")
+    until(comfy, has_finished(comfy, second))
+    assert journal(comfy, second, "RunStarted")[0]["t"] > last["t"]
+    assert losses(comfy, second)[-1] != losses(comfy, first)[-1]
+
+
+def test_one_that_fails_says_why_and_one_that_is_removed_goes_on_when_queued_again(comfy: ComfyServer):
+    made = graph(training_seed=4715)
+    run = run_id(comfy.run(made))
+    cache = comfy.base / "user" / "__lora_darkroom" / "cache"
+    shutil.rmtree(cache)  # what the worker reads is gone before it begins
+    (failed,) = until(comfy, lambda: comfy.get("/darkroom/queue")["failed"])
+    assert failed["run"] == run
+    assert "entries of the cache in" in failed["message"]
+    assert str(comfy.base) not in failed["message"]
+    ran, outputs, _ = executed(comfy, made)
+    assert "train" in ran, "queued again, it is prepared again"
+    assert outputs["train"]["text"][0].startswith("In the queue, next")
+    assert comfy.get("/darkroom/queue")["failed"] == []
+    until(comfy, has_checkpoint(comfy, run, SAVING))
+    comfy.post("/darkroom/queue", {"action": "remove", "run": run})
+    until(comfy, lambda: comfy.get("/darkroom/queue")["running"] is None)
+    stopped = told(comfy, run)
+    assert stopped["state"] == "stopped"
+    ran, outputs, _ = executed(comfy, made)
+    assert {"train", "picture"} <= ran, "it is in the queue again, and what there is of it is drawn"
+    assert outputs["steps"]["text"] == [str(stopped["checkpoints"][-1])]
+    until(comfy, has_finished(comfy, run))
+    assert losses(comfy, run)[-1] > 0
+
+
+def test_the_queue_goes_on_after_a_restart(start_comfy: Callable[..., ComfyServer]):
+    comfy = start_comfy()
+    first = run_id(comfy.run(graph()))
+    second = run_id(comfy.run(graph(training_seed=4716, epochs=2)))
+    until(comfy, has_checkpoint(comfy, first, SAVING))
+    comfy.kill()
+    comfy.start()
+    until(comfy, has_finished(comfy, second))
+    begun = journal(comfy, first, "RunStarted")
+    assert [line["step"] >= SAVING for line in begun] == [False, True], "it goes on from what was saved"
+    assert told(comfy, first)["state"] == "finished"
