@@ -164,8 +164,8 @@ def ask(asked: Wish) -> dict[str, Any]:
 def draw(asked: Drawing) -> dict[str, Any]:
     """POST /runs/{run}/draw: whether this page shall draw a checkpoint; of several the first that asks does.
 
-    ``mark`` is for the prompt (see ``drawn_by``), or None. ``busy``: a prompt of its workflow is still on its way,
-    and this is to be asked again when it has ended.
+    ``mark`` is for the prompt (see ``drawn_by``), or None. ``busy``: a prompt of its workflow is still on its
+    way, and this is to be asked again when it has ended.
 
     Raises:
         HostError: there is no such run.

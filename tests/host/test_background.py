@@ -17,7 +17,7 @@ from tests.host.server import ComfyServer, PromptFailed
 
 pytestmark = pytest.mark.host
 BACKGROUND = "in the background"
-STEPS, SAVING = 120, 24
+STEPS, SAVING = 60, 12
 SETTINGS: dict[str, Any] = {"epochs": STEPS // 3, "save_steps": SAVING, "sample_every": SAVING, "training_seed": 4711}
 
 

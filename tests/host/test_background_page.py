@@ -1,4 +1,4 @@
-"""Train LoRA in the background, in ComfyUI's page: the user's own graph draws every checkpoint, once, seeds as they are."""
+"""Train LoRA in the background, in ComfyUI's page: the user's own graph draws every checkpoint, once."""
 
 from __future__ import annotations
 
