@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from . import dataset, estimates, folders, gallery, panel, sidebar, trained
-=======
-from . import background, dataset, estimates, folders, gallery, panel, trained
->>>>>>> ce3cf58 (Train LoRA in the background: what there is of a run is handed on at once, and drawn at each checkpoint)
+from . import background, dataset, estimates, folders, gallery, panel, sidebar, trained
 from .asked import One
 from .host.web import Route
 
@@ -30,14 +26,11 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/runs/{run}/story", panel.told, panel.Story),
     Route("GET", "/runs/{run}/samples/{name}", panel.picture, panel.Sample),
     Route("POST", "/runs/{run}/control", panel.ask, panel.Control),
-<<<<<<< HEAD
     Route("GET", "/runs/{run}/size", sidebar.size, One),
     Route("POST", "/runs/{run}/keep", sidebar.keep, sidebar.Keep),
     Route("POST", "/runs/{run}/delete", sidebar.delete, sidebar.Delete),
     Route("POST", "/tensorboard", sidebar.tensorboard, sidebar.Board, local=True),
-=======
     Route("GET", "/queue", background.told),
     Route("POST", "/queue", background.ask, background.Wish),
     Route("POST", "/runs/{run}/draw", background.draw, background.Drawing),
->>>>>>> ce3cf58 (Train LoRA in the background: what there is of a run is handed on at once, and drawn at each checkpoint)
 )

@@ -51,12 +51,8 @@ class RunProgress(NodeProgress):
 
     def __init__(self, extra: Mapping[str, Any] | None) -> None:
         super().__init__()
-<<<<<<< HEAD
         self.panel = Phases(where.of_prompt(extra, self._node), tell_page, clients.user())
-=======
-        self.panel = Phases(where.of_prompt(extra, self._node), tell_page)
         self.mark, self.prompt = where.mark(extra), executing_prompt()
->>>>>>> ce3cf58 (Train LoRA in the background: what there is of a run is handed on at once, and drawn at each checkpoint)
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """Show what is being done, and the part of it that is done, where that is known."""
