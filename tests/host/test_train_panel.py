@@ -16,7 +16,10 @@ from tests.host.browser import Complaints, close_dialogs, finish, new_graph, ope
 from tests.host.graphs import Graph, demo_loader, training
 from tests.host.measure import runs
 from tests.host.server import ComfyServer, PromptFailed
+from tests.host.test_language import loader
+from tests.host.test_text_training import text_training
 from trainer.events import Checkpoint, Sample, Step
+from trainer.languages import toys
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -98,6 +101,22 @@ def test_a_run_is_paused_saved_sampled_kept_and_goes_on(comfy: ComfyServer):
     third = comfy.wait(comfy.queue(graph, **EXTRA))
     assert "train" not in comfy.executed(third), "what has finished comes out of the cache"
     assert starts(run) == [0, kept]
+
+
+def test_a_training_on_texts_is_kept_too(comfy: ComfyServer):
+    toys.write_tiny(comfy.base / "models" / "language_models" / "toy to keep")
+    graph = {**loader(model="toy to keep"), **text_training(epochs=200, training_seed=8102)}
+    before = set(runs(comfy).glob("*"))
+    prompt = comfy.queue(graph, **EXTRA)
+    run = new_run_of(comfy, before)
+    reach(run, 3)
+    control(comfy, run, "keep")
+    entry = comfy.wait(prompt)
+    assert entry["status"]["status_str"] == "success", comfy.log()[-3000:]
+    assert "of 2000 steps, and kept" in entry["outputs"]["train"]["text"][0]
+    answers = comfy.get(f"/darkroom/runs/{run.name}/story")["samples"]
+    assert answers
+    assert all(one["prompt"] and not one["picture"] for one in answers), "they are asked where none was yet"
 
 
 @pytest.mark.parametrize("name", ["../job.yaml", "..%2fjob.yaml", "job.yaml", "step-000072-0.safetensors", "", "."])

@@ -341,9 +341,10 @@ class Panel {
   // In words, and the mark.
   ended() {
     const { story } = this, { end } = story;
-    if (this.failure && end?.type !== "RunStopped") return [t("failed"), MARKS.fail];
-    if (end?.type === "RunFailed") return [t("failed"), MARKS.fail];
     const step = { step: story.step || story.run?.step || 0, total: story.total };
+    if (end?.type === "RunFailed" || (this.failure && end?.type !== "RunStopped")) {
+      return [[t("train_failed"), step.step && t("step_of", step)].filter(Boolean).join(" · "), MARKS.fail];
+    }
     if (end?.type === "RunFinished" || story.run?.state === "finished") {
       const outcome = this.said[0] || count("step", end?.step ?? step.step);
       return [`${t("train_finished")} · ${outcome}`, MARKS.end];

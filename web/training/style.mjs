@@ -41,7 +41,7 @@ const STYLE = `
 .darkroom-strip .answer .prompt { color: var(--descrip-text, #999); }
 .darkroom-strip .answer .said { white-space: pre-wrap; max-height: 9em; overflow-y: auto; }
 .darkroom-training .words { display: flex; flex-direction: column; gap: 4px; }
-.darkroom-training .words p { margin: 0; padding-left: 18px; text-indent: -18px; }
+.darkroom-training .words p { white-space: pre-line; margin: 0; padding-left: 18px; text-indent: -18px; }
 .darkroom-training .words .mark { display: inline-block; width: 18px; text-indent: 0; }
 .darkroom-training .words .cure { color: var(--descrip-text, #999); }
 .darkroom-training details { color: var(--descrip-text, #999); }
