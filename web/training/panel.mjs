@@ -280,6 +280,7 @@ class Panel {
       this.root.hidden = !there;
       if (there && this.node.size[0] < WIDE) this.node.setSize([WIDE, this.node.size[1]]);
     }
+    this.dirty = there;
     // Nothing of what is not seen, or too small to be read, is drawn; `tick` comes back to it.
     if (!there || !this.seen || this.inside.getBoundingClientRect().width < SMALL) return;
     this.dirty = false;
