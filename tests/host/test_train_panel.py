@@ -133,7 +133,7 @@ def test_what_is_no_request_is_refused(comfy: ComfyServer, asked: dict[str, Any]
 
 
 OPEN = """async graph => {
-  app.loadApiJson(graph, "panel");
+  await app.loadApiJson(graph, "panel");
   const saved = app.graph.serialize();
   saved.id = crypto.randomUUID();
   await app.loadGraphData(saved);
