@@ -347,7 +347,7 @@ class Panel {
       return [[t("train_failed"), step.step && t("step_of", step)].filter(Boolean).join(" · "), MARKS.fail];
     }
     if (end?.type === "RunFinished" || story.run?.state === "finished") {
-      const outcome = this.said[0] || count("step", end?.step ?? step.step);
+      const outcome = /^\d+ steps/.test(this.said[0]) ? this.said[0] : count("step", end?.step ?? step.step);
       return [`${t("train_finished")} · ${outcome}`, MARKS.end];
     }
     if (story.run) return [`${t("train_stopped")} · ${t("step_of", step)}`, MARKS.stop];
