@@ -25,7 +25,7 @@ CLIMBS = (  # as a part of a path, as it is sent
     "..", "../..", "..%2f..", "..%5c..", "%2e%2e", "%2e%2e%2f%2e%2e%2fsecret.txt", "....//....//secret.txt",
     "..%252f..%252fsecret.txt", "%c0%ae%c0%ae%c0%af", "..%00", "%00", "secret.txt%00.webp", "/etc/passwd",
     "%2fetc%2fpasswd", "C:%5cWindows%5cwin.ini", "%5c%5chost%5cshare", "file:%2f%2f%2fetc%2fpasswd", "~", "~root",
-    "$HOME", ".", "%20", "nul", "CON", "a" * 5000,
+    "$HOME", ".", "%20", "nul", "CON", "a" * 3000,
     "%F0%9F%92%A9", "%ff%fe", "%E6%BC%AB", "latest%0d%0aX-Evil:%201", "*", "?run=latest", "%3Cscript%3E",
 )  # fmt: skip
 
