@@ -29,7 +29,7 @@ MOST_BYTES, IN_USE = 256 * 2**20, 3600.0
 _KEPT = 8  # data sets that are remembered
 _DECODING = threading.Semaphore(2)  # a data set's pictures may have tens of megapixels each
 _TRIMMED_EVERY = 500
-_SHOWN = 8  # captions before and after a replacement
+_SHOWN = 5  # captions before and after a replacement
 _MOST_WORDS = 500
 T = TypeVar("T")
 Text = Annotated[str, StringConstraints(max_length=100_000)]

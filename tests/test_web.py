@@ -7,6 +7,8 @@ import re
 from typing import get_args
 
 from tests.conftest import REPO
+from trainer.dataset import KINDS
+from trainer.dataset.findings import FINDINGS
 from trainer.estimate import How
 
 SCRIPTS = "\n".join(path.read_text("utf-8") for path in sorted((REPO / "web").rglob("*.*js")))
@@ -47,3 +49,8 @@ def test_every_node_has_a_help_page_in_every_language():
     others = TEXTS.keys() - {"en"}
     expected = {docs / f"{node}.md" for node in nodes} | {docs / node / f"{one}.md" for node in nodes for one in others}
     assert set(docs.rglob("*.md")) == expected
+
+
+def test_every_finding_of_pictures_has_a_word_on_the_page():
+    text = (REPO / "web" / "dataset" / "kinds.mjs").read_text("utf-8")
+    assert set(re.findall(r'^  "([\w-]+)": \[', text, re.MULTILINE)) == KINDS.keys() | FINDINGS.keys()
