@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ..trainer.errors import HostError
-from . import board, owners, runs, shelf, story, trained
+from . import background, board, owners, runs, shelf, story, trained
 from .asked import Asked, Name, One
 from .host import clients, places, saving
 
@@ -69,7 +69,7 @@ def delete(asked: Delete) -> dict[str, Any]:
         raise HostError(f"there is no run {asked.run[:80]}", "it may have been deleted already: reload the list")
     if owners.leave(root / asked.run, user):
         return {"bytes": 0}
-    return {"bytes": shelf.delete(root, asked.run)}
+    return {"bytes": shelf.delete(root, asked.run, background.foreman().told()["waiting"])}
 
 
 def tensorboard(asked: Board) -> dict[str, Any]:

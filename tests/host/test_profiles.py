@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -59,7 +60,11 @@ def latest(comfy: ComfyServer, user: str) -> str:
 def test_each_profile_has_its_own_runs(start_comfy: Callable[..., ComfyServer]):
     comfy = start_comfy("--multi-user")
     ann, ben = (ask(comfy, "/users", data={"username": name})[1] for name in ("Ann", "Ben"))
-    of_ann, of_ben, of_nobody = trained(comfy, ann, 1), trained(comfy, ben, 2), trained(comfy, "", 3)
+    of_ann, of_ben = trained(comfy, ann, 1), trained(comfy, ben, 2)
+    of_nobody = "eeeeeeeeeeee"  # as one from before there were profiles
+    shutil.copytree(runs(comfy) / of_ben, runs(comfy) / of_nobody)
+    (runs(comfy) / of_nobody / "owners.json").unlink()
+    (runs(comfy) / of_nobody / "job.yaml").touch()  # the newest
     assert seen(comfy, ann) == {of_ann, of_nobody}
     assert seen(comfy, ben) == {of_ben, of_nobody}
     assert seen(comfy) == {of_ann, of_ben, of_nobody}, (

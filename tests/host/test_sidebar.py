@@ -12,7 +12,7 @@ import pytest
 
 from tests.host.browser import Complaints, close_dialogs, new_graph, open_page, settle
 from tests.host.graphs import demo_loader, node, training
-from tests.host.measure import run_id
+from tests.host.measure import planned_run, run_id
 from tests.host.measure import runs as folder_of_runs
 from tests.host.server import ComfyServer, PromptFailed
 
@@ -37,6 +37,32 @@ RENDERED = """async (times) => {
   }
   await new Promise((done) => setTimeout(done, 1500));
 }"""
+# Texts of the tab that stand out from their ground by less than 4.5 to 1.
+FAINT = """() => {
+  const pen = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const over = (...colours) => { // as they are painted over each other
+    pen.clearRect(0, 0, 1, 1);
+    for (const colour of colours) {
+      pen.fillStyle = colour;
+      pen.fillRect(0, 0, 1, 1);
+    }
+    return [...pen.getImageData(0, 0, 1, 1).data];
+  };
+  const light = (rgb) => rgb.slice(0, 3).map((one) => one / 255)
+    .map((one) => (one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, one, index) => sum + one * [0.2126, 0.7152, 0.0722][index], 0);
+  const found = [];
+  for (const one of document.querySelectorAll(".darkroom-tab *")) {
+    const own = [...one.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim());
+    if (!own || !one.checkVisibility() || one.disabled || one.tagName === "OPTION") continue;
+    const grounds = [];
+    for (let at = one; at; at = at.parentElement) grounds.unshift(getComputedStyle(at).backgroundColor);
+    const [ground, text] = [light(over(...grounds)), light(over(...grounds, getComputedStyle(one).color))];
+    const contrast = (Math.max(ground, text) + 0.05) / (Math.min(ground, text) + 0.05);
+    if (contrast < 4.5) found.push(`${one.outerHTML.slice(0, 90)}: ${contrast.toFixed(1)}`);
+  }
+  return found;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +73,12 @@ def runs(comfy: ComfyServer) -> list[str]:
     return made[::-1]
 
 
-@pytest.fixture(scope="module", params=["dark", "light"])
-def opened(comfy: ComfyServer, runs: list[str], request: pytest.FixtureRequest) -> Iterator[tuple[Page, Complaints]]:
-    """The page in either theme, for all tests."""
+@pytest.fixture(scope="module")
+def opened(comfy: ComfyServer, runs: list[str]) -> Iterator[tuple[Page, Complaints]]:
+    """The page, for all tests."""
     with open_page(comfy, 1500, 1000) as (page, complaints):
         close_dialogs(page)
-        page.evaluate("name => app.extensionManager.setting.set('Comfy.ColorPalette', name)", request.param)
         yield page, complaints
-        page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
 
 
 @pytest.fixture
@@ -156,11 +180,10 @@ def test_of_compared_runs_only_what_differs_is_told(page: Page, runs: list[str])
 
 def test_a_kept_lora_is_the_chosen_step_and_no_file_is_written_over(page: Page, comfy: ComfyServer, runs: list[str]):
     one = opened_row(page, runs[0])
-    theme = page.evaluate("() => app.extensionManager.setting.get('Comfy.ColorPalette')")
     loras, status = comfy.base / "models" / "loras", page.locator(".darkroom-tab [role=status]")
-    one.get_by_label("Name of the file").fill(f"kept/of {theme}")
+    one.get_by_label("Name of the file").fill("kept/of a run")
     saved: list[bytes] = []
-    for step, file in (("2", f"of {theme}.safetensors"), ("4", f"of {theme}_002.safetensors")):
+    for step, file in (("2", "of a run.safetensors"), ("4", "of a run_002.safetensors")):
         one.get_by_label("Checkpoint").select_option(step)
         one.get_by_role("button", name="Keep as LoRA").click()
         status.filter(has_text=f"Step {step} is saved as").wait_for()
@@ -168,8 +191,8 @@ def test_a_kept_lora_is_the_chosen_step_and_no_file_is_written_over(page: Page, 
         saved.append((loras / "kept" / file).read_bytes())
         assert (loras / "kept" / file).with_suffix(".preview.png").is_file()
     assert saved[0] != saved[1]
-    assert (loras / "kept" / f"of {theme}.safetensors").read_bytes() == saved[0]
-    assert str(Path("kept") / f"of {theme}.safetensors") in comfy.get("/models/loras")
+    assert (loras / "kept" / "of a run.safetensors").read_bytes() == saved[0]
+    assert str(Path("kept") / "of a run.safetensors") in comfy.get("/models/loras")
     one.get_by_label("Name of the file").fill("../../outside")
     one.get_by_role("button", name="Keep as LoRA").click()
     status.filter(has_text="is no name for a file").wait_for()
@@ -187,8 +210,7 @@ def test_a_loaded_run_is_a_node_that_runs(page: Page, comfy: ComfyServer, runs: 
 
 
 def test_deleting_asks_says_what_it_frees_and_takes_that_run_alone(page: Page, comfy: ComfyServer, runs: list[str]):
-    theme = page.evaluate("() => app.extensionManager.setting.get('Comfy.ColorPalette')")
-    run = copied(comfy, runs[0], "dddddddddddd" if theme == "dark" else "eeeeeeeeeeee")
+    run = copied(comfy, runs[0], "dddddddddddd")
     reopened(page)
     one = opened_row(page, run)
     size = comfy.get(f"/darkroom/runs/{run}/size")["bytes"]
@@ -212,10 +234,8 @@ def test_deleting_asks_says_what_it_frees_and_takes_that_run_alone(page: Page, c
 
 
 def test_a_run_that_trains_is_told_live_and_cannot_be_deleted(page: Page, comfy: ComfyServer):
-    theme = page.evaluate("() => app.extensionManager.setting.get('Comfy.ColorPalette')")
-    seed = {"dark": 951, "light": 952}[theme]
     before = {run["id"] for run in comfy.get("/darkroom/runs")["runs"]}
-    longer: dict[str, Any] = {**SETTINGS, "epochs": 12, "training_seed": seed}
+    longer: dict[str, Any] = {**SETTINGS, "epochs": 12, "training_seed": 951}
     prompt = comfy.queue({**demo_loader(), **training(**longer)})
     live = page.locator(".darkroom-tab .run").filter(has_text="running").first
     live.wait_for()
@@ -230,6 +250,44 @@ def test_a_run_that_trains_is_told_live_and_cannot_be_deleted(page: Page, comfy:
     comfy.wait(prompt)
     one.locator(".state.finished").wait_for()
     assert one.get_by_role("button", name="Delete").is_enabled()
+
+
+def test_runs_wait_in_a_queue_that_can_be_changed(page: Page, comfy: ComfyServer):
+    longer: dict[str, Any] = {**SETTINGS, "epochs": 60}
+    graphs = [{**demo_loader(), **training(**longer, training_seed=seed)} for seed in (952, 953)]
+    first, second = (planned_run(comfy, graph) for graph in graphs)
+    reopened(page)
+    queue = page.get_by_role("region", name="Queue")
+    assert queue.count() == 0
+    for run in (first, second):
+        row(page, run).locator(".summary").click()
+        row(page, run).get_by_role("button", name="Continue").click()
+        queue.get_by_text(run[:4]).wait_for()
+    queue.get_by_role("progressbar").wait_for()
+    assert comfy.get("/darkroom/queue")["waiting"] == [second]
+    assert row(page, second).get_by_role("button", name="Delete").is_disabled()
+    with pytest.raises(PromptFailed, match="waits in the queue"):
+        comfy.post(f"/darkroom/runs/{second}/delete", {})
+    queue.get_by_role("button", name=f"Take darkroom_demo {second[:4]} out of the queue").click()
+    queue.get_by_text(second[:4]).wait_for(state="detached")
+    queue.get_by_role("button", name=f"Stop darkroom_demo {first[:4]}").click()
+    queue.wait_for(state="hidden")
+    told = comfy.get("/darkroom/queue")
+    assert (told["running"], told["waiting"]) == (None, [])
+    row(page, first).locator(".state.stopped").wait_for()
+
+
+def test_all_of_it_can_be_read_in_either_theme(page: Page, runs: list[str]):
+    """As WCAG has it: text stands out from its ground by 4.5 to 1."""
+    opened_row(page, runs[0])
+    try:
+        for theme in ("light", "dark"):
+            page.evaluate("name => app.extensionManager.setting.set('Comfy.ColorPalette', name)", theme)
+            settle(page)
+            faint = page.evaluate(FAINT)
+            assert not faint, f"{theme}: {faint}"
+    finally:
+        page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
 
 
 def test_without_tensorboard_its_button_says_what_to_do(page: Page, comfy: ComfyServer, runs: list[str]):
