@@ -19,9 +19,8 @@ const STYLE = `
 .darkroom-tab button { cursor: pointer; }
 .darkroom-tab button:hover:enabled { background: color-mix(in srgb, currentColor 16%, transparent); }
 .darkroom-tab button:disabled { opacity: 0.5; cursor: default; }
-.darkroom-tab button.main, .darkroom-tab button.main:hover:enabled { background: var(--p-primary-color, #3b82f6); border-color: transparent;
-  color: var(--p-primary-contrast-color, #fff); }
-.darkroom-tab button.grave { border-color: var(--error-text, #ff6060); color: var(--error-text, #ff6060); }
+.darkroom-tab button.main { font-weight: 600; border: 2px solid var(--p-primary-color, #3b82f6); padding: 3px 9px; }
+.darkroom-tab button.grave { border: 2px solid var(--error-text, #ff6060); padding: 3px 9px; }
 .darkroom-tab :focus-visible { outline: 2px solid var(--p-primary-color, #3b82f6); outline-offset: 1px; }
 .darkroom-tab input[type=checkbox] { width: 16px; height: 16px; margin: 0; flex: none;
   accent-color: var(--p-primary-color, #3b82f6); }

@@ -37,6 +37,7 @@ export function open(container) {
   more.addEventListener("click", () => addRows());
   body.append(list, more);
   tab.append(top, queuePlace, bar, said, body);
+  container.style.height = "100%"; // else the whole tab scrolls, with what stands above the list
   container.append(tab);
 
   let runs = [], shown = [], queue = { running: null, waiting: [] }, alive = true, timer = 0, comparison = null;
