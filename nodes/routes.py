@@ -29,7 +29,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/runs/{run}/size", sidebar.size, One),
     Route("POST", "/runs/{run}/keep", sidebar.keep, sidebar.Keep),
     Route("POST", "/runs/{run}/delete", sidebar.delete, sidebar.Delete),
-    Route("POST", "/tensorboard", sidebar.tensorboard, sidebar.Board, local=True),
+    Route("POST", "/tensorboard", sidebar.tensorboard, One, local=True),
     Route("GET", "/queue", background.told),
     Route("POST", "/queue", background.ask, background.Wish),
     Route("POST", "/runs/{run}/draw", background.draw, background.Drawing),

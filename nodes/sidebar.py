@@ -30,12 +30,6 @@ class Delete(Asked):
     run: Name
 
 
-class Board(Asked):
-    """The run that is to be seen alone; empty: all."""
-
-    run: Name = ""
-
-
 def size(asked: One) -> dict[str, Any]:
     """GET /runs/{run}/size: {run, bytes}: what deleting it would free.
 
@@ -72,14 +66,12 @@ def delete(asked: Delete) -> dict[str, Any]:
     return {"bytes": shelf.delete(root, asked.run, background.foreman().told()["waiting"])}
 
 
-def tensorboard(asked: Board) -> dict[str, Any]:
-    """POST /tensorboard: {url} of a TensorBoard on this machine, which is started when it is first asked for.
+def tensorboard(asked: One) -> dict[str, Any]:
+    """POST /tensorboard: {url} of a TensorBoard on this machine that shows a run; it is started when first asked for.
 
     Raises:
         HostError: there is no such run, nothing of it was written for TensorBoard, or that is not installed.
     """
-    if not asked.run:
-        return {"url": _board.url(places.runs())}
     run = trained.state_of(asked.run).id
     if not board.has_logs(places.runs() / run):
         raise HostError(

@@ -36,14 +36,15 @@ export function row(run, tab) {
   let parts = null; // of the details, while they are open
 
   function draw() {
-    const { mark, word } = stated(run.state);
+    const waits = run.state !== "running" && tab.queued(run.id);
+    const { mark, word } = waits ? { mark: "…", word: t("runs_waits") } : stated(run.state);
     title.replaceChildren(run.name, element("span", "dim id", run.id.slice(0, 4)));
     box.setAttribute("aria-label", t("runs_compare_it", { name: called(run) }));
     state.className = `state ${run.state}`;
     const sign = element("span", "", `${mark} `);
     sign.setAttribute("aria-hidden", "true");
     state.replaceChildren(sign, word);
-    step.textContent = ` · ${t("step_of", { step: String(run.step), total: String(run.total) })}`;
+    step.textContent = run.total ? ` · ${t("step_of", { step: String(run.step), total: String(run.total) })}` : "";
     figures.textContent = [
       run.loss !== null && t("loss", { loss: run.loss.toFixed(4) }),
       run.best && t("runs_best_at", { step: String(run.best.step) }),
@@ -69,7 +70,7 @@ export function row(run, tab) {
         thumb.replaceChildren(image);
       }
     } else {
-      thumb.replaceChildren(element("span", "", sample ? sample.answer.slice(0, 90) : ""));
+      thumb.replaceChildren(...(sample ? [element("span", "", sample.answer.slice(0, 90))] : []));
     }
     if (parts) detail();
   }

@@ -50,6 +50,7 @@ const STYLE = `
 .darkroom-tab .thumb { flex: none; width: 64px; height: 64px; border-radius: 6px; overflow: hidden; font-size: 10px;
   box-sizing: border-box; border: 1px solid var(--border-color, #555);
   line-height: 1.3; background: var(--comfy-input-bg, #333); color: var(--descrip-text, #999); }
+.darkroom-tab .thumb:empty { display: none; }
 .darkroom-tab .thumb img { width: 100%; height: 100%; object-fit: cover; display: block; }
 .darkroom-tab .thumb span { display: block; padding: 4px; }
 .darkroom-tab .details { display: flex; flex-direction: column; gap: 10px; margin-top: 10px; }
