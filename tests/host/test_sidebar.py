@@ -263,14 +263,15 @@ def test_runs_wait_in_a_queue_that_can_be_changed(page: Page, comfy: ComfyServer
         row(page, run).locator(".summary").click()
         row(page, run).get_by_role("button", name="Continue").click()
         queue.get_by_text(run[:4]).wait_for()
-    queue.get_by_role("progressbar").wait_for()
+    stop = queue.get_by_role("button", name=f"Stop darkroom_demo {first[:4]}")
+    stop.wait_for()
     assert comfy.get("/darkroom/queue")["waiting"] == [second]
     assert row(page, second).get_by_role("button", name="Delete").is_disabled()
     with pytest.raises(PromptFailed, match="waits in the queue"):
         comfy.post(f"/darkroom/runs/{second}/delete", {})
     queue.get_by_role("button", name=f"Take darkroom_demo {second[:4]} out of the queue").click()
     queue.get_by_text(second[:4]).wait_for(state="detached")
-    queue.get_by_role("button", name=f"Stop darkroom_demo {first[:4]}").click()
+    stop.click()
     queue.wait_for(state="hidden")
     told = comfy.get("/darkroom/queue")
     assert (told["running"], told["waiting"]) == (None, [])

@@ -41,7 +41,7 @@ const STYLE = `
 .darkroom-tab .words b { font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .darkroom-tab .id { font-weight: 400; font-size: 11.5px; margin-inline-start: 6px; }
 .darkroom-tab .state.failed { color: var(--error-text, #ff6060); }
-.darkroom-tab .state.running { color: var(--p-primary-color, #3b82f6); }
+.darkroom-tab .state.running { font-weight: 600; }
 .darkroom-tab .course { height: 28px; margin: 2px 0; }
 .darkroom-tab .spark { display: block; width: 100%; height: 28px; overflow: visible; }
 .darkroom-tab .spark polyline { fill: none; stroke: var(--p-primary-color, #3b82f6); stroke-width: 1.5;
