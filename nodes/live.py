@@ -52,6 +52,8 @@ class Live:
     def _read(self) -> None:
         lines, self._offset = story.read(self._journal, self._offset)
         at = where.read(self._folder) or Where("", "")
+        if lines:
+            _now.pop(at, None)  # the worker speaks for itself
         for begin in range(0, len(lines), MOST):
             told = [self._plain(line) for line in lines[begin : begin + MOST]]
             self._tell("run", {"run": self._folder.name, **at._asdict(), "events": told})

@@ -96,6 +96,12 @@ export function expected(node) {
   return nodes.get(node)?.seconds ?? null;
 }
 
+// Whether a text can be read there now.
+export function says(node, text) {
+  const inside = nodes.get(node)?.inside;
+  return Boolean(inside && !inside.hidden && inside.textContent.includes(text));
+}
+
 // While a run goes on, what it is stands in place of what it was thought to be.
 export function giveWay(node, on) {
   const inside = nodes.get(node)?.inside;
@@ -117,7 +123,9 @@ async function show(inside, state, asked) {
   } catch (error) {
     lines = [element("div", "error lines", error.message)];
   }
-  if (state.asked === asked) inside.replaceChildren(...lines);
+  if (state.asked !== asked) return;
+  inside.replaceChildren(...lines);
+  inside.dispatchEvent(new Event("darkroom-told", { bubbles: true })); // the panel beside it does not repeat it
 }
 
 function look() {

@@ -200,6 +200,19 @@ def test_what_comfyui_itself_does_for_a_node_is_known_until_it_ends(live: Any, w
     assert where.read(tmp_path) == at
 
 
+def test_what_comfyui_did_is_over_when_the_worker_speaks(live: Any, where: Any, journal: Journal):
+    at = where.Where("flow", "4")
+    with live.Phases(at, lambda event, data: None) as phases:
+        phases.show(journal.folder)
+        phases("Starting the worker")
+        following = live.Live(journal.folder, lambda event, data: None)
+        following()
+        assert live.phases("flow")["4"]["name"] == "Starting the worker"
+        journal.start()
+        following.close()
+        assert live.phases("flow") == {}
+
+
 def test_a_node_shows_the_run_that_it_began_or_found_last(where: Any, tmp_path: Path):
     at = where.Where("flow", "4")
     for run in ("one", "two"):

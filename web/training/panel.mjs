@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { curve, figure } from "../charts/curve.mjs";
 import { ask, element, toast } from "../common.js";
-import { expected, giveWay } from "../estimate.js";
+import { expected, giveWay, says } from "../estimate.js";
 import { place } from "../graph.js";
 import { count, duration, t } from "../text.js";
 import { compare } from "./compare.mjs";
@@ -79,6 +79,9 @@ class Panel {
       if (this.seen) this.schedule();
     });
     this.watching.observe(inside);
+    this.told = () => this.schedule();
+    this.holder = inside.parentElement;
+    this.holder?.addEventListener("darkroom-told", this.told);
   }
 
   destroy() {
@@ -87,6 +90,7 @@ class Panel {
     clearTimeout(this.timer);
     cancelAnimationFrame(this.frame);
     this.watching.disconnect();
+    this.holder?.removeEventListener("darkroom-told", this.told);
     this.chart.destroy();
     this.close?.();
     this.root.remove();
@@ -140,6 +144,7 @@ class Panel {
     if (answer) this.story.load(answer);
     const later = this.later.splice(0);
     if (!this.story.take(later) && answer) this.load();
+    if (this.host && this.story.phase?.t >= this.host.t) this.host = null; // the worker has spoken since
     this.schedule();
   }
 
@@ -449,7 +454,10 @@ class Panel {
     if (best && best.step < story.step && !this.active()) {
       words.push(["▲", `${t("train_best_step", { step: best.step })}: ${best.reason}`]);
     }
-    for (const one of story.advice) if (one.kind === "warning") words.push(["⚠", one.message, one.cure]);
+    for (const one of story.advice) {
+      // What is said of the next run already need not be said again of this one.
+      if (one.kind === "warning" && !says(this.node, one.message)) words.push(["⚠", one.message, one.cure]);
+    }
     for (const text of story.warnings) words.push(["⚠", text]);
     const known = new Set(words.map(([, text]) => text));
     for (const line of this.said) {
