@@ -223,7 +223,7 @@ def test_a_training_is_seen_and_steered_from_the_first_second_to_the_end(page: P
     press_run(page)
     page.locator(".darkroom-training .head").wait_for()  # before there is a run
     run = new_run_of(comfy, before)
-    head(page, "Training")
+    head(page, "Training \u00b7")
     page.locator(".darkroom-training canvas").wait_for()
     assert "left" in head(page, "step")
 
@@ -242,7 +242,7 @@ def test_a_training_is_seen_and_steered_from_the_first_second_to_the_end(page: P
     second.evaluate(LOOK_AT)
     head(second, "Paused")
     press(second, "Resume")
-    head(page, "Training")
+    head(page, "Training \u00b7")
     second.close()
 
     drawn, checkpoints = count(run, Sample), count(run, Checkpoint)
@@ -262,7 +262,7 @@ def test_a_training_is_seen_and_steered_from_the_first_second_to_the_end(page: P
     assert page.locator(".darkroom-training").get_by_role("button", name="Pause").count() == 0
 
     press_run(page)
-    head(page, "Training")
+    head(page, "Training \u00b7")
     head(page, "Finished", 120)
     assert len(starts(run)) == 2
     assert starts(run)[1] > 0
@@ -282,7 +282,7 @@ def test_curves_and_samples_are_read_and_compared_with_keys_alone(page: Page):
     page.evaluate(LOOK_AT)
     page.wait_for_selector(".darkroom-training", state="attached")
     page.evaluate(TELL, [NOBODY, story_lines(300)])
-    assert "step 300 / 600" in head(page, "Training")
+    assert "step 300 / 600" in head(page, "Training \u00b7")
     page.locator(".darkroom-training", has_text="learning_rate 0.1 is high").wait_for()
     chart = page.get_by_role("slider", name="Loss of the training, by steps")
     page.wait_for_function("one => one.getAttribute('aria-valuenow') === '300'", arg=chart.element_handle())
