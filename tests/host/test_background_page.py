@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.host.browser import Complaints, close_dialogs, new_graph, open_page, press_run, settle, wait_until_ready
+from tests.host.measure import run_id
 from tests.host.server import ComfyServer
 from tests.host.test_background import BACKGROUND, graph, has_checkpoint, has_finished, told, until
 
@@ -82,8 +83,8 @@ def test_every_checkpoint_is_drawn_once_by_the_user_s_own_graph(
     known = set(comfy.get("/history"))
     press_run(page)
     entry = until(comfy, lambda: next((e for n, e in comfy.get("/history").items() if n not in known), None))
-    (text,) = next(out["text"] for out in entry["outputs"].values() if "text" in out)
-    run = text.rsplit("run ", 1)[1]
+    texts = [text for out in entry["outputs"].values() for text in out.get("text", ())]
+    (run,) = (text.rsplit("\nrun ", 1)[1] for text in texts if "\nrun " in text)
     page.get_by_text(f"its first checkpoint comes at step {SAVING} of {STEPS}").first.wait_for()
 
     # A second page with the same workflow, that is as eager.
@@ -129,7 +130,7 @@ def test_the_row_is_there_only_in_the_background_and_says_where_the_run_is(page:
         BACKGROUND,
     )
     page.get_by_label(LABEL).wait_for()
-    busy = comfy.run(graph(training_seed=4811, epochs=400))["train"]["text"][0].rsplit("run ", 1)[1]
+    busy = run_id(comfy.run(graph(training_seed=4811, epochs=400)))
     until(comfy, lambda: comfy.get("/darkroom/queue")["running"] == busy)
     press_run(page)
     page.get_by_text("In the queue: behind one other run.").first.wait_for()
