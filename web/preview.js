@@ -3,7 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { panel, widget } from "./common.js";
 
-export const IN_BACKGROUND = "in the background";
+const IN_BACKGROUND = "in the background";
 
 app.registerExtension({
   name: "LoRADarkroom.Background",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,11 @@ STEPS, SAVING = 60, 12
 SETTINGS: dict[str, Any] = {"epochs": STEPS // 3, "save_steps": SAVING, "sample_every": 1000}
 LABEL = "Draw each checkpoint with the graph behind this node"
 IDS = "() => Object.fromEntries(app.graph.nodes.map((one) => [one.title, String(one.id)]))"
+BLOCKED = """() => {
+  window.blocked = [];
+  const { api } = window.comfyAPI.api;
+  api.addEventListener("execution_error", ({ detail }) => window.blocked.push(detail.exception_message));
+}"""
 SEED = "() => app.graph.nodes.find((one) => one.type === 'KSampler').widgets.find((one) => one.name === 'seed').value"
 
 
@@ -75,17 +81,24 @@ def test_every_checkpoint_is_drawn_once_by_the_user_s_own_graph(
     made = numbered(graph(training_seed=4800 + nodes_2, **SETTINGS))
     del made[next(name for name, one in made.items() if one["class_type"] == "PreviewAny")]
     page.evaluate("graph => app.loadApiJson(graph, 'background')", made)
+    # As a saved workflow: one in API form has no id of its own.
+    workflow = {**page.evaluate("() => app.rootGraph.serialize()"), "id": str(uuid.uuid4())}
+    page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
     settle(page)
     box = page.get_by_label(LABEL)
     box.wait_for()
     box.check()
     seed = page.evaluate(SEED)
+    page.evaluate(BLOCKED)
     known = set(comfy.get("/history"))
     press_run(page)
     entry = until(comfy, lambda: next((e for n, e in comfy.get("/history").items() if n not in known), None))
     texts = [text for out in entry["outputs"].values() for text in out.get("text", ())]
     (run,) = (text.rsplit("\nrun ", 1)[1] for text in texts if "\nrun " in text)
-    page.get_by_text(f"its first checkpoint comes at step {SAVING} of {STEPS}").first.wait_for()
+    page.wait_for_function(
+        "message => window.blocked.some((one) => one.includes(message))",
+        arg=f"Nothing of it is saved yet: its first checkpoint comes at step {SAVING} of {STEPS}",
+    )
 
     # A second page with the same workflow, that is as eager.
     workflow = page.evaluate("() => app.rootGraph.serialize()")
