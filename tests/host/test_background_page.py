@@ -88,11 +88,11 @@ def test_every_checkpoint_is_drawn_once_by_the_user_s_own_graph(
     box = page.get_by_label(LABEL)
     box.wait_for()
     box.check()
-    seed = page.evaluate(SEED)
     page.evaluate(BLOCKED)
     known = set(comfy.get("/history"))
     press_run(page)
     entry = until(comfy, lambda: next((e for n, e in comfy.get("/history").items() if n not in known), None))
+    seed = page.evaluate(SEED)  # Run itself may have changed it, as the user has chosen
     texts = [text for out in entry["outputs"].values() for text in out.get("text", ())]
     (run,) = (text.rsplit("\nrun ", 1)[1] for text in texts if "\nrun " in text)
     page.wait_for_function(
