@@ -44,6 +44,10 @@ SCROLL = """async (step) => {
   return Math.max(...most);
 }"""
 END = "() => { const grid = document.querySelector('.darkroom-grid'); grid.scrollTop = grid.scrollHeight; }"
+ORDERED = """() => {
+  const names = [...document.querySelectorAll(".darkroom-tile")].map((one) => one.item.name);
+  return names.every((name, index) => !index || names[index - 1] < name);
+}"""
 OFTEN = """async (times) => {
   window.dialogs = [];
   const buttons = [...document.querySelectorAll(".darkroom-panel button")];
@@ -152,6 +156,7 @@ def test_very_many_pictures_are_scrolled_through(page: Page, many: Path):
             assert page.evaluate(SCROLL, step) < 150, "only what is in sight is in the page"
         assert longest[0] < 50, f"a task of {longest[0]} ms"
     page.evaluate(END)
+    page.wait_for_function(ORDERED)
     last = page.get_by_role("gridcell", name=f"{MANY - 1:05d}.png")
     last.wait_for()
     page.wait_for_function("() => [...document.querySelectorAll('.darkroom-tile img')].at(-1).naturalWidth === 192")
@@ -290,6 +295,8 @@ def test_findings_crops_and_keys(page: Page, data: Path):
     # 96, 160, and 224 pixels wide, 128 high, trained at 64x64.
     assert np.allclose(shares, [[1, 64 / 85], [64 / 80, 1], [64 / 112, 1]], atol=0.02)
 
+    named = page.evaluate("() => [...document.querySelectorAll('.darkroom-tile')].map((one) => one.item.name)")
+    assert named == [FIRST, SECOND, THIRD]
     page.get_by_role("gridcell", name=FIRST).focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("() => document.activeElement.ariaLabel").startswith(SECOND)

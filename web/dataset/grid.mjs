@@ -59,12 +59,27 @@ export function grid({ label, none, make, fill, load, pressed }) {
     missing.sort((a, b) => Math.abs((a + 0.5) * HEIGHT - middle) - Math.abs((b + 0.5) * HEIGHT - middle));
     missing.slice(0, AT_ONCE).forEach(row);
     if (missing.length > AT_ONCE) soon();
+    else if (quiet) order();
   }
 
   // While it is scrolled a row that is used again stays in the page: to put it there anew takes the browser longer.
   function keepRow(one) {
     one.style.transform = "translateY(-10000px)";
     spare.push(one);
+  }
+
+  // For whoever reads the page without seeing it, rows follow each other as they do for the eye.
+  function order() {
+    const sorted = [...rows].sort((a, b) => a[0] - b[0]).map(([, one]) => one);
+    const now = [...space.children].filter((one) => sorted.includes(one));
+    if (sorted.every((one, index) => one === now[index])) return;
+    const held = sorted.find((one) => one.contains(document.activeElement)); // moved, it would lose the focus
+    let behind = !held;
+    for (const one of sorted) {
+      if (one === held) behind = true;
+      else if (behind) space.append(one);
+      else held.before(one);
+    }
   }
 
   function tidy() {
@@ -114,6 +129,7 @@ export function grid({ label, none, make, fill, load, pressed }) {
     settled = setTimeout(() => {
       quiet = true;
       tidy();
+      order();
       for (const one of rows.values()) for (const tile of one.children) load(tile, tile.item, true);
     }, SETTLED);
     soon();

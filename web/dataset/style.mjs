@@ -94,6 +94,7 @@ export const STYLE = `
 .darkroom-dialog .sample .learnt { font-weight: 600; }
 .darkroom-large { max-width: none; max-height: none; border: none; padding: 0; background: none; color: #fff;
   overflow: hidden; text-align: center; font: 13px/1.5 system-ui, sans-serif; }
+.darkroom-dialog.darkroom-large:focus-visible { outline: none; }
 .darkroom-large::backdrop { background: rgb(0 0 0 / 85%); }
 .darkroom-large .picture { margin: 0 auto 8px; }
 .darkroom-large p { margin: 0 auto; max-width: 60em; }
