@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import loop, optim
+from trainer import loop, optim, runfolder
 from trainer.averages import Averages
 from trainer.checkpoint import Position
 from trainer.config import TrainConfig, parse
@@ -99,7 +99,7 @@ def accelerator() -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def _only_the_checkpoints_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINTS", 1)
+    monkeypatch.setattr(runfolder, "CHECKPOINTS", 1)
 
 
 def config(**fields: Any) -> TrainConfig:
@@ -387,7 +387,7 @@ def test_a_moving_average_is_shown_and_the_training_goes_on_as_without(accelerat
 def test_there_are_at_least_five_checkpoints_whatever_save_steps_says(
     accelerator: Any, monkeypatch: pytest.MonkeyPatch, total: int, asked: int, every: int
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINTS", 5)
+    monkeypatch.setattr(runfolder, "CHECKPOINTS", 5)
     monkeypatch.setattr(loop, "_step", lambda *_: (torch.tensor(1.0), torch.tensor(1.0), True))
     _, done, _ = run_it(training(accelerator, config(save_steps=asked, log_interval=1000), total=total))
     saved = [int(one.split()[1]) for one in done]
