@@ -215,7 +215,13 @@ def test_losses_rates_validations_and_pictures_are_curves(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("again", "kept"), [(2, [(1, 0.5), (2, 0.25), (3, 9.0)]), (0, [(3, 9.0)])])
-def test_what_a_crash_lost_is_not_in_the_curve(tmp_path: Path, again: int, kept: list[tuple[int, float]]) -> None:
+def test_what_a_crash_lost_is_not_in_the_curve(
+    tmp_path: Path, again: int, kept: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.summary.writer import event_file_writer
+
+    # Files of one second and process are read in the order of their numbers as texts: 10 before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     told(tmp_path, start(0), step(1, 0.5), step(2, 0.25), step(3, 0.125), step(4, 0.125))
     told(tmp_path, start(again), step(3, 9.0))
     assert [(e.step, e.value) for e in curves(tmp_path).Scalars("train/loss")] == kept

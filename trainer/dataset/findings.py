@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .items import ImageItem, Problem
 
@@ -40,7 +40,7 @@ class Finding:
     kind: str
     message: str
     lines: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = field(default=(), compare=False)  # not said, but for whoever shows it at the files
 
     def __str__(self) -> str:
         shown = [f"    {line}" for line in self.lines[:_SHOWN]]
