@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..trainer import runstate
+from ..trainer import events, runstate
 from . import where as wheres
 
 Line = dict[str, Any]
@@ -26,14 +26,8 @@ _TEXTS = ("message", "cure", "reason", "stopped", "how", "why", "name")
 
 def read(path: Path, offset: int = 0) -> tuple[list[Line], int]:
     """Lines of a journal from byte ``offset`` on, and the offset after the last whole one; see ``events.read``."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return [], offset
-    whole = data.rfind(b"\n") + 1
-    return list(_parsed(data[:whole])), offset + whole
+    lines, offset = events.read_lines(path, offset)
+    return list(_parsed(lines)), offset
 
 
 def for_the_page(folder: Path) -> Callable[[Line], Line]:
@@ -97,19 +91,18 @@ def _history(path: Path) -> tuple[list[Line], int, int]:
     """All lines as if the run had never been interrupted (``events.history``), the last one's number, and the number of
     the line with which it last began or went on: what was lost lies before it.
     """
-    kept: list[Line] = []
-    seq, began = -1, -1
-    for line in read(path)[0]:
-        seq = line["seq"]
-        if line["type"] == "RunStarted":
-            began, point = seq, line.get("step") or -1
-            kept = [one for one in kept if one.get("step", -1) <= point]
-        kept.append(line)
-    return kept, seq, began
+
+    def begun(line: Line) -> int | None:
+        return line.get("step") or 0 if line["type"] == "RunStarted" else None
+
+    lines = read(path)[0]
+    starts = [line["seq"] for line in lines if begun(line) is not None]
+    last = lines[-1]["seq"] if lines else -1
+    return events.unbroken(lines, begun, lambda line: line.get("step", -1)), last, max(starts, default=-1)
 
 
-def _parsed(data: bytes) -> Iterator[Line]:
-    for text in data.decode("utf-8", errors="replace").split("\n"):
+def _parsed(lines: Sequence[str]) -> Iterator[Line]:
+    for text in lines:
         try:
             line = json.loads(text)
         except ValueError:  # half a line, of a process that was killed

@@ -26,17 +26,21 @@ def of_prompt(extra: Mapping[str, Any] | None, node: str | None) -> Where:
         extra: the prompt's ``extra_pnginfo``, which a program need not send.
         node: the execution id.
     """
-    workflow = (extra or {}).get("workflow")
-    found = workflow.get("id") if isinstance(workflow, Mapping) else None
+    found = _workflow(extra).get("id")
     return Where(found if isinstance(found, str) else "", node or "")
 
 
 def mark(extra: Mapping[str, Any] | None) -> str:
     """What a page that draws a checkpoint by itself has put into the prompt's workflow; empty where it is none."""
-    workflow = (extra or {}).get("workflow")
-    inner = workflow.get("extra") if isinstance(workflow, Mapping) else None
+    inner = _workflow(extra).get("extra")
     found = inner.get(MARK) if isinstance(inner, Mapping) else None
     return found if isinstance(found, str) else ""
+
+
+def _workflow(extra: Any) -> Mapping[str, Any]:
+    """The workflow that a page sent with a prompt; a program may send nothing, or anything."""
+    found = extra.get("workflow") if isinstance(extra, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def write(folder: Path, where: Where) -> None:

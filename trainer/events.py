@@ -11,11 +11,12 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
+T = TypeVar("T")
 VERSION = 1
 HELD_OUT, TRAIN, DRIFT = "held_out", "train", "drift"
 """What a validation measures: the loss on samples that are not trained on, the loss on a few that are, and how far the
@@ -271,6 +272,12 @@ def decode(line: str) -> Event | None:
 
 def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     """Events from byte ``offset`` on, and the offset after the last whole line. A missing file has none."""
+    lines, offset = read_lines(path, offset)
+    return [event for event in map(decode, lines) if event is not None], offset
+
+
+def read_lines(path: Path, offset: int = 0) -> tuple[list[str], int]:
+    """As ``read``, the lines as they stand."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -279,23 +286,36 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
         return [], offset
     whole = data.rfind(b"\n") + 1
     # Not splitlines: it would also break a line at U+2028 and its like within a text.
-    lines = data[:whole].decode("utf-8", errors="replace").split("\n")
-    return [event for event in map(decode, lines) if event is not None], offset + whole
+    return data[:whole].decode("utf-8", errors="replace").split("\n"), offset + whole
 
 
 def history(path: Path) -> Iterator[Event]:
-    """All events of a run, as if it had never been interrupted: steps that a resumed run did again count once.
+    """All events of a run, as if it had never been interrupted: steps that a resumed run did again count once."""
+
+    def begun(event: Event) -> int | None:
+        return event.step if isinstance(event, RunStarted) else None
+
+    yield from unbroken(read(path)[0], begun, lambda event: getattr(event, "step", -1))
+
+
+def unbroken(told: Iterable[T], begun: Callable[[T], int | None], step: Callable[[T], int]) -> list[T]:
+    """What a run told, as if it had never been interrupted.
 
     A checkpoint is the point of return: what lies after the last one before a new ``RunStarted`` was lost. A run
     that begins at step 0 again does all again, the validation before the first step too.
+
+    Args:
+        told: in order.
+        begun: the step at which a process began, if this tells it; else None.
+        step: that something belongs to; -1: to none.
     """
-    kept: list[Event] = []
-    for event in read(path)[0]:
-        if isinstance(event, RunStarted):
-            point = event.step or -1
-            kept = [e for e in kept if getattr(e, "step", -1) <= point]
-        kept.append(event)
-    yield from kept
+    kept: list[T] = []
+    for one in told:
+        point = begun(one)
+        if point is not None:
+            kept = [before for before in kept if step(before) <= (point or -1)]
+        kept.append(one)
+    return kept
 
 
 def shown(samples: Sequence[Sample], step: int) -> list[Sample]:

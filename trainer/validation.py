@@ -160,11 +160,13 @@ def in_proportion(these: Values, those: Values) -> Difference:
     One hard picture that became much worse makes the plain difference large, and its error as large. Where a loss is
     not above zero nothing is known.
     """
-    both = [values for values in (these, those) if all(value > 0 for value in values.values())]
-    if len(both) < 2:
+    if not all(value > 0 for values in (these, those) for value in values.values()):
         return Difference(0.0, math.inf)
-    these, those = ({pair: math.log(value) for pair, value in values.items()} for values in both)
-    return difference(these, those)
+    return difference(_logarithms(these), _logarithms(those))
+
+
+def _logarithms(values: Values) -> Values:
+    return {pair: math.log(value) for pair, value in values.items()}
 
 
 def _error(values: Sequence[float]) -> float:
@@ -195,14 +197,14 @@ def best(steps: Mapping[int, Signals], kept: Collection[int]) -> Best | None:
     if len(there) < 2:
         return Best(max(kept), "the last one; there are no validations to compare")
     last, lowest = max(there), min(there, key=lambda step: _mean(there[step]))
-    worse = [difference(there[last], there[lowest]), in_proportion(there[last], there[lowest])]
-    if not any(one.beyond(2) for one in worse):
+    worse, relative = (by(there[last], there[lowest]) for by in (difference, in_proportion))
+    if not worse.beyond(2) and not relative.beyond(2):
         return Best(max(kept), f"the last one: at no other is the {_NAMES[signal]} lower by more than noise")
-    by, part = worse[0].mean, math.expm1(worse[1].mean)
+    how = "" if worse.beyond(2) else f" in proportion, {math.expm1(relative.mean):.0%}"
     return Best(
         lowest,
-        f"{_NAMES[signal]} {_mean(there[lowest]):.4f}, at step {last} {_mean(there[last]):.4f}: higher by {by:.4f} "
-        f"({part:.0%} in proportion), which is more than two standard errors",
+        f"{_NAMES[signal]} {_mean(there[lowest]):.4f}, at step {last} {_mean(there[last]):.4f}: higher by "
+        f"{worse.mean:.4f}, which is more than two standard errors{how}",
     )
 
 

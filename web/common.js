@@ -45,6 +45,14 @@ export function element(tag, className, text = "") {
   return one;
 }
 
+// Puts CSS into the page, once.
+export function dress(id, css) {
+  if (document.getElementById(id)) return;
+  const style = element("style", "", css);
+  style.id = id;
+  document.head.append(style);
+}
+
 // Runs with a node's output whenever the node has run.
 export function onExecuted(node, action) {
   const before = node.onExecuted;
@@ -85,12 +93,7 @@ export function panel(node) {
 }
 
 function holder(node) {
-  if (!document.getElementById("darkroom-style")) {
-    const style = document.createElement("style");
-    style.id = "darkroom-style";
-    style.textContent = STYLE;
-    document.head.append(style);
-  }
+  dress("darkroom-style", STYLE);
   const inner = element("div", "darkroom-panel");
   const outer = document.createElement("div");
   outer.append(inner);

@@ -236,11 +236,7 @@ def checkpoint(name: str) -> Path:
     Raises:
         HostError: there is none.
     """
-    for kind in ("checkpoints", "diffusion_models"):
-        found = folder_paths.get_full_path(kind, name)
-        if found:
-            return Path(found)
-    raise HostError(f"base_file: there is no checkpoint {name}", "choose one of the list")
+    return _file(name, "base_file", "checkpoint", "checkpoints", "diffusion_models")
 
 
 def text_encoder(name: str) -> Path:
@@ -249,10 +245,7 @@ def text_encoder(name: str) -> Path:
     Raises:
         HostError: there is none.
     """
-    found = folder_paths.get_full_path("text_encoders", name)
-    if not found:
-        raise HostError(f"clip_name: there is no text encoder {name}", "choose one of the list")
-    return Path(found)
+    return _file(name, "clip_name", "text encoder", "text_encoders")
 
 
 def loras() -> list[str]:
@@ -266,10 +259,7 @@ def lora(name: str) -> Path:
     Raises:
         HostError: there is none.
     """
-    found = folder_paths.get_full_path("loras", name)
-    if not found:
-        raise HostError(f"lora_name: there is no LoRA {name}", "choose one of the list")
-    return Path(found)
+    return _file(name, "lora_name", "LoRA", "loras")
 
 
 def new_lora_folder(subfolder: str) -> Path:
@@ -297,6 +287,15 @@ def lora_name(file: Path) -> str:
         if file.is_relative_to(root):
             return str(file.relative_to(root))
     return file.name
+
+
+def _file(name: str, what: str, thing: str, *kinds: str) -> Path:
+    """The file of a name in ComfyUI's lists of these kinds; ``what`` is the input, ``thing`` what it names."""
+    for kind in kinds:
+        found = folder_paths.get_full_path(kind, name)
+        if found:
+            return Path(found)
+    raise HostError(f"{what}: there is no {thing} {name}", "choose one of the list")
 
 
 def _unquoted(text: str) -> str:

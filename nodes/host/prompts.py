@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management as management
 from server import PromptServer
 
+from .. import where
 from . import memory
 
 PATIENCE = 10.0  # seconds, for the models to leave the card
@@ -30,7 +31,9 @@ def interrupted() -> bool:
 def of_workflow(workflow: str) -> bool:
     """Whether a prompt of this workflow is being executed, or waits."""
     running, waiting = PromptServer.instance.prompt_queue.get_current_queue_volatile()
-    return any(_workflow(item[3]) == workflow for item in (*running, *waiting))
+    return any(
+        where.of_prompt(item[3].get("extra_pnginfo"), None).workflow == workflow for item in (*running, *waiting)
+    )
 
 
 def leave_card() -> None:
@@ -87,8 +90,3 @@ def watch_no_more() -> None:
 
         unregister_cache_provider(_watching)
         _watching = None
-
-
-def _workflow(extra: dict[str, Any]) -> str | None:
-    found = (extra.get("extra_pnginfo") or {}).get("workflow")
-    return found.get("id") if isinstance(found, dict) else None

@@ -7,10 +7,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.host.browser import Complaints, close_dialogs, new_graph, open_page
 from tests.host.server import ComfyServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +53,30 @@ def start_comfy(tmp_path: Path) -> Iterator[Callable[..., ComfyServer]]:
     finally:
         for server in servers:
             server.stop()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2.0"])
+def nodes_2(request: pytest.FixtureRequest) -> bool:
+    """Which of the page's renderers."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def opened(comfy: ComfyServer, nodes_2: bool) -> Iterator[tuple[Page, Complaints]]:
+    """The page in either renderer. One for all tests of a module, as a person uses one for hours."""
+    with open_page(comfy, nodes_2=nodes_2) as (page, complaints):
+        close_dialogs(page)
+        yield page, complaints
+
+
+@pytest.fixture
+def page(opened: tuple[Page, Complaints]) -> Iterator[Page]:
+    """The page with an empty graph; no complaints when the test is over."""
+    page, complaints = opened
+    complaints.clear()
+    new_graph(page)
+    yield page
+    assert not complaints
 
 
 @pytest.hookimpl(wrapper=True)

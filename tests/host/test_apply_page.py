@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.browser import Complaints, close_dialogs, new_graph, open_page, run_by_click, settle
+from tests.host.browser import run_by_click, settle
 from tests.host.graphs import demo_loader, training
 from tests.host.measure import run_id
 from tests.host.server import ComfyServer
@@ -49,24 +48,12 @@ def run(comfy: ComfyServer) -> str:
     return run_id(comfy.run({**demo_loader(), **training(training_seed=961, epochs=1, save_steps=1)}))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2.0"])
-def opened(comfy: ComfyServer, request: pytest.FixtureRequest) -> Iterator[tuple[Page, Complaints]]:
-    """The page in either renderer, for all tests."""
-    with open_page(comfy, nodes_2=request.param) as (page, complaints):
-        close_dialogs(page)
-        yield page, complaints
-
-
 @pytest.fixture
-def page(opened: tuple[Page, Complaints], run: str) -> Iterator[Page]:
-    """The page with a demo base and the run's LoRA wired into Apply LoRA; no complaints when the test is over."""
-    page, complaints = opened
-    complaints.clear()
-    new_graph(page)
+def page(page: Page, run: str) -> Page:
+    """The page with a demo base and the run's LoRA wired into Apply LoRA."""
     page.evaluate(BUILD, run)
     page.locator(SLIDER).wait_for()
-    yield page
-    assert not complaints
+    return page
 
 
 def test_slider_and_widget_are_one(page: Page):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host.browser import Complaints, close_dialogs, new_graph, open_page, press_run, settle, wait_until_ready
+from tests.host.browser import press_run, settle, wait_until_ready
 from tests.host.measure import run_id
 from tests.host.server import ComfyServer
 from tests.host.test_background import BACKGROUND, graph, has_checkpoint, has_finished, told, until
@@ -28,24 +27,6 @@ BLOCKED = """() => {
   api.addEventListener("execution_error", ({ detail }) => window.blocked.push(detail.exception_message));
 }"""
 SEED = "() => app.graph.nodes.find((one) => one.type === 'KSampler').widgets.find((one) => one.name === 'seed').value"
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2.0"])
-def opened(comfy: ComfyServer, request: pytest.FixtureRequest) -> Iterator[tuple[Page, Complaints, bool]]:
-    """The page in either renderer, for all tests."""
-    with open_page(comfy, nodes_2=request.param) as (page, complaints):
-        close_dialogs(page)
-        yield page, complaints, request.param
-
-
-@pytest.fixture
-def page(opened: tuple[Page, Complaints, bool]) -> Iterator[Page]:
-    """The page; no complaints when the test is over."""
-    page, complaints, _ = opened
-    complaints.clear()
-    new_graph(page)
-    yield page
-    assert not complaints
 
 
 def numbered(made: dict[str, Any]) -> dict[str, Any]:
@@ -74,10 +55,7 @@ def drawn(comfy: ComfyServer, known: set[str]) -> list[dict[str, Any]]:
     return made
 
 
-def test_every_checkpoint_is_drawn_once_by_the_user_s_own_graph(
-    page: Page, opened: tuple[Page, Complaints, bool], comfy: ComfyServer
-):
-    nodes_2 = opened[2]
+def test_every_checkpoint_is_drawn_once_by_the_user_s_own_graph(page: Page, nodes_2: bool, comfy: ComfyServer):
     made = numbered(graph(training_seed=4800 + nodes_2, **SETTINGS))
     del made[next(name for name, one in made.items() if one["class_type"] == "PreviewAny")]
     page.evaluate("graph => app.loadApiJson(graph, 'background')", made)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPO
-from tests.host.browser import Complaints, close_dialogs, new_graph, open_page
+from tests.host.browser import Complaints, close_dialogs, open_page
 from tests.host.checkpoints import add_random_sd15
 from tests.host.graphs import DEMO_DATA, Graph, demo_loader, node, training
 from tests.host.measure import planned_run, runs
@@ -270,16 +270,6 @@ def opened(comfy: ComfyServer) -> Iterator[tuple[Page, Complaints]]:
     with open_page(comfy) as (page, complaints):
         close_dialogs(page)
         yield page, complaints
-
-
-@pytest.fixture
-def page(opened: tuple[Page, Complaints]) -> Iterator[Page]:
-    """The page with an empty graph; no complaints when the test is over."""
-    page, complaints = opened
-    complaints.clear()
-    new_graph(page)
-    yield page
-    assert not complaints
 
 
 def estimate_of(page: Page, starting: str, limit: float = 30_000) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.browser import Complaints, close_dialogs, new_graph, open_page, wait_until_ready
+from tests.host.browser import wait_until_ready
 from tests.host.server import ComfyServer
 from tests.host.test_dataset import draw, two
 
@@ -36,24 +35,12 @@ CHOSEN = """() => app.graph.nodes.find((one) => one.type === "Darkroom_LoadDatas
 KEPT = "text => Object.values(localStorage).some((one) => one.includes(text))"  # the graph, for the next time
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2.0"])
-def opened(comfy: ComfyServer, request: pytest.FixtureRequest) -> Iterator[tuple[Page, Complaints]]:
-    """The page in either renderer. One for all tests, as a person uses one for hours."""
-    with open_page(comfy, nodes_2=request.param) as (page, complaints):
-        close_dialogs(page)
-        yield page, complaints
-
-
 @pytest.fixture
-def page(opened: tuple[Page, Complaints]) -> Iterator[Page]:
-    """The page with nothing but a Load Dataset in it; no complaints when the test is over."""
-    page, complaints = opened
-    complaints.clear()
-    new_graph(page)
+def page(page: Page) -> Page:
+    """The page with nothing but a Load Dataset in it."""
     page.evaluate(ADD)
     page.locator(".darkroom-panel img").wait_for()
-    yield page
-    assert not complaints
+    return page
 
 
 def drop(page: Page, *paths: Path) -> None:

@@ -38,11 +38,6 @@ SPEAK = "language => app.extensionManager.setting.set('Comfy.Locale', language)"
 SHOW = "([x, y]) => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [x, y]; app.canvas.setDirty(true, true); }"
 
 
-@pytest.fixture(params=[False, True], ids=["classic", "nodes 2.0"])
-def nodes_2(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
 @pytest.fixture
 def page(comfy: ComfyServer, nodes_2: bool) -> Iterator[Page]:
     """An empty graph, in either renderer; no complaints when the test is over."""

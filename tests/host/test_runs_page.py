@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host.browser import Complaints, close_dialogs, new_graph, open_page, run_by_click, settle
+from tests.host.browser import run_by_click, settle
 from tests.host.graphs import demo_loader, training
 from tests.host.measure import run_id
 from tests.host.server import ComfyServer
@@ -33,24 +32,6 @@ def runs(comfy: ComfyServer) -> list[str]:
     """Two runs, the newest last."""
     settings: dict[str, Any] = {"epochs": 1, "save_steps": 1}
     return [run_id(comfy.run({**demo_loader(), **training(training_seed=seed, **settings)})) for seed in (901, 902)]
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2.0"])
-def opened(comfy: ComfyServer, request: pytest.FixtureRequest) -> Iterator[tuple[Page, Complaints]]:
-    """The page in either renderer, for all tests."""
-    with open_page(comfy, nodes_2=request.param) as (page, complaints):
-        close_dialogs(page)
-        yield page, complaints
-
-
-@pytest.fixture
-def page(opened: tuple[Page, Complaints]) -> Iterator[Page]:
-    """The page; no complaints when the test is over."""
-    page, complaints = opened
-    complaints.clear()
-    new_graph(page)
-    yield page
-    assert not complaints
 
 
 def test_a_run_and_an_earlier_step_are_chosen(page: Page, comfy: ComfyServer, runs: list[str]):

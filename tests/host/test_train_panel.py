@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.host.accidents import reach, starts, told, wait_for
-from tests.host.browser import Complaints, close_dialogs, finish, new_graph, open_page, press_run, wait_until_ready
+from tests.host.browser import finish, press_run, wait_until_ready
 from tests.host.graphs import Graph, demo_loader, training
 from tests.host.measure import runs
 from tests.host.server import ComfyServer, PromptFailed
@@ -160,25 +159,6 @@ MODULE = """() => new URL("training/panel.mjs",
   performance.getEntriesByType("resource").find((one) => one.name.endsWith("/train.js")).name).href"""
 NOBODY = "0123456789ab"  # a run that the server knows nothing of
 PROMPTS = ("a red circle", "a blue house at night")
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes 2.0"])
-def opened(comfy: ComfyServer, request: pytest.FixtureRequest) -> Iterator[tuple[Page, Complaints]]:
-    """The page in either renderer, for all tests."""
-    with open_page(comfy, nodes_2=request.param) as (page, complaints):
-        close_dialogs(page)
-        yield page, complaints
-
-
-@pytest.fixture
-def page(opened: tuple[Page, Complaints]) -> Iterator[Page]:
-    """The page with an empty graph; no complaints when the test is over."""
-    page, complaints = opened
-    complaints.clear()
-    new_graph(page)
-    yield page
-    # Pictures of runs that are made up are not there.
-    assert not complaints
 
 
 def head(page: Page, text: str, limit: float = 60.0) -> str:

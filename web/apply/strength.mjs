@@ -1,7 +1,7 @@
 // The strength of Apply LoRA as a slider that is marked where LoRAs are mostly used, and the checkpoint beside it. The
 // widget stays what counts: the slider follows it, however it is set, and cannot reach as far.
 import { app } from "../../../scripts/app.js";
-import { element, keep, set, widget } from "../common.js";
+import { dress, element, keep, set, widget } from "../common.js";
 import { wired } from "../graph.js";
 import { t } from "../text.js";
 import { origin } from "./origin.mjs";
@@ -38,11 +38,7 @@ let timer = 0;
 
 // Fills a place on the node; returns what ends it.
 export function show(node, place) {
-  if (!document.getElementById("darkroom-strength-style")) {
-    const style = element("style", "", STYLE);
-    style.id = "darkroom-strength-style";
-    document.head.append(style);
-  }
+  dress("darkroom-strength-style", STYLE);
   const outer = element("div", "darkroom-strength"), head = element("div", "row apart"), scale = element("div", "scale");
   const label = element("label", "", t("apply_strength")), value = element("output", "");
   const slider = document.createElement("input");

@@ -1,6 +1,6 @@
 // Curves over the steps of a run: drawn at most once a frame, and only where they are seen. The figures of a step are
 // read out of them with the pointer, or with the arrow keys.
-import { element } from "../common.js";
+import { dress, element } from "../common.js";
 import { t } from "../text.js";
 
 // Of middling lightness, so that each can be told from a light ground and from a dark one.
@@ -140,11 +140,7 @@ function sample(look) {
 // update({series: [{name, kind, points: [[step, value]]}], marks: [{step, name}]}): points in order of their steps; what is
 // no finite number is a gap. Kinds: raw, smooth, validation, train, drift.
 export function curve({ height = 160, label = "" } = {}) {
-  if (!document.getElementById("darkroom-curve-style")) {
-    const style = element("style", "", STYLE);
-    style.id = "darkroom-curve-style";
-    document.head.append(style);
-  }
+  dress("darkroom-curve-style", STYLE);
   const outer = element("div", "darkroom-curve"), canvas = element("canvas", ""), legend = element("div", "legend");
   canvas.style.height = `${height}px`;
   canvas.tabIndex = 0;

@@ -1,17 +1,12 @@
 // A large dialog over the page, of the browser's own kind: it keeps the focus, ends with Escape, and while it is open
 // ComfyUI's own keys wait.
-import { element } from "../common.js";
+import { dress, element } from "../common.js";
 import { t } from "../text.js";
 import { STYLE } from "./style.mjs";
 
 // {element, head, body, open(), close()}; `ended` runs once when it is closed, however that is done.
 export function dialog(title, ended) {
-  if (!document.getElementById("darkroom-dataset-style")) {
-    const style = document.createElement("style");
-    style.id = "darkroom-dataset-style";
-    style.textContent = STYLE;
-    document.head.append(style);
-  }
+  dress("darkroom-dataset-style", STYLE);
   const before = document.activeElement;
   const outer = element("dialog", "darkroom-dialog");
   outer.setAttribute("aria-label", title);

@@ -1,8 +1,9 @@
 // Runs side by side: their curves over each other, their best samples, and of their settings those that differ.
 import { element } from "../common.js";
 import { curve } from "../charts/curve.mjs";
+import { smoothed } from "../charts/smoothed.mjs";
 import { t } from "../text.js";
-import { bestSample, called, inTurn, picture, settings, smoothed, story, validated } from "./facts.mjs";
+import { bestSample, called, inTurn, picture, settings, story, validated } from "./facts.mjs";
 import { plain } from "./row.mjs";
 
 // {element, destroy()}; `back` is called when the reader has seen enough.

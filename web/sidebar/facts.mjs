@@ -1,11 +1,11 @@
 // What is known of a run, in words, figures and curves; and asking for it, a few runs at a time.
 import { api } from "../../../scripts/api.js";
+import { smoothed } from "../charts/smoothed.mjs";
 import { ask } from "../common.js";
 import { t } from "../text.js";
 
 const AT_ONCE = 3; // runs that are asked for
 const MARKS = { running: "▶", finished: "✓", stopped: "■", failed: "✕" }; // a state is told by its word and its shape
-const SMOOTH = 0.9; // as a moving average forgets, a step
 const SIGNALS = [ // of a validation; the kind of its curve, and its name
   ["held_out", "validation", "runs_held_out"], ["train", "train", "runs_train"], ["drift", "drift", "runs_drift"],
 ];
@@ -64,16 +64,6 @@ export function when(seconds) {
   return date.toLocaleString([], { year, month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
 }
 
-// Losses as [[step, loss]], smoothed: a mean that is right from the first step on.
-export function smoothed(losses) {
-  let sum = 0, weight = 0;
-  return losses.filter((one) => Number.isFinite(one[1])).map(([step, loss]) => {
-    sum = SMOOTH * sum + (1 - SMOOTH) * loss;
-    weight = SMOOTH * weight + 1 - SMOOTH;
-    return [step, sum / weight];
-  });
-}
-
 // A run's validations of one signal.
 export function validated(told, signal) {
   return told.validations.filter((one) => one.signal === signal).map((one) => [one.step, one.loss]);
@@ -91,7 +81,7 @@ export function curves(told) {
 
 // A line that tells the course of a run at a glance; it is in no one's way who cannot see it.
 export function spark(told) {
-  const points = smoothed(told.losses), values = points.map((one) => one[1]);
+  const points = smoothed(told.losses).filter((one) => one[1] !== null), values = points.map((one) => one[1]);
   if (points.length < 2) return null;
   const first = points[0][0], last = points.at(-1)[0], low = Math.min(...values), high = Math.max(...values);
   const across = (step) => 100 * (step - first) / (last - first || 1);

@@ -1,5 +1,5 @@
 // How the tab looks: colours are ComfyUI's, so that it is light and dark as the page is.
-const STYLE = `
+export const STYLE = `
 .darkroom-tab { display: flex; flex-direction: column; height: 100%; min-height: 0; gap: 8px; padding: 10px;
   box-sizing: border-box; font: 13px/1.45 system-ui, sans-serif; color: var(--input-text, #ddd);
   overflow-wrap: anywhere; container-type: inline-size; }
@@ -85,11 +85,3 @@ const STYLE = `
   overflow-x: auto; }
 .darkroom-tab .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 `;
-
-export function dress() {
-  if (document.getElementById("darkroom-tab-style")) return;
-  const style = document.createElement("style");
-  style.id = "darkroom-tab-style";
-  style.textContent = STYLE;
-  document.head.append(style);
-}

@@ -1,11 +1,11 @@
 // The tab Runs: the queue, and all runs, the newest first. What is asked of hundreds of runs is asked when they are seen.
 import { api } from "../../../scripts/api.js";
-import { ask, button, element } from "../common.js";
+import { ask, button, dress, element } from "../common.js";
 import { t } from "../text.js";
 import { compare } from "./compare.mjs";
 import { showQueue } from "./queue.mjs";
 import { row } from "./row.mjs";
-import { dress } from "./style.mjs";
+import { STYLE } from "./style.mjs";
 
 const AT_ONCE = 40; // rows that are added at a time, as one scrolls
 const SOON = 400; // ms in which several reasons to look again become one
@@ -13,7 +13,7 @@ const MOST_COMPARED = 6;
 
 // Fills ComfyUI's container; returns what ends it.
 export function open(container) {
-  dress();
+  dress("darkroom-tab-style", STYLE);
   const tab = element("div", "darkroom-tab");
   const title = element("h2", "", t("runs_title")), count = element("span", "dim small");
   const top = element("div", "row apart"), bar = element("div", "row");

@@ -1,8 +1,8 @@
 // A sample as large as the window, alone or beside the same prompt's of another step. Escape closes it, and the focus is
 // where it was.
-import { element } from "../common.js";
+import { dress, element } from "../common.js";
 import { t } from "../text.js";
-import { addStyle } from "./style.mjs";
+import { STYLE } from "./style.mjs";
 import { bySteps } from "./strip.mjs";
 
 let last = 0; // ids of what labels a dialog
@@ -10,7 +10,7 @@ let last = 0; // ids of what labels a dialog
 // Opens a dialog. `samples` are all of a run, `address` gives a picture's; it begins with a step and a prompt's place.
 // Returns a function that closes it.
 export function compare({ samples, address, step, index, best }) {
-  addStyle();
+  dress("darkroom-training-style", STYLE);
   const steps = bySteps(samples), places = [...new Map(samples.map((one) => [one.index, one.prompt]))];
   places.sort(([a], [b]) => a - b);
   const dialog = element("dialog", "darkroom-compare"), top = element("div", "top"), sides = element("div", "sides");

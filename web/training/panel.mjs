@@ -3,14 +3,15 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { curve, figure } from "../charts/curve.mjs";
-import { ask, element, toast } from "../common.js";
+import { smoothed } from "../charts/smoothed.mjs";
+import { ask, dress, element, toast } from "../common.js";
 import { expected, giveWay, says } from "../estimate.js";
 import { place } from "../graph.js";
 import { count, duration, t } from "../text.js";
 import { compare } from "./compare.mjs";
-import { Story, smoothed } from "./story.mjs";
+import { Story } from "./story.mjs";
 import { strip } from "./strip.mjs";
-import { addStyle } from "./style.mjs";
+import { STYLE } from "./style.mjs";
 
 const EVERY = 200; // ms between two drawings, at least
 const SMALL = 90; // px: a panel that is narrower on the screen cannot be read, and is not drawn
@@ -49,7 +50,7 @@ setInterval(() => panels.forEach((one) => one.tick()), 1000);
 
 // Puts a panel into a place on a node; what is returned takes it away again, and hears what the node has said.
 export function mount(node, inside) {
-  addStyle();
+  dress("darkroom-training-style", STYLE);
   const one = new Panel(node, inside);
   panels.add(one);
   one.tick();

@@ -1,5 +1,5 @@
 // How the panel on Train LoRA looks. Colours are ComfyUI's; what is told by a colour has a shape or a word, too.
-const STYLE = `
+export const STYLE = `
 .darkroom-training { display: flex; flex-direction: column; gap: 8px; container-type: inline-size; }
 .darkroom-training [hidden], .darkroom-compare [hidden] { display: none !important; }
 .darkroom-training .head { display: flex; align-items: baseline; gap: 6px; font-size: 13px; }
@@ -69,11 +69,3 @@ const STYLE = `
 .darkroom-compare figcaption input { flex: 1; min-width: 0; accent-color: var(--p-primary-color, #3b82f6); }
 .darkroom-compare figcaption .step { min-width: 7em; }
 `;
-
-export function addStyle() {
-  if (document.getElementById("darkroom-training-style")) return;
-  const style = document.createElement("style");
-  style.id = "darkroom-training-style";
-  style.textContent = STYLE;
-  document.head.append(style);
-}
