@@ -70,7 +70,7 @@ const STYLE = `
 .darkroom-panel .row { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; }
 .darkroom-panel .dim { color: var(--descrip-text, #999); }
 .darkroom-panel .warn { color: color-mix(in srgb, #e09000 65%, var(--input-text, #ddd)); }
-.darkroom-panel .error { color: var(--error-text, #ff6060); }
+.darkroom-panel .error { color: color-mix(in srgb, var(--error-text, #f44) 60%, var(--input-text, #ddd)); }
 .darkroom-panel .lines { white-space: pre-line; max-height: 13em; overflow-y: auto; }
 .darkroom-panel .table { white-space: pre-wrap; font: 10px/1.5 ui-monospace, monospace; }
 .darkroom-panel button, .darkroom-panel select, .darkroom-panel input { font: inherit; color: inherit;

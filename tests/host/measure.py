@@ -30,6 +30,18 @@ def runs(comfy: ComfyServer) -> Path:
     return comfy.base / "user" / "__lora_darkroom" / "runs"
 
 
+def empty_queue(comfy: ComfyServer) -> None:
+    """Take every run out of the queue of those in the background, and wait until the one at work is saved."""
+    told = comfy.get("/darkroom/queue")
+    for run in (*told["waiting"], told["running"], *(one["run"] for one in told["failed"])):
+        if run:
+            comfy.post("/darkroom/queue", {"action": "remove", "run": run})
+    deadline = time.monotonic() + 120
+    while comfy.get("/darkroom/queue")["running"]:
+        assert time.monotonic() < deadline, comfy.log()[-3000:]
+        time.sleep(0.2)
+
+
 def planned_run(comfy: ComfyServer, graph: dict[str, Any]) -> str:
     """The id of the run that a graph would train. It is stopped, at once and unsaved, when it is planned."""
 

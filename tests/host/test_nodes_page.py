@@ -263,7 +263,7 @@ def test_train_lora_tells_how_far_it_is_shows_samples_and_says_that_it_has_ended
         ".widgets.find(one => one.name === 'yaml').value = 'optimizer: prodigy'; }"
     )  # wants another rate
     press_run(page)
-    page.get_by_text("prodigy").first.wait_for(timeout=60_000)
+    page.get_by_text("prodigy").locator("visible=true").first.wait_for(timeout=60_000)
 
 
 @pytest.fixture

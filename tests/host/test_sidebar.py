@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import pytest
 
 from tests.host.browser import Complaints, close_dialogs, open_page, settle
 from tests.host.graphs import demo_loader, node, training
-from tests.host.measure import planned_run, run_id
+from tests.host.measure import empty_queue, planned_run, run_id
 from tests.host.measure import runs as folder_of_runs
 from tests.host.server import ComfyServer, PromptFailed
 
@@ -71,6 +72,12 @@ def runs(comfy: ComfyServer) -> list[str]:
     chosen: tuple[dict[str, Any], ...] = ({"lora_rank": 2}, {"learning_rate": 2e-3})
     made = [run_id(comfy.run({**demo_loader(), **training(training_seed=941, **SETTINGS, **one)})) for one in chosen]
     return made[::-1]
+
+
+@pytest.fixture(autouse=True)
+def emptied(comfy: ComfyServer) -> None:
+    """Nothing is in the queue, whatever a test left there."""
+    empty_queue(comfy)
 
 
 @pytest.fixture(scope="module")
@@ -274,8 +281,14 @@ def test_runs_wait_in_a_queue_that_can_be_changed(page: Page, comfy: ComfyServer
     row(page, first).locator(".state.stopped").wait_for()
 
 
-def test_all_of_it_can_be_read_in_either_theme(page: Page, runs: list[str]):
+def test_all_of_it_can_be_read_in_either_theme(page: Page, comfy: ComfyServer, runs: list[str]):
     """As WCAG has it: text stands out from its ground by 4.5 to 1."""
+    failed = copied(comfy, runs[0], "ffffffffffff")
+    with (folder_of_runs(comfy) / failed / "events.jsonl").open("a", encoding="utf-8") as file:
+        end = {"type": "RunFailed", "t": time.time(), "message": "no such file", "cure": "put it back"}
+        file.write(f"{json.dumps(end)}\n")
+    reopened(page)
+    row(page, failed).locator(".state.failed").wait_for()
     opened_row(page, runs[0])
     try:
         for theme in ("light", "dark"):
@@ -285,6 +298,7 @@ def test_all_of_it_can_be_read_in_either_theme(page: Page, runs: list[str]):
             assert not faint, f"{theme}: {faint}"
     finally:
         page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+        shutil.rmtree(folder_of_runs(comfy) / failed)
 
 
 def test_without_tensorboard_its_button_says_what_to_do(page: Page, comfy: ComfyServer, runs: list[str]):

@@ -19,7 +19,7 @@ export const STYLE = `
 .darkroom-dialog .body { flex: 1; min-height: 0; display: flex; flex-direction: column; }
 .darkroom-dialog .main { flex: 1; min-height: 0; display: flex; }
 .darkroom-dialog .dim { color: var(--descrip-text, #999); }
-.darkroom-dialog .error { color: var(--error-text, #ff6060); white-space: pre-line; }
+.darkroom-dialog .error { color: color-mix(in srgb, var(--error-text, #f44) 60%, var(--input-text, #ddd)); white-space: pre-line; }
 .darkroom-dialog .note { padding: 6px 14px; border-bottom: 1px solid var(--darkroom-edge); white-space: pre-line; }
 .darkroom-dialog [hidden] { display: none !important; }
 .darkroom-dialog button, .darkroom-dialog input:not([type=checkbox]), .darkroom-dialog textarea { font: inherit;

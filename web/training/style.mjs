@@ -5,7 +5,7 @@ export const STYLE = `
 .darkroom-training .head { display: flex; align-items: baseline; gap: 6px; font-size: 13px; }
 .darkroom-training .head .name { font-weight: 600; flex: 1; min-width: 0; }
 .darkroom-training .head .left { color: var(--descrip-text, #999); font-variant-numeric: tabular-nums; flex: none; }
-.darkroom-training .head.failed { color: var(--error-text, #ff6060); }
+.darkroom-training .head.failed { color: color-mix(in srgb, var(--error-text, #f44) 60%, var(--input-text, #ddd)); }
 .darkroom-training .bar { height: 6px; border-radius: 3px; background: var(--comfy-input-bg, #333); overflow: hidden; }
 .darkroom-training .bar div { height: 100%; width: 100%; border-radius: 3px; transform-origin: 0 50%;
   background: var(--p-primary-color, #3b82f6); }
