@@ -1,12 +1,14 @@
-"""What the program costs over a bare PEFT loop: CPU seconds a step and peak memory, full-size SD1.5, real photographs.
+"""What a step costs, beside what users would pick instead: CPU seconds and peak memory, full-size SD1.5, photographs.
 
-    python benchmarks/step_time.py --work DIR [--base FILE] [--steps 4] [--rounds 6] [--resolution 256]
+    python benchmarks/step_time.py --work DIR [--ways floor peft ours diffusers sd-scripts node] [--rounds 6]
+        [--sd-scripts CHECKOUT] [--comfy CHECKOUT] [--base FILE] [--steps 4] [--resolution 256]
 
-Both ways train the same adapter (rank 8, all linear layers of the transformer blocks) on the same cached latents and
-conditioning in fp32 with AdamW and clipping, batch 1. Each measurement is a process of its own; the ways take turns,
-so that a machine whose speed wanders treats both alike; a process's first step is a warm-up and does not count.
+The ways are those of ``peers.py``, and ours, a whole run. Each measurement is a process of its own; the ways take
+turns, so that a machine whose speed wanders treats all alike; a process's first step is a warm-up and does not count.
 A run saves at least five times, so this short one saves after each step: that time is told beside, not in the step.
+``ready`` is from the start of the process to its first step: imports, loading, and whatever else a way does before.
 Without ``--base`` a full-size checkpoint with random weights is written (2.1 GB): the time is that of real ones.
+The node and sd-scripts want their own packages in this Python; ComfyUI's with ours and opencv has all of them.
 """
 
 from __future__ import annotations
@@ -19,87 +21,114 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+sys.path[:0] = [str(REPO), str(REPO / "benchmarks")]
 
-from trainer import config as configs  # noqa: E402
-from trainer.config import TrainConfig  # noqa: E402
+import peers  # noqa: E402
 
-WAYS = ("peft", "ours")
+WAYS = (*peers.PEERS, "ours")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="a folder for the base, the pictures and the runs")
     parser.add_argument("--base", type=Path)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["floor", "peft", "ours"])
+    parser.add_argument("--sd-scripts", type=Path, help="a checkout of kohya-ss/sd-scripts")
+    parser.add_argument("--comfy", type=Path, help="a checkout of ComfyUI")
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps that count, in each process")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--round", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     args.base = args.base or args.work / "sd15-random.safetensors"
     if args.way:
-        from trainer.gauge import process_peak
-
-        config = settings(args)
-        seconds, saving = (bare_peft(config, args.steps), []) if args.way == "peft" else ours(config)
-        print(json.dumps({"seconds": seconds[1:], "saving": saving, "peak": process_peak()}))
+        print(json.dumps(measure(args)))
         return 0
-
     photographs(args.work / "photographs")
     if not args.base.exists():
         from trainer.families import sd15_random
 
         sd15_random.write_random(args.base)
-    measured: dict[str, list[float]] = {way: [] for way in WAYS}
-    memory: dict[str, float] = dict.fromkeys(WAYS, 0.0)
-    saving: list[float] = []
-    call(args, "ours", 0)  # fills the cache
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in args.ways}
+    call(args, "ours")  # fills the cache
     for number in range(1, args.rounds + 1):
-        for way in WAYS:
-            result = call(args, way, number)
-            measured[way].append(statistics.median(result["seconds"]))
-            memory[way] = max(memory[way], result["peak"] / 2**30)
-            saving += result["saving"]
-            print(f"round {number} {way}: {measured[way][-1]:.3f} CPU s a step", flush=True)
-    report(measured, memory)
-    print(f"a checkpoint of ours: median {statistics.median(saving):.3f} CPU s")
+        for way in args.ways:
+            found[way].append(call(args, way))
+            step = statistics.median(found[way][-1]["seconds"])
+            print(f"round {number} {way}: {step:.3f} CPU s a step", flush=True)
+    report(found)
     return 0
 
 
-def report(measured: dict[str, list[float]], memory: dict[str, float]) -> None:
-    """Prints the medians, their spread, and the ratio of the ways within each round."""
-    for way in WAYS:
-        values = measured[way]
+def report(found: dict[str, list[dict[str, Any]]]) -> None:
+    """A table: medians over the rounds, and the median of each round's ratio to bare PEFT."""
+    steps = {way: [statistics.median(one["seconds"]) for one in rounds] for way, rounds in found.items()}
+    print("way         CPU s a step (range)      / peft   ready, CPU s (wall)   peak")
+    for way, rounds in found.items():
+        ratio = ""
+        if "peft" in steps:
+            ratio = f"{statistics.median(a / b for a, b in zip(steps[way], steps['peft'], strict=True)):.3f}"
+        ready, wall = (statistics.median(one[name] for one in rounds) for name in ("ready", "wall"))
+        peak = max(one["peak"] for one in rounds) / 2**30
+        spread = f"{min(steps[way]):.2f} to {max(steps[way]):.2f}"
         print(
-            f"{way:>5}: median {statistics.median(values):.3f} CPU s a step "
-            f"(from {min(values):.3f} to {max(values):.3f}), peak {memory[way]:.2f} GiB"
+            f"{way:<11} {statistics.median(steps[way]):6.3f} ({spread})   {ratio:>6}   "
+            f"{ready:6.1f} ({wall:.1f})   {peak:.2f} GiB"
         )
-    ratios = [ours / bare for ours, bare in zip(measured["ours"], measured["peft"], strict=True)]
-    whole = statistics.median(measured["ours"]) / statistics.median(measured["peft"])
-    print(f"ours / peft: {whole:.3f} of the medians, {statistics.median(ratios):.3f} median of the rounds' ratios")
+    if saving := [second for one in found.get("ours", []) for second in one["saving"]]:
+        print(f"a checkpoint of ours: median {statistics.median(saving):.3f} CPU s")
 
 
-def call(args: argparse.Namespace, way: str, number: int) -> dict:
+def call(args: argparse.Namespace, way: str) -> dict[str, Any]:
     """Measures one way in a process of its own."""
     command = [sys.executable, __file__, "--work", str(args.work), "--base", str(args.base), "--way", way]
-    command += ["--steps", str(args.steps), "--round", str(number), "--resolution", str(args.resolution)]
+    command += ["--steps", str(args.steps), "--resolution", str(args.resolution)]
+    for name in ("sd_scripts", "comfy"):
+        if path := getattr(args, name):
+            command += [f"--{name.replace('_', '-')}", str(path.resolve())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{way} failed:\n{done.stdout}\n{done.stderr}")
+        raise SystemExit(f"{way} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def settings(args: argparse.Namespace) -> TrainConfig:
-    """The same run for both ways."""
-    return configs.parse(
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """``seconds`` of each step that counts, ``ready`` and ``wall`` before the first, ``peak`` bytes, ``saving``."""
+    import psutil  # accelerate's own requirement
+
+    from trainer.gauge import process_peak
+
+    def wall() -> float:
+        return time.time() - psutil.Process().create_time()
+
+    if args.way == "ours":
+        told = ours(settings(args), wall)
+    else:
+        began = time.process_time(), wall()
+        data = given(args)
+        inputs = time.process_time() - began[0], wall() - began[1]  # of ours' cache: no peer reads that
+        stamps, walls = [], []
+        for _ in peers.PEERS[args.way](data):
+            stamps.append(time.process_time())
+            walls.append(wall())
+        steps = [after - before for before, after in itertools.pairwise(stamps)]
+        told = {"seconds": steps[1:], "ready": stamps[0] - inputs[0], "wall": walls[0] - inputs[1], "saving": []}
+    return {**told, "peak": process_peak()}
+
+
+def settings(args: argparse.Namespace) -> Any:
+    """The run that all ways train."""
+    from trainer import config
+
+    return config.parse(
         {
             "base_model": args.base.as_posix(),
             "train_data_dir": (args.work / "photographs").as_posix(),
-            "output_dir": (args.work / f"run-{args.round}").as_posix(),
+            "output_dir": (args.work / "run").as_posix(),
             "cache_dir": (args.work / "cache").as_posix(),
             "resolution": args.resolution,
             "batch_size": 1,
@@ -116,77 +145,67 @@ def settings(args: argparse.Namespace) -> TrainConfig:
     )
 
 
-def ours(config: TrainConfig) -> tuple[list[float], list[float]]:
-    """CPU seconds of each step of an ordinary run, and of each checkpoint between two of them."""
+def ours(config: Any, wall: Any) -> dict[str, Any]:
+    """An ordinary run, by its events."""
     import shutil
 
     from trainer import events, run
 
     shutil.rmtree(config.output_dir, ignore_errors=True)
-    steps: list[float] = []
-    saving: list[float] = []
+    told: dict[str, Any] = {"seconds": [], "saving": []}
     since = 0.0
 
     def sink(event: events.Event) -> None:
         nonlocal since
         now = time.process_time()
         match event:
+            case events.RunStarted():
+                told.update(ready=now, wall=wall())
             case events.Step():
-                steps.append(now - since)
+                told["seconds"].append(now - since)
             case events.Checkpoint():
-                saving.append(now - since)
+                told["saving"].append(now - since)
         since = now
 
     end = run.start(config, [sink])
     assert isinstance(end, events.RunFinished), end
-    return steps, saving
+    return {**told, "seconds": told["seconds"][1:]}
 
 
-def bare_peft(config: TrainConfig, steps: int) -> list[float]:
-    """CPU seconds of each step of the shortest loop that trains the same adapter on the same data."""
+def given(args: argparse.Namespace) -> peers.Given:
+    """What our run trains, in its order: pictures of another shape take another time."""
     import torch
-    from diffusers import DDPMScheduler
-    from peft import LoraConfig, inject_adapter_in_model
 
     from trainer import families, job
     from trainer.cache import Cache
     from trainer.dataset.sampler import windows
 
+    config = settings(args)
     family = families.detect(config.base_model)
-    loaded = job.load(config.output_dir.parent / "run-0")
+    loaded = job.load(config.output_dir)
     cache = Cache(loaded.cache_dir)
-    unet = family.load_model(config.base_model, torch.float32)
-    names = [n for n, m in unet.named_modules() if family.is_target(n, m, config.lora_targets)]
-    unet = inject_adapter_in_model(LoraConfig(r=8, lora_alpha=8, target_modules=names), unet)
-    unet.train()
-    parameters = [p for p in unet.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.01, fused=True)
-    schedule = DDPMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    order = (
+        w[0].item for epoch in itertools.count() for w in windows(loaded.items, seed=config.seed, epoch=epoch, size=1)
     )
-    # In our order: pictures of another shape take another time.
-    order = [
-        w[0].item for epoch in range(steps + 1) for w in windows(loaded.items, seed=config.seed, epoch=epoch, size=1)
-    ]
     data = [
         (
             cache.load("latents", item.latents)["latents"] * family.latent_scale,
             cache.load("conditioning", item.conditioning[0])["hidden"],
+            item.captions[0],
+            args.work / "photographs" / Path(item.path).name,
         )
-        for item in order[: steps + 1]
+        for item in itertools.islice(order, args.steps + 1)
     ]
-    stamps = [time.process_time()]
-    for latents, hidden in data:
-        noise, timestep = torch.randn_like(latents), torch.randint(0, 1000, (1,))
-        noisy = schedule.add_noise(latents, noise, timestep)  # type: ignore[arg-type]
-        prediction = unet(noisy, timestep, hidden).sample
-        loss = torch.nn.functional.mse_loss(prediction, noise)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        stamps.append(time.process_time())
-    return [after - before for before, after in itertools.pairwise(stamps)]
+    with torch.device("meta"):
+        from diffusers import UNet2DConditionModel
+
+        unet: Any = UNet2DConditionModel.from_config(family_config(family.name))
+    names = [name for name, module in unet.named_modules() if family.is_target(name, module, config.lora_targets)]
+    return peers.Given(args.base, names, data, args.resolution, args.sd_scripts, args.comfy)
+
+
+def family_config(name: str) -> dict[str, Any]:
+    return json.loads((REPO / f"trainer/families/assets/{name}/unet/config.json").read_text("utf-8"))
 
 
 def photographs(folder: Path) -> None:

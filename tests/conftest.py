@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,16 @@ def _reasons() -> dict[str, str]:
     elif importlib.util.find_spec("playwright") is None:
         reasons["browser"] = "playwright is not installed: pip install -r tests/requirements.txt"
     return reasons
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """The million objects of the libraries are not looked through again: a run collects garbage three times, each of
+    which took a quarter of a second, a third of a small run."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -116,6 +116,7 @@ NODE_CLASS_MAPPINGS = {}
 """
 
 
+@pytest.mark.long
 def test_two_servers_on_one_user_folder(start_comfy: Callable[..., ComfyServer], tmp_path: Path):
     one = start_comfy()
     (one.base / "custom_nodes" / "restart.py").write_text(RESTART, encoding="utf-8")

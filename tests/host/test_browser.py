@@ -90,6 +90,7 @@ def test_a_template_file_is_what_its_source_says(name: str):
     assert wired == links
 
 
+@pytest.mark.long
 def test_the_demo_template_run_by_one_click_shows_the_style(comfy: ComfyServer):
     with open_page(comfy) as (page, complaints):
         open_template(page, DEMO)
@@ -147,7 +148,13 @@ def judge_style(comfy: ComfyServer, trained: Graph) -> None:
 
 
 # A few epochs more than the demo's run has, which is there already; none more; a few for pictures that are new.
-@pytest.mark.parametrize(("name", "epochs"), [(CONTINUE, EPOCHS + 4), (SWEEP, EPOCHS), (MADE, 8), (CAPTION, 8)])
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [
+        *(pytest.param(*one, marks=pytest.mark.long) for one in ((CONTINUE, EPOCHS + 4), (SWEEP, EPOCHS), (MADE, 8))),
+        (CAPTION, 8),
+    ],
+)
 def test_a_template_on_the_demo_base_runs_by_one_click(comfy: ComfyServer, name: str, epochs: int):
     with open_page(comfy) as (page, complaints):
         open_template(page, name)
@@ -167,7 +174,7 @@ def test_a_template_on_the_demo_base_runs_by_one_click(comfy: ComfyServer, name:
 
 
 @real
-@pytest.mark.parametrize("epochs", [pytest.param(4, marks=pytest.mark.long), 1])
+@pytest.mark.parametrize("epochs", [pytest.param(epochs, marks=pytest.mark.long) for epochs in (4, 1)])
 def test_the_template_for_texts_shows_both_answers(comfy: ComfyServer, epochs: int):
     shown = (
         "() => Object.fromEntries(app.graph.nodes.filter(n => n.type === 'PreviewAny').map("

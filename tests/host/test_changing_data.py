@@ -98,6 +98,7 @@ def test_a_picture_of_another_size_and_one_that_is_gone(comfy: ComfyServer, fold
     assert len(jobs.load(runs(comfy) / run_id(outputs)).items) == 11
 
 
+@pytest.mark.long
 def test_a_caption_and_a_picture_more_are_for_the_next_time(comfy: ComfyServer, folder: Path, tmp_path: Path):
     first, last = pictures(folder)[0], pictures(folder)[-1]
     (tmp_path / "caption").write_text("a small green fish", encoding="utf-8")

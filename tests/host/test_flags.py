@@ -109,6 +109,7 @@ def test_loras_of_another_folder_are_applied(moved: Moved):
         (folder / FOREIGN_LORA).unlink()
 
 
+@pytest.mark.long
 def test_a_small_cache_of_results_trains_once(tmp_path: Path):
     server = ComfyServer(tmp_path, ("--cache-lru", "2"), start=False)
     shutil.copy(

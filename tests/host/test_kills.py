@@ -1,6 +1,6 @@
 """Killed at random, alternately the worker and ComfyUI: nothing is lost but the steps since the last checkpoint.
 
-DARKROOM_KILLS=30 python -m pytest tests/host/test_kills.py is the long form.
+DARKROOM_LONG=1 DARKROOM_KILLS=30 python -m pytest tests/host/test_kills.py is the long form.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def done(run: Path) -> int:
     return max((event.step for event in story if isinstance(event, Step)), default=0)
 
 
+@pytest.mark.long
 def test_killed_at_random_the_run_goes_on_and_ends_as_if_unbroken(
     start_comfy: Callable[..., ComfyServer], tmp_path: Path
 ):

@@ -67,6 +67,7 @@ def patched(comfy: ComfyServer, graph: Graph) -> Tensors:
     return comfy.probe("weights", graph, {"model": ["apply", 0], "clip": ["apply", 1]}, keys=[]).tensors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", adapters.METHODS)
 def test_sdxl_is_patched_by_every_method_as_peft_merges_it(comfy: ComfyServer, xl: Parts, method: str):
     made, name = xl.with_adapters(method), f"xl {method} \u6cd5.safetensors"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host.browser import close_dialogs, open_page, press_run, wait_until_ready
+from tests.host.browser import press_run, wait_until_ready
 from tests.host.graphs import demo_loader, training
 from tests.host.server import ComfyServer
 
@@ -39,31 +39,23 @@ SHOW = "([x, y]) => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [x, y]; 
 
 
 @pytest.fixture
-def page(comfy: ComfyServer, nodes_2: bool) -> Iterator[Page]:
-    """An empty graph, in either renderer; no complaints when the test is over."""
-    with open_page(comfy, nodes_2=nodes_2) as (page, complaints):
-        close_dialogs(page)
-        page.evaluate("() => app.graph.clear()")
-        page.wait_for_timeout(500)
-        yield page
-        assert not complaints
-
-
-@pytest.fixture
 def chinese(page: Page, comfy: ComfyServer) -> Iterator[Page]:
     """The page in Chinese."""
-    page.evaluate(SPEAK, "zh")
-    page.wait_for_timeout(1000)
-    page.goto("about:blank")  # its address names a graph that is gone
-    page.goto(comfy.url, wait_until="domcontentloaded")
-    wait_until_ready(page)
-    page.evaluate("() => app.graph.clear()")
-    page.wait_for_timeout(500)
+
+    def speak(language: str) -> None:
+        page.evaluate(SPEAK, language)
+        page.wait_for_timeout(1000)
+        page.goto("about:blank")  # its address names a graph that is gone
+        page.goto(comfy.url, wait_until="domcontentloaded")
+        wait_until_ready(page)
+        page.evaluate("() => app.graph.clear()")
+        page.wait_for_timeout(500)
+
+    speak("zh")
     try:
         yield page
     finally:
-        page.evaluate(SPEAK, "en")
-        page.wait_for_timeout(1000)
+        speak("en")
 
 
 def look(page: Page) -> None:
@@ -267,22 +259,20 @@ def test_train_lora_tells_how_far_it_is_shows_samples_and_says_that_it_has_ended
 
 
 @pytest.fixture
-def words(comfy: ComfyServer) -> Iterator[Callable[..., Any]]:
+def words(page: Page) -> Callable[..., Any]:
     """`words(script, "name", argument ...)`: what a function of one of the page's scripts gives."""
-    with open_page(comfy) as (page, complaints):
 
-        def call(script: str, name: str, *arguments: Any) -> Any:
-            return page.evaluate(
-                """async ([script, name, values]) => {
-                    const found = performance.getEntriesByType("resource").find(one => one.name.endsWith(script)).name;
-                    const given = (await import(found))[name](...values);
-                    return Array.isArray(given) ? given.map(one => one.textContent) : given;
-                }""",
-                [f"/{script}.js", name, list(arguments)],
-            )
+    def call(script: str, name: str, *arguments: Any) -> Any:
+        return page.evaluate(
+            """async ([script, name, values]) => {
+                const found = performance.getEntriesByType("resource").find(one => one.name.endsWith(script)).name;
+                const given = (await import(found))[name](...values);
+                return Array.isArray(given) ? given.map(one => one.textContent) : given;
+            }""",
+            [f"/{script}.js", name, list(arguments)],
+        )
 
-        yield call
-        assert not complaints
+    return call
 
 
 FOUND = {

@@ -75,6 +75,7 @@ def test_latents_and_conditioning_of_the_host_are_the_trainers(trained: tuple[di
     check_encoded(trained[2], {"hidden"}, 128)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("sdxl_alone")
 def test_of_sdxl_too(comfy: ComfyServer):
     """A checkpoint of the stock loader, with its KL VAE and both text encoders."""

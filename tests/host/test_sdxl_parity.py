@@ -19,7 +19,7 @@ FAMILY = sdxl.FAMILY
 SIZES = (((1023, 517), (9, 0), (96, 64)), ((640, 1200), (0, 33), (64, 128)))
 """Of two pictures: size, crop, bucket; width first."""
 
-pytestmark = [pytest.mark.host, pytest.mark.usefixtures("sdxl_alone")]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.usefixtures("sdxl_alone")]
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ OPTIMIZERS: dict[str, tuple[int, str]] = {
     "moving average": (40, ""),
 }
 LEFT = 0.4
-# Of optional packages; that they step rightly is in test_optim.py.
-LONG = ("prodigy", "lion", "schedulefree")
+# That they step rightly is in test_optim.py.
+LONG = ("prodigy", "lion", "schedulefree", "adamw8bit", "adafactor")
 
 
 @pytest.mark.parametrize(
