@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.conftest import find_chromium
 from tests.host.server import ComfyServer
 
@@ -20,6 +22,12 @@ QUIET = (
 NOISE = (  # what ComfyUI's page says of itself, or when there is no internet
     "Failed to load resource", "Content Security Policy", "is deprecated", "before initialization", "Fetch API",
     "[Settings]", "Autofocus",
+)  # fmt: skip
+
+# A minute in either renderer: in the classic one it is a long form.
+MINUTES = pytest.mark.parametrize(
+    "nodes_2", [pytest.param(False, marks=pytest.mark.long), True], ids=["classic", "nodes 2.0"], indirect=True,
+    scope="module",
 )  # fmt: skip
 
 # On a busy machine this takes as long as it takes; a fixed time would be too short there, and too long elsewhere.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host.browser import press_run, settle, wait_until_ready
+from tests.host.browser import MINUTES, press_run, settle, wait_until_ready
 from tests.host.measure import run_id
 from tests.host.server import ComfyServer
 from tests.host.test_background import BACKGROUND, graph, has_checkpoint, has_finished, told, until
@@ -55,6 +55,7 @@ def drawn(comfy: ComfyServer, known: set[str]) -> list[dict[str, Any]]:
     return made
 
 
+@MINUTES
 def test_every_checkpoint_is_drawn_once_by_the_user_s_own_graph(page: Page, nodes_2: bool, comfy: ComfyServer):
     made = numbered(graph(training_seed=4800 + nodes_2, **SETTINGS))
     del made[next(name for name, one in made.items() if one["class_type"] == "PreviewAny")]

@@ -47,6 +47,7 @@ def test_within_a_subgraph_it_is_the_same_run(comfy: ComfyServer, first: dict[st
     assert outputs["12:data"]["text"][0].startswith("12 images")
 
 
+@pytest.mark.long
 def test_a_merge_is_trained_as_it_is(comfy: ComfyServer, first: dict[str, Any]):
     def merged(ratio: float) -> Graph:
         graph = {**demo_loader(), "lora": apply_lora(1.0), **training(**SHORT)}

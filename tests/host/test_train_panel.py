@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.host.accidents import reach, starts, told, wait_for
-from tests.host.browser import finish, press_run, wait_until_ready
+from tests.host.browser import MINUTES, finish, press_run, wait_until_ready
 from tests.host.graphs import Graph, demo_loader, training
 from tests.host.measure import runs
 from tests.host.server import ComfyServer, PromptFailed
@@ -193,6 +193,7 @@ def story_lines(steps: int, every: int = 100) -> list[dict[str, Any]]:
     return lines
 
 
+@MINUTES
 @pytest.mark.browser
 def test_a_training_is_seen_and_steered_from_the_first_second_to_the_end(page: Page, comfy: ComfyServer):
     graph = long_training(8200 + int(page.evaluate("() => Number(LiteGraph.vueNodesMode)")), validation_images=2)

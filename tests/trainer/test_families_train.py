@@ -29,8 +29,14 @@ def settings(config: TrainConfig, base: Path, **fields: Any) -> TrainConfig:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("text", [False, True], ids=["denoiser", "text encoders too"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(pytest.param(name, False, id=f"denoiser-{name}") for name in NAMES),
+        pytest.param("sd15", True, id="text encoders too-sd15"),
+        pytest.param("sdxl", True, id="text encoders too-sdxl", marks=pytest.mark.long),
+    ],
+)
 def test_a_family_trains_resumes_samples_and_its_file_fits(
     config: TrainConfig, tmp_path: Path, name: str, text: bool
 ) -> None:
