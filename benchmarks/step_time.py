@@ -42,6 +42,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--profile", choices=list(peers.PEERS), help="only show where a step of this way spends its time"
+    )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     args.base = args.base or args.work / "sd15-random.safetensors"
@@ -53,6 +56,9 @@ def main() -> int:
         from trainer.families import sd15_random
 
         sd15_random.write_random(args.base)
+    if args.profile:
+        print(profiled(args))
+        return 0
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in args.ways}
     call(args, "ours")  # fills the cache
     for number in range(1, args.rounds + 1):
@@ -100,7 +106,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """``seconds`` of each step that counts, ``ready`` and ``wall`` before the first, ``peak`` bytes, ``saving``."""
     import psutil  # accelerate's own requirement
 
-    from trainer.gauge import process_peak
+    from trainer.gauge import Gauge, process_peak
 
     def wall() -> float:
         return time.time() - psutil.Process().create_time()
@@ -108,6 +114,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.way == "ours":
         told = ours(settings(args), wall)
     else:
+        import torch
         from diffusers import DDPMScheduler, UNet2DConditionModel  # noqa: F401
         from peft import LoraConfig  # noqa: F401
 
@@ -116,11 +123,25 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         inputs = time.process_time() - began[0], wall() - began[1]  # of ours' cache: no peer reads that
         stamps, walls = [], []
         for _ in peers.PEERS[args.way](data):
+            if not stamps:  # as our runs do: of loading nothing counts
+                Gauge(torch.device("cpu")).begin()
             stamps.append(time.process_time())
             walls.append(wall())
         steps = [after - before for before, after in itertools.pairwise(stamps)]
         told = {"seconds": steps[1:], "ready": stamps[0] - inputs[0], "wall": walls[0] - inputs[1], "saving": []}
     return {**told, "peak": process_peak()}
+
+
+def profiled(args: argparse.Namespace) -> str:
+    """Torch's table of a step, after one that does not count; a run of ours must have been here."""
+    from torch.profiler import ProfilerActivity, profile
+
+    steps = peers.PEERS[args.profile](given(args))
+    for _ in range(2):
+        next(steps)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        next(steps)
+    return profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=40)
 
 
 def settings(args: argparse.Namespace) -> Any:

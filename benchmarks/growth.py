@@ -1,0 +1,139 @@
+"""How cost grows: with the pictures, their resolution, the rank, the batch. CPU seconds, on the demo's base.
+
+    python benchmarks/growth.py --work DIR [--plot docs/images/growth.png]
+
+One thing at a time is changed from 64 pictures, 128 x 128, rank 8, batch 4. ``step`` is the median of a training step,
+``encode`` what encoding a picture and its caption takes, ``start`` what a run with everything encoded takes to its
+first step. The pictures are noise, of a size a little above the resolution. The plot wants matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+USUAL = {"images": 64, "resolution": 128, "rank": 8, "batch": 4}
+POINTS = {
+    "images": (16, 64, 256, 1024),
+    "resolution": (64, 128, 192, 256),
+    "rank": (4, 8, 16, 32, 64),
+    "batch": (1, 2, 4, 8, 16),
+}
+STEPS = 6
+
+
+def pictures(folder: Path, count: int, size: int) -> Path:
+    """So many pictures of noise, with captions."""
+    import numpy as np
+    from PIL import Image
+
+    place = folder / f"{count} of {size}"
+    if place.exists():
+        return place
+    place.mkdir(parents=True)
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (size // 8, size // 8, 3), np.uint8)
+        Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC).save(place / f"{number}.png")
+        (place / f"{number}.txt").write_text(f"picture number {number}", encoding="utf-8")
+    return place
+
+
+def measure(folder: Path, images: int, resolution: int, rank: int, batch: int) -> dict[str, float]:
+    """``step``, ``encode`` and ``start``, in CPU seconds."""
+    from trainer import config, events, run
+    from trainer.demo import BASE
+
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    settings = config.parse(
+        {
+            "base_model": BASE.as_posix(),
+            "train_data_dir": pictures(folder, images, resolution * 9 // 8).as_posix(),
+            "output_dir": (folder / "run").as_posix(),
+            "cache_dir": (folder / "cache").as_posix(),
+            "resolution": resolution,
+            "lora_rank": rank,
+            "batch_size": batch,
+            "max_steps": STEPS,
+            "epochs": 1000,
+            "mixed_precision": "no",
+            "gradient_checkpointing": False,
+            "log_interval": 1,
+            "sample_every": 0,
+            "validation_steps": 0,
+        }
+    )
+    told: dict[str, float] = {}
+    steps: list[float] = []
+    since = began = 0.0
+
+    def sink(event: events.Event) -> None:
+        nonlocal since
+        now = time.process_time()
+        if isinstance(event, events.Phase) and event.name.startswith("loading"):
+            told.setdefault("encode", (now - began) / images)
+        elif isinstance(event, events.RunStarted):
+            told["start"] = now - began
+        elif isinstance(event, events.Step):
+            steps.append(now - since)
+        since = now
+
+    for _ in range(2):  # the second time everything is encoded
+        steps.clear()
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        began = time.process_time()
+        end = run.start(settings, [sink])
+        assert isinstance(end, events.RunFinished), end
+    return {**told, "step": statistics.median(steps[1:])}
+
+
+def plot(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
+    import matplotlib  # pyright: ignore[reportMissingImports]
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
+
+    figure, axes = pyplot.subplots(1, len(found), figsize=(3.4 * len(found), 3.2), constrained_layout=True)
+    names = {"images": "start", "resolution": "step", "rank": "step", "batch": "step"}
+    for axis, (what, points) in zip(axes, found.items(), strict=True):
+        x, y = [one[what] for one in points], [one[names[what]] for one in points]
+        axis.plot(x, y, "o-", color="#2563eb", linewidth=2)
+        axis.set(xlabel=what, ylim=(0, 1.15 * max(y)), xticks=x)
+        axis.set_ylabel("CPU s to the first step" if names[what] == "start" else "CPU s a step")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        if what == "images":
+            axis.set_xscale("log", base=4)
+            axis.set_xticks(x, [str(one) for one in x])
+    figure.savefig(file, dpi=110)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--plot", type=Path)
+    args = parser.parse_args()
+    measure(args.work, **{**USUAL, "images": 16})  # imports
+    found: dict[str, list[dict[str, Any]]] = {}
+    for what, values in POINTS.items():
+        for value in values:
+            point = {**USUAL, what: value}
+            told = {name: round(seconds, 4) for name, seconds in measure(args.work, **point).items()}
+            found.setdefault(what, []).append({what: value, **told})
+            print(json.dumps(found[what][-1]), flush=True)
+    if args.plot:
+        plot(found, args.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
