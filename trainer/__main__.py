@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -19,8 +20,10 @@ from . import __version__
 from . import config as configs
 from .errors import ConfigError, DarkroomError, UserError
 from .events import Event, RunFailed, RunFinished, Sink
+from .launch import launched
 
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 130
+_SAME = 2.0  # seconds: a launcher passes on a signal that the terminal has sent to its processes already
 
 # Read when torch is loaded. Threads that spin for long while they wait make a step many times slower on a machine that
 # also does something else; threads that never spin make small models twice as slow on one that does not.
@@ -147,7 +150,16 @@ def _train(args: argparse.Namespace) -> int:
     from . import job as jobs
     from . import run
 
+    together = launched()
+    if config is not None:
+        config = _of_all(config, together.world)
     with Stop() as stop:
+        if together.world > 1 and args.captions:
+            raise _only_training()
+        if together.rank:
+            stop.with_stdin() if args.job else None
+            run.follow(stop, config, *_followed(args, changes))
+            return DONE
         if args.captions:
             from .captioning.work import work
 
@@ -174,7 +186,33 @@ def _train(args: argparse.Namespace) -> int:
         return exit_code(run.work(folder, [screen()], stop, config))
 
 
+def _of_all(config: configs.TrainConfig, processes: int) -> configs.TrainConfig:
+    """A config whose batch is that of each process, as the one that they train together: with more accumulation.
+
+    So the same run goes on in any number of processes. What is auto is what all of them together need.
+    """
+    if processes == 1 or {"batch_size", "gradient_accumulation_steps"} & set(config.auto):
+        return config
+    return config.but(gradient_accumulation_steps=config.gradient_accumulation_steps * processes)
+
+
+def _followed(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    """What is other in this process than in the first one, and its run folder if the host has planned the run."""
+    from .run import OF_THE_MACHINE
+
+    if args.config:
+        return {}, None
+    folder = (args.job or args.resume).absolute()
+    return {"output_dir": folder.as_posix()} | {n: v for n, v in changes.items() if n in OF_THE_MACHINE}, folder
+
+
+def _only_training() -> ConfigError:
+    return ConfigError(["several processes only train: start this command as one"], "the command line")
+
+
 def _sweep(args: argparse.Namespace) -> int:
+    if launched().world > 1:
+        raise _only_training()
     config = configs.load(args.config, overrides=dict(_setting(text) for text in args.set))
     from . import sweep
 
@@ -189,6 +227,8 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    if launched().world > 1:
+        raise _only_training()
     if args.task == configs.TEXT:
         from .demo.text import run_demo
     else:
@@ -220,7 +260,7 @@ class Stop:
     """Whether to stop: after Ctrl-C (or a polite kill) the step is ended and saved; a second Ctrl-C ends at once."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._asked, self._since = threading.Event(), 0.0
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -253,10 +293,15 @@ class Stop:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, _: object) -> None:
+        place = launched()
         if self._asked.is_set():
+            if place.world > 1 and time.monotonic() - self._since < _SAME:
+                return
             raise KeyboardInterrupt
         self._asked.set()
-        print("stopping after this step, and saving; once more to stop at once", file=sys.stderr)
+        self._since = time.monotonic()
+        if place.rank == 0:
+            print("stopping after this step, and saving; once more to stop at once", file=sys.stderr)
 
 
 def _setting(text: str) -> tuple[str, Any]:

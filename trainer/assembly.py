@@ -22,6 +22,7 @@ from .gauge import Gauge, budget, ram_free
 from .job import Job
 from .loop import Training
 from .memory import Possible, Savings, Weights
+from .ranks import Ranks
 from .tasks.base import Task
 from .tasks.causal_lm import CausalLM
 from .tasks.diffusion import Diffusion
@@ -84,7 +85,9 @@ def reading(job: Job, mixed: Precision) -> int:
     return size(job.base.file) * DTYPES[mixed].itemsize
 
 
-def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gauge: Gauge) -> tuple[Training, Trained]:
+def put_together(
+    job: Job, at: Standing, savings: Savings, mixed: Precision, gauge: Gauge, ranks: Ranks
+) -> tuple[Training, Trained]:
     """Loads the base model, puts adapters on it, and everything to where the run stands.
 
     Args:
@@ -93,6 +96,7 @@ def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gau
         savings: what it gives up.
         mixed: the number format.
         gauge: of the device, which it names.
+        ranks: the processes that train it together.
 
     Raises:
         UserError: as ``trained.build``.
@@ -131,6 +135,7 @@ def put_together(job: Job, at: Standing, savings: Savings, mixed: Precision, gau
         windows_per_epoch(job.train_items, config.window),
         averages,
         gauge,
+        ranks,
         savings.batch,
         at.saved,
         at.due,

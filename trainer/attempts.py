@@ -22,6 +22,7 @@ from .gauge import GB, Gauge, budget, hold_to, ram_free, release, swap_free
 from .job import Item, Job, TextItem
 from .loop import Training, train
 from .memory import Plan, Savings
+from .ranks import Ranks
 from .rehearsal import rehearse
 from .runfolder import check_length
 from .studio import Studio
@@ -62,6 +63,7 @@ class Attempts:
         emit: takes events.
         requests: asked between steps.
         decode: for samples; None: they stay latents.
+        ranks: the processes that train it together; this one leads.
     """
 
     def __init__(
@@ -72,8 +74,9 @@ class Attempts:
         emit: Callable[[Event], None],
         requests: Callable[[], Requests],
         decode: Callable[[torch.Tensor], torch.Tensor] | None,
+        ranks: Ranks,
     ) -> None:
-        self._job, self._folder, self._total = job, folder, total
+        self._job, self._folder, self._total, self._ranks = job, folder, total, ranks
         self._emit, self._requests, self._decode = emit, requests, decode
         config, self._device = job.config, resolve(job.config)
         self._gauge = Gauge(self._device)
@@ -117,7 +120,8 @@ class Attempts:
             return self._with(less, "the base model is too large for the RAM", at)
         try:
             self._emit(Phase("loading the base model"))
-            run, trained = assembly.put_together(self._job, at, self._savings, mixed, self._gauge)
+            self._tell_ranks(at, mixed)
+            run, trained = assembly.put_together(self._job, at, self._savings, mixed, self._gauge, self._ranks)
             studio = Studio(self._job, self._folder, run, trained, self._emit, self._requests, self._decode)
             release(self._device)  # of what reading the base took
             self._gauge.begin()
@@ -127,9 +131,14 @@ class Attempts:
                 free = budget(self._device, self._job.config.vram_limit)
                 # A card's first step is mostly the choosing of kernels: up to twenty times the time of the others.
                 seconds, plan = rehearse(run, trained, free, twice=self._savings.paged or self._device.type != "cpu")
+                for other in self._ranks.answers():  # the slowest counts, and the one with the least room
+                    seconds = max(seconds, other["seconds"])
+                    plan = min(plan, Plan(**other["plan"]), key=lambda plan: plan.free - plan.total)
                 if not plan.fits and (less := memory.enough(plan, self._savings, self._possible)):
                     return self._with(less, f"it needs {plan.total / GB:.1f} GB, and {plan.free / GB:.1f} are free", at)
-                run.step_seconds = seconds * -(-run.config.window // run.micro_batch)
+                run.step_seconds = seconds * -(-run.share // run.micro_batch)
+                self._ranks.tell("align")
+                self._ranks.align(run.parameters)
                 self._tell(run, trained, mixed, plan)
                 if not train(run, studio, self._requests, self._emit):
                     return None
@@ -226,6 +235,15 @@ class Attempts:
             position.total, position.extended_at = self._total, position.step
         return position
 
+    def _tell_ranks(self, at: Standing, mixed: Precision) -> None:
+        """Where all processes begin, and with what they give up: from what this one has, whatever became of theirs."""
+        if self._ranks.world == 1:
+            return
+        numbers, tensors = ({}, b"") if at.state is None else checkpoint.packed(at.state)
+        place = {"position": asdict(at.position), "state": numbers}
+        self._ranks.tell("attempt", savings=asdict(self._savings), mixed=mixed, **place)
+        self._ranks.share(tensors)
+
     def _tell(self, run: Training, trained: Trained, mixed: Precision, plan: Plan) -> None:
         """What is known before the first step. Its time and memory are tried, not guessed."""
         left, config = run.position.total - run.position.cursor, self._job.config
@@ -251,6 +269,7 @@ class Attempts:
                 sum(item.regular for item in run.items),
                 card_name(self._device),
                 config.text,
+                self._ranks.world,
             )
         )
         sizes = {part: size for part, size in asdict(plan).items() if part != "free"}

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load as deserialised
 from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 
 from . import export
 from .errors import CheckpointError, RunFolderError
@@ -156,6 +158,22 @@ def load(run: Path, step: int) -> State:
         RunFolderError: another version of the program wrote it.
     """
     return _read(folder_of(run, step))
+
+
+def packed(state: State) -> tuple[dict[str, Any], bytes]:
+    """A state as numbers for JSON, and bytes, to be sent to another process; its position goes by itself."""
+    tensors = {f"{part} {name}": tensor for part in _TENSORS for name, tensor in getattr(state, part).items()}
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return {name: getattr(state, name) for name in _NUMBERS}, serialised(contiguous)
+
+
+def unpacked(position: Position, numbers: dict[str, Any], tensors: bytes) -> State:
+    """The state that was ``packed``."""
+    parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in _TENSORS}
+    for name, tensor in deserialised(tensors).items():
+        part, _, own = name.partition(" ")
+        parts[part][own] = tensor
+    return State(position, **parts, **numbers)
 
 
 def _prune(run: Path, newest: int) -> None:

@@ -10,11 +10,13 @@ import torch
 
 from .config import Precision, TrainConfig
 from .errors import ConfigError
+from .launch import launched
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
+_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 SMALL, LARGE = 64, 640  # channels of the trials
 HOPELESS = 4.0  # times slower than fp32
 MARGIN = 1.1  # what another format than fp32 has to win by
@@ -29,9 +31,16 @@ def resolve(config: TrainConfig) -> torch.device:
 def named(name: str) -> torch.device:
     """The device of a name as torch has them; ``auto`` takes the first GPU there is, else the CPU.
 
+    Of several processes on a machine each has a card of its own: the first the first one, and so on.
+
     Raises:
         ConfigError: the device is not there.
     """
+    place = launched()
+    if place.local_world > 1 and name.startswith("cuda:"):
+        raise ConfigError([f"device: {name} is one card, and there are {place.local_world} processes; expected cuda"])
+    if place.local_world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{place.local_rank}"
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -112,19 +121,23 @@ def _seconds(device: torch.device, kind: Precision, size: int) -> float:
 
 
 def accelerate(device: torch.device, mixed: Precision) -> Accelerator:
-    """An Accelerator on a device and in a number format, whatever an earlier run of this process had."""
+    """An Accelerator on a device and in a number format, whatever an earlier run of this process had.
+
+    It knows of this process alone, even where several train: ``ranks`` adds their gradients up. That works for whatever
+    part of a model is called, where DistributedDataParallel sees only calls of the model itself.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     # It remembers the first one of a process, and refuses another number format.
     AcceleratorState._reset_state(reset_partial_state=True)
-    before = os.environ.get(_DEVICE)
+    before = {name: os.environ.pop(name) for name in (_DEVICE, *_LAUNCHED) if name in os.environ}
     if device.index is not None:
         os.environ[_DEVICE] = str(device)
+    elif _DEVICE in before:
+        os.environ[_DEVICE] = before[_DEVICE]
     try:
         return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
     finally:
-        if before is not None:
-            os.environ[_DEVICE] = before
-        else:
-            os.environ.pop(_DEVICE, None)
+        os.environ.pop(_DEVICE, None)
+        os.environ.update(before)

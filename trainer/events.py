@@ -37,7 +37,7 @@ class RunStarted(Event):
     ``images`` are trained on, ``regularisation`` of them for the class; ``held_out`` are others, for validation.
     ``text`` says that these are texts. ``parameters`` are those that are not trained; ``buckets`` how many images there
     are of a size, such as 512x768; ``seconds`` what the rest is expected to take, by one trial (0: not tried). ``card``
-    is what the device is called.
+    is what the device is called, of the first of ``processes`` that train together.
     """
 
     name: str
@@ -57,6 +57,7 @@ class RunStarted(Event):
     regularisation: int = 0
     card: str = ""
     text: bool = False
+    processes: int = 1
 
 
 @dataclass(frozen=True)

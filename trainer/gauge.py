@@ -15,6 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from .launch import launched
+
 GB = 2**30  # as cards are named
 MARGIN = GB // 2  # of what is free: a card's context, fragments, and whatever else grows meanwhile
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -149,7 +151,10 @@ def release(device: torch.device) -> None:
 
 
 def ram_free() -> int:
-    """Bytes of RAM that can be taken before the system begins to swap; of a container, within its limit."""
+    """Bytes of RAM that can be taken before the system begins to swap; of a container, within its limit.
+
+    Of several processes that train on this machine it is this one's share.
+    """
     import psutil
 
     free = psutil.virtual_memory().available
@@ -159,7 +164,7 @@ def ram_free() -> int:
             lines = (line.split() for line in Path(stat).read_text(encoding="ascii").splitlines())
             free = min(free, most - taken + next(int(number) for name, number in lines if name == cached))
             break
-    return max(0, free)
+    return max(0, free) // launched().local_world
 
 
 def swap_free() -> int:

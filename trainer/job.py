@@ -373,11 +373,11 @@ def differences(old: Job, new: Job) -> list[str]:
                 if field in before[part] and before[part][field] != value:
                     lines.append(f"{field}: {before[part][field]!r} there, {value!r} now")
         else:
-            lines.append(_PARTS.get(part, part))
+            lines.append(PARTS.get(part, part))
     return lines
 
 
-_PARTS = {
+PARTS = {
     "base": "base_model: another file, or other content",
     "family": "base_model: another model family",
     "prediction": "base_model: another prediction type, or noise schedule",

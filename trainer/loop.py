@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +21,7 @@ from .dataset.sampler import Window, micro_batches, windows
 from .errors import DivergedError, RunError
 from .events import Event, Step, Warned
 from .gauge import Gauge
+from .ranks import Ranks
 from .runfolder import save_steps
 from .tasks.base import Task
 
@@ -67,11 +67,12 @@ class Training:
         model: the denoiser, or the language model, with its adapters, prepared by accelerate.
         optimizer: over the adapters, prepared by accelerate.
         parameters: the adapters.
-        accelerator: precision, and several processes.
+        accelerator: precision.
         position: where the run is; moved on in place.
         per_epoch: windows in an epoch.
         averages: of the adapters.
         gauge: of the device's memory.
+        ranks: the processes that train this together.
         batch: samples in a micro-batch; 0: as configured. Less of them is what a run gives up to fit its memory.
         saved: the step of the last checkpoint.
         due: what is to be done before the next step, in order: ``save``, ``validate``, ``sample``.
@@ -93,6 +94,7 @@ class Training:
     per_epoch: int
     averages: Averages
     gauge: Gauge
+    ranks: Ranks = field(default_factory=Ranks)
     batch: int = 0
     saved: int = 0
     due: list[str] = field(default_factory=list)
@@ -105,7 +107,12 @@ class Training:
     @property
     def micro_batch(self) -> int:
         """Samples in a micro-batch."""
-        return self.batch or self.config.batch_size
+        return min(self.batch or self.config.batch_size, self.share)
+
+    @property
+    def share(self) -> int:
+        """Samples of a whole window that this process has at most."""
+        return -(-self.config.window // self.ranks.world)
 
 
 def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit: Callable[[Event], None]) -> bool:
@@ -141,7 +148,8 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
             epoch_windows = epoch, windows(run.items, seed=config.seed, epoch=epoch, size=config.window)
         rate = optim.rate(config, position.step, position.total, position.extended_at) * 0.5**position.halved
         run.doing = f"training step {position.step + 1}"
-        loss, norm, stepped = _step(run, epoch_windows[1][index], epoch, rate)
+        run.ranks.tell("step", cursor=position.cursor, step=position.step, rate=rate)
+        loss, norm, stepped = step(run, epoch_windows[1][index], epoch, rate)
         overflowed = not stepped and run.accelerator.scaler is not None and math.isfinite(float(loss))
         position.cursor += not overflowed
         position.skipped = 0 if stepped else position.skipped + (not overflowed)
@@ -209,25 +217,24 @@ def _do_what_is_due(run: Training, studio: Studio, clock: _Clock) -> None:
                 run.due.append("sample")
 
 
-def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """One optimizer step: its loss, the gradient's norm before clipping, and whether it happened."""
-    accelerator = run.accelerator
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batches = micro_batches(window, run.micro_batch, rank, world)
-    size = run.task.size(window)
+def step(
+    run: Training, window: Window, epoch: int, rate: float, stop: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """One optimizer step, on all ranks: its loss, the gradient's norm before clipping, and whether it happened.
+
+    Args:
+        run: what is trained.
+        window: of which every rank takes its share.
+        epoch: that the window is of.
+        rate: the learning rate.
+        stop: whether this process was asked to stop, if it is not the first, which knows by itself.
+    """
+    accelerator, ranks = run.accelerator, run.ranks
     optim.set_rate(run.optimizer, rate)
     run.optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=accelerator.device)
-    for number, shown in enumerate(batches, 1):
-        if run.config.lora_dropout:  # the one draw that is torch's own; a text encoder's is made with the batch
-            torch.manual_seed(draws.integer(2**53, run.config.seed, run.position.cursor, number, "lora dropout"))
-        with nullcontext() if number == len(batches) else accelerator.no_sync(run.model):
-            with accelerator.autocast():
-                batch = run.task.batch(shown, epoch)
-                # Over what all ranks have of the window; times the ranks, because their gradients are averaged.
-                loss = run.task.loss(run.model, batch).sum() * (world / size)
-            accelerator.backward(loss)
-        total += loss.detach()
+    with ranks.together(stop):
+        own = _gradients(run, window, epoch)
+    total = ranks.add_up(run.parameters, own)
     norm = accelerator.clip_grad_norm_(run.parameters, run.config.max_grad_norm or math.inf)
     assert isinstance(norm, torch.Tensor)
     # fp16's scaler must see every step, to find its scale; it skips by itself. Whether it did is asked of the norm:
@@ -241,6 +248,23 @@ def _step(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch
         run.whole = False
         run.optimizer.step()
     return total, norm, stepped
+
+
+def _gradients(run: Training, window: Window, epoch: int) -> torch.Tensor:
+    """Adds to the gradients what this rank has of a window; its part of the loss."""
+    ranks, size = run.ranks, run.task.size(window)
+    total = torch.zeros((), device=run.accelerator.device)
+    for number, shown in enumerate(micro_batches(window, run.micro_batch, ranks.rank, ranks.world)):
+        if run.config.lora_dropout:  # the one draw that is torch's own; a text encoder's is made with the batch
+            number = 1 + ranks.rank + number * ranks.world
+            torch.manual_seed(draws.integer(2**53, run.config.seed, run.position.cursor, number, "lora dropout"))
+        with run.accelerator.autocast():
+            batch = run.task.batch(shown, epoch)
+            # Over what all ranks have of the window: their gradients are added up.
+            loss = run.task.loss(run.model, batch).sum() * (1 / size)
+        run.accelerator.backward(loss)
+        total += loss.detach()
+    return total
 
 
 class _Clock:

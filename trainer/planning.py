@@ -18,6 +18,7 @@ from .events import Event, Sink, Warned
 from .files import ContentHashes
 from .gauge import budget, hold_to
 from .job import Job
+from .launch import launched
 from .prepare import fill, plan
 
 
@@ -76,7 +77,7 @@ def images(config: TrainConfig, emit: Sink, note: Sink, stop: Callable[[], bool]
     job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)
 
     def encode(job: Job, emit: Callable[[Event], None]) -> None:
-        fill(job, dataset, encoder, cache, regularisation=regularisation, emit=emit, stop=stop)
+        fill(job, dataset, encoder, cache, regularisation=regularisation, emit=emit, stop=stop, share=launched().share)
         encoder.encoded()
 
     return Planned(replace(job, choices=choices), encode, encoder.decode)

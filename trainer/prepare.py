@@ -159,6 +159,7 @@ def fill(
     regularisation: Dataset | None = None,
     emit: Callable[[Event], None],
     stop: Callable[[], bool] = lambda: False,
+    share: slice = slice(None),
 ) -> None:
     """Encodes what the cache lacks for the job.
 
@@ -172,6 +173,7 @@ def fill(
         regularisation: as in ``plan``.
         emit: takes Phase events.
         stop: polled between two encodings.
+        share: which of the entries this process encodes, where several fill a cache together.
 
     Raises:
         CacheError: an encoding is not finite, or cannot be written.
@@ -184,7 +186,8 @@ def fill(
 
     wanted = set(job.cache_entries())
     captions = {key: text for key, text in job.captions().items() if ("conditioning", key) in wanted}
-    missing = {key: caption for key, caption in captions.items() if not cache.has("conditioning", key)}
+    own = list(captions.items())[share]  # of all, not of what is missing: that changes while others encode
+    missing = {key: caption for key, caption in own if not cache.has("conditioning", key)}
     for done, (key, caption) in enumerate(missing.items()):
         check()
         emit(Phase("encoding captions", done, len(missing)))
@@ -197,7 +200,7 @@ def fill(
         pictures.setdefault(item.latents, (images[item.id], False))
         if item.flipped:
             pictures.setdefault(item.flipped, (images[item.id], True))
-    lacking = {key: picture for key, picture in pictures.items() if not cache.has("latents", key)}
+    lacking = {key: picture for key, picture in list(pictures.items())[share] if not cache.has("latents", key)}
     for done, (key, (image, flip)) in enumerate(lacking.items()):
         check()
         emit(Phase("encoding images", done, len(lacking)))

@@ -6,7 +6,6 @@ planned the job and filled the cache). Both end in ``_execute``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -15,23 +14,31 @@ from typing import Any
 
 import torch
 
-from . import advisor, checkpoint, control, export, metadata, optim, planning
+from . import advisor, checkpoint, control, export, following, metadata, optim, planning
+from . import config as configs
 from . import job as jobs
 from .attempts import Attempts
 from .cache import Cache
 from .config import TrainConfig
 from .control import Requests
-from .errors import CacheError, ConfigError
+from .errors import CacheError
 from .events import Event, Journal, Phase, RunFinished, RunStopped, Sink, Warned
 from .failures import failed
-from .files import write_json
+from .files import digest, write_json
 from .job import Job
 from .languages import peft_folder
+from .launch import launched
 from .lock import locked
 from .prepare import StoppedWhilePreparing
+from .ranks import Ranks, joined
 from .runfolder import check_changes, check_folder, check_length, finished, read_result, total_steps
 from .sinks import Log, TensorBoard
 
+OF_THE_MACHINE = (
+    "base_model", "tokenizer", "train_data_dir", "metadata_path", "reg_data_dir", "init_lora", "chat_template",
+    "output_dir", "cache_dir", "device",
+)  # fmt: skip
+"""Fields that each machine's own config decides where several train a run; the others are the first process'."""
 PEFT = "peft"
 """The folder in a run's with the LoRA of a language model, as PEFT and llama.cpp's converter read it."""
 
@@ -58,8 +65,18 @@ def start(
     Raises:
         UserError: config, dataset, base model or run folder cannot be used; nothing was written.
     """
-    _one_process()
-    config = config.resolved()
+    with joined(config.device) as ranks:
+        return _start(config.resolved(), sinks, stop, choices, place, ranks)
+
+
+def _start(
+    config: TrainConfig,
+    sinks: Sequence[Sink],
+    stop: Callable[[], bool],
+    choices: tuple[tuple[str, str, str], ...],
+    place: Callable[[Job], Path],
+    ranks: Ranks,
+) -> Event:
     emit = _Fan(sinks)
     noted: list[Event] = []
 
@@ -81,9 +98,13 @@ def start(
 
         def encode(emit: Callable[[Event], None]) -> None:
             job.save(folder)
+            _plan_alike(job, ranks)
+            ranks.tell("fill")
             planned.fill(job, emit)
+            if any(said["stopped"] for said in ranks.answers()):
+                raise StoppedWhilePreparing
 
-        return _execute(job, folder, sinks, stop, planned.decode, noted, encode)
+        return _execute(job, folder, sinks, stop, planned.decode, noted, encode, ranks)
 
 
 def work(
@@ -103,8 +124,61 @@ def work(
     Raises:
         RunFolderError: the folder holds no job, another process works on it, or the config is of another run.
     """
-    _one_process()
     job = jobs.load(folder)
+    with joined((config or job.config).device) as ranks:
+        return _work(job, folder, sinks, stop, config, ranks)
+
+
+def follow(stop: Callable[[], bool], config: TrainConfig | None, own: Mapping[str, Any], folder: Path | None) -> None:
+    """What every process but the first of those that train a run together does: as the first one says.
+
+    Args:
+        stop: polled at every step; the first one is told.
+        config: of this process. None: as the first one's.
+        own: what is other here, such as folders.
+        folder: a run folder whose job is the host's; None: of the command line.
+
+    Raises:
+        WorkerError: the first one has gone.
+        ConfigError: several processes cannot train here.
+    """
+    device = own.get("device") or (config.device if config is not None else "")
+    if config is not None:
+        plain = config.resolved().to_plain()
+        own = {name: plain[name] for name in OF_THE_MACHINE} | dict(own)
+
+    def plan(settings: dict[str, Any], hosted: bool) -> following.Planned:
+        if hosted:
+            assert folder is not None
+            return following.Planned(replace(jobs.load(folder), config=configs.parse(settings)))
+        here = configs.parse({**settings, **own}, source=f"the config of rank {launched().rank}").resolved()
+        optim.check(here)
+        planned = (planning.texts if here.text else planning.images)(here, _silent, _silent, stop)
+        return following.Planned(planned.job, lambda job: planned.fill(job, _silent))
+
+    with joined(device) as ranks:
+        following.follow(ranks, plan, stop)
+
+
+def _silent(event: Event) -> None:
+    """The first process tells what happens."""
+
+
+def _plan_alike(job: Job, ranks: Ranks) -> None:
+    """Has all processes plan the same run."""
+    parts = {name: digest(part) for name, part in job.identity().items()}
+    ranks.tell("plan", settings=job.config.to_plain(), hosted=job.origin == "host", parts=parts)
+    ranks.answers()
+
+
+def _work(
+    job: Job,
+    folder: Path,
+    sinks: Sequence[Sink],
+    stop: Callable[[], bool],
+    config: TrainConfig | None,
+    ranks: Ranks,
+) -> Event:
     if config is not None:
         old, job = job.config, replace(job, config=config)
         check_folder(folder, job)
@@ -113,12 +187,11 @@ def work(
     with locked(folder):
         if config is not None:
             job.save(folder)
-        return _execute(job, folder, sinks, stop, None, advisor.before(job))
 
+        def encode(emit: Callable[[Event], None]) -> None:
+            _plan_alike(job, ranks)
 
-def _one_process() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(["several processes are not in this version: start it as one, without accelerate launch"])
+        return _execute(job, folder, sinks, stop, None, advisor.before(job), encode, ranks)
 
 
 def _execute(
@@ -127,8 +200,9 @@ def _execute(
     sinks: Sequence[Sink],
     stop: Callable[[], bool],
     decode: Callable[[torch.Tensor], torch.Tensor] | None,
-    noted: Sequence[Event] = (),
-    encode: Callable[[Callable[[Event], None]], None] = lambda emit: None,
+    noted: Sequence[Event],
+    encode: Callable[[Callable[[Event], None]], None],
+    ranks: Ranks,
 ) -> Event:
     """Trains a job; whatever happens ends in one terminal event.
 
@@ -156,10 +230,12 @@ def _execute(
                 emit(Warned("tensorboard is not installed: no logs for it are written (pip install tensorboard)"))
         try:
             encode(emit)
-            end = _train(job, folder, total, emit, stop, decode)
+            end = _train(job, folder, total, emit, stop, decode, ranks)
         except StoppedWhilePreparing:
             end = RunStopped(0, "before the first step")
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                ranks.gone()
             end = _failure(error, folder, job)
         with suppress(OSError):  # a full disk is told by the end itself
             for event in advisor.after(job, folder, end):
@@ -174,14 +250,15 @@ def _train(
     emit: Callable[[Event], None],
     stop: Callable[[], bool],
     decode: Callable[[torch.Tensor], torch.Tensor] | None,
+    ranks: Ranks,
 ) -> Event:
     poll = control.Poll(folder / "control.json")
 
     def requests() -> Requests:
         asked = poll()
-        return replace(asked, stop=asked.stop or stop())
+        return replace(asked, stop=asked.stop or stop() or ranks.stop)
 
-    attempts = Attempts(job, folder, total, emit, requests, decode)
+    attempts = Attempts(job, folder, total, emit, requests, decode, ranks)
     cache = Cache(job.cache_dir)
     missing = [key for kind, key in job.cache_entries() if not cache.has(kind, key)]
     if missing:

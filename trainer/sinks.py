@@ -84,6 +84,7 @@ def _started(event: RunStarted) -> str:
         f"  trained     {event.trainable:,} parameters, {share:.2g} % of {event.parameters:,}"
         + (f"; the file will have {event.file_size / 1e6:.1f} MB" if event.file_size else ""),
         f"  runs on     {event.device} in {event.precision}"
+        + (f", in {event.processes} processes" if event.processes > 1 else "")
         + (f", about {clock(event.seconds)} by a trial of the largest size" if event.seconds else ""),
     ]
     return "\n".join(lines)

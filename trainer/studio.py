@@ -170,11 +170,12 @@ class Studio:
     def pause(self) -> None:
         """Gives the device back until it is asked to go on, or to stop."""
         device = self._run.accelerator.device
-        self._move("cpu")
+        move(self._run, self._trained, "cpu")
         self._emit(Phase("paused"))  # now: whoever waits for the device goes by this
         while self._requests().rests:
+            self._run.ranks.tell("pause")  # again and again: the others know by it that this process lives
             time.sleep(0.2)
-        self._move(device)
+        move(self._run, self._trained, device)
         self._emit(Phase("training"))
 
     @contextmanager
@@ -203,12 +204,14 @@ class Studio:
         cure = "if that stays so, lower learning_rate, or train with mixed_precision: bf16 or no"
         self._emit(Warned(f"the sample at step {position.step} {what} ({prompt!r}); {cure}"))
 
-    def _move(self, device: torch.device | str) -> None:
-        self._trained.to(device)
-        self._run.averages.to(device)
-        for entries in self._run.optimizer.state.values():
-            for key, value in entries.items():
-                if isinstance(value, torch.Tensor) and key != "step":
-                    entries[key] = value.to(device)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+
+def move(run: Training, trained: Trained, device: torch.device | str) -> None:
+    """Moves all that a run holds, to give a device back for a while."""
+    trained.to(device)
+    run.averages.to(device)
+    for entries in run.optimizer.state.values():
+        for key, value in entries.items():
+            if isinstance(value, torch.Tensor) and key != "step":
+                entries[key] = value.to(device)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -23,7 +23,7 @@ from trainer.errors import DivergedError
 from trainer.events import Event, Step, Warned
 from trainer.gauge import Gauge
 from trainer.job import Item
-from trainer.loop import OVERFLOWS_ALLOWED, SKIPS_ALLOWED, Training, _step, train
+from trainer.loop import OVERFLOWS_ALLOWED, SKIPS_ALLOWED, Training, step, train
 
 ITEMS = tuple(Item(f"{n:032x}", "", ("",), (64, 64), (64, 64), 1, "", ("",)) for n in range(7))
 
@@ -159,7 +159,7 @@ def test_gradients_are_divided_by_the_samples_truly_in_the_window(
     assert sorted(map(len, both)) == [3, 4]  # a short one among them
     for window in both:
         before = weight(run)
-        loss, norm, stepped = _step(run, window, 0, 1.0)
+        loss, norm, stepped = step(run, window, 0, 1.0)
         expected = mean_gradient(window, 0, before)
         assert stepped
         assert torch.allclose(before - weight(run), expected, rtol=1e-5)
@@ -181,22 +181,19 @@ def test_micro_batches_are_slices_of_the_sampler_s_windows(accelerator: Any) -> 
     assert task.seen == expected
 
 
-def test_two_ranks_average_to_what_one_does(accelerator: Any) -> None:
-    """Each rank's gradient, averaged over the ranks as DDP does it."""
+def test_the_gradients_of_two_ranks_add_up_to_those_of_one(accelerator: Any) -> None:
     window = windows(ITEMS, seed=42, epoch=0, size=7)[0]
-    start = Model().weight.detach()
-    moved = []
+    total, loss = torch.zeros(3), 0.0
     for rank in range(2):
-        mine = SimpleNamespace(
-            process_index=rank, num_processes=2, device=torch.device("cpu"), scaler=None,
-            no_sync=accelerator.no_sync, autocast=accelerator.autocast, backward=accelerator.backward,
-            clip_grad_norm_=accelerator.clip_grad_norm_,
-        )  # fmt: skip
         run = training(accelerator, config(batch_size=2), sgd=True)
-        run.accelerator = cast(Any, mine)
-        _step(run, window, 0, 1.0)
-        moved.append(start - weight(run))
-    assert torch.allclose((moved[0] + moved[1]) / 2, mean_gradient(window, 0, start), rtol=1e-5)
+        run.ranks = cast(Any, SimpleNamespace(rank=rank, world=2))
+        loss += float(loop._gradients(run, window, 0))
+        assert run.parameters[0].grad is not None
+        total += run.parameters[0].grad
+    start = Model().weight.detach()
+    assert torch.allclose(total, mean_gradient(window, 0, start), rtol=1e-5)
+    rows = torch.stack([x(shown.key, 0) for shown in window])
+    assert loss == pytest.approx((rows @ start - 1).square().mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(0.0, None), (0.25, 0.25), (1e6, None)])
@@ -208,7 +205,7 @@ def test_gradients_are_clipped_to_the_norm_or_not_at_all(
     whole = mean_gradient(window, 0, weight(run)).norm().item()
     assert whole > 0.5
     before = weight(run)
-    _, norm, _ = _step(run, window, 0, 1.0)
+    _, norm, _ = step(run, window, 0, 1.0)
     assert norm.item() == pytest.approx(whole, rel=1e-5)  # what is told is the norm before
     assert (before - weight(run)).norm().item() == pytest.approx(expected or whole, rel=1e-4)
 
@@ -255,10 +252,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_said(accelerator: Any, value: 
 def test_a_skipped_step_leaves_weights_and_optimizer_alone(accelerator: Any) -> None:
     run = training(accelerator, config(), broken_at(1))
     both = windows(ITEMS, seed=42, epoch=0, size=2)
-    assert _step(run, both[0], 0, 0.1)[2]
+    assert step(run, both[0], 0, 0.1)[2]
     before = weight(run), optim.state(run.optimizer, ["w"])[0]
     before_state = {name: tensor.clone() for name, tensor in before[1].items()}
-    assert not _step(run, both[1], 0, 0.1)[2]
+    assert not step(run, both[1], 0, 0.1)[2]
     assert torch.equal(weight(run), before[0])
     after, _ = optim.state(run.optimizer, ["w"])
     assert all(torch.equal(after[name], tensor) for name, tensor in before_state.items())
@@ -273,7 +270,7 @@ def test_a_gradient_that_is_not_finite_is_enough(accelerator: Any) -> None:
 
     run = training(accelerator, config(), Steep())
     before = weight(run)
-    loss, _, stepped = _step(run, windows(ITEMS, seed=42, epoch=0, size=2)[0], 0, 0.1)
+    loss, _, stepped = step(run, windows(ITEMS, seed=42, epoch=0, size=2)[0], 0, 0.1)
     assert torch.isfinite(loss)
     assert not stepped
     assert torch.equal(weight(run), before)
@@ -388,7 +385,7 @@ def test_there_are_at_least_five_checkpoints_whatever_save_steps_says(
     accelerator: Any, monkeypatch: pytest.MonkeyPatch, total: int, asked: int, every: int
 ) -> None:
     monkeypatch.setattr(runfolder, "CHECKPOINTS", 5)
-    monkeypatch.setattr(loop, "_step", lambda *_: (torch.tensor(1.0), torch.tensor(1.0), True))
+    monkeypatch.setattr(loop, "step", lambda *_: (torch.tensor(1.0), torch.tensor(1.0), True))
     _, done, _ = run_it(training(accelerator, config(save_steps=asked, log_interval=1000), total=total))
     saved = [int(one.split()[1]) for one in done]
     assert saved == sorted({*range(every, total + 1, every), total})

@@ -22,7 +22,8 @@ from trainer.control import Requests
 from trainer.events import Checkpoint, Event, Phase, Sample, Validation, Warned
 from trainer.gauge import Gauge
 from trainer.job import Base, Job, Prompt
-from trainer.studio import Studio
+from trainer.ranks import Ranks
+from trainer.studio import Studio, move
 from trainer.trained import Trained
 
 
@@ -81,7 +82,7 @@ class Room:
     def studio(self, decode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Studio:
         run = SimpleNamespace(
             model=self.model, optimizer=self.optimizer, parameters=list(self.named.values()), task=self.task,
-            accelerator=self.accelerator, averages=self.averages, gauge=Gauge(torch.device("cpu")),
+            accelerator=self.accelerator, averages=self.averages, gauge=Gauge(torch.device("cpu")), ranks=Ranks(),
             position=self.position, config=self.config, step_seconds=self.step_seconds,
         )  # fmt: skip
         return Studio(
@@ -301,7 +302,7 @@ def test_a_pause_gives_the_device_back_until_it_ends(
 
 def test_a_pause_moves_the_optimizer_too(room: Room) -> None:
     room.step()
-    room.studio()._move("meta")
+    move(room.studio()._run, room.trained, "meta")
     state = next(iter(room.optimizer.state.values()))
     assert state["exp_avg"].is_meta
     assert state["exp_avg_sq"].is_meta
