@@ -590,10 +590,3 @@ def test_a_skipped_last_step_still_ends_with_a_validation_and_one_checkpoint(
     assert isinstance(run.start(config, [seen.append]), RunFinished)
     assert [e.step for e in seen if isinstance(e, Checkpoint)] == [1, 2, 3]
     assert [e.step for e in seen if isinstance(e, Validation) and e.signal == "train"] == [0, 3]
-
-
-def test_several_processes_are_refused_in_words(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="several processes are not in this version"):
-        run.start(config, [])
-    assert not config.output_dir.exists()
