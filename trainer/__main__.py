@@ -157,7 +157,8 @@ def _train(args: argparse.Namespace) -> int:
         if together.world > 1 and args.captions:
             raise _only_training()
         if together.rank:
-            stop.with_stdin() if args.job else None
+            if args.job:
+                stop.with_stdin()
             run.follow(stop, config, *_followed(args, changes))
             return DONE
         if args.captions:

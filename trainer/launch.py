@@ -37,8 +37,10 @@ def launched() -> Launched:
         ConfigError: the environment makes no sense.
     """
     found = os.environ
+    if found.get("WORLD_SIZE", "1") == "1":
+        return Launched()
     try:
-        rank, world = int(found.get("RANK", "0")), int(found.get("WORLD_SIZE", "1"))
+        rank, world = int(found.get("RANK", "0")), int(found["WORLD_SIZE"])
         place = Launched(
             rank, world, int(found.get("LOCAL_RANK", rank)), int(found.get("LOCAL_WORLD_SIZE", max(1, world)))
         )

@@ -96,7 +96,7 @@ def images(folder: Path, picture_folder: Callable[..., Path]) -> dict[str, Any]:
         "base_model": families.get("sd15").tiny(folder / "tiny.safetensors", 0).as_posix(),
         "train_data_dir": picture_folder(folder / "d\u00e4ta", sizes=SIZES).as_posix(),
         "resolution": 128, "batch_size": 1, "gradient_accumulation_steps": 2, "epochs": 3, "learning_rate": 1e-3,
-        "lr_scheduler": "cosine", "warmup_steps": 2, "mixed_precision": "no", "save_steps": 3, "validation_steps": 0,
+        "lr_scheduler": "cosine", "warmup_steps": 2, "mixed_precision": "no", "validation_steps": 0,
         "sample_every": 0, "log_interval": 1, "caption_dropout": 0.3, "class_prompt": "a thing",
         "prior_preservation": 0.5, "device": "cpu",
     }  # fmt: skip
@@ -114,7 +114,7 @@ def texts(folder: Path) -> dict[str, Any]:
     return {
         "task_type": "text-generation", "base_model": toys.write_tiny(folder / "llama", "llama").as_posix(),
         "train_data_dir": data.as_posix(), "batch_size": 2, "epochs": 4, "learning_rate": 1e-2,
-        "mixed_precision": "no", "gradient_checkpointing": False, "save_steps": 3, "validation_steps": 2,
+        "mixed_precision": "no", "gradient_checkpointing": False, "validation_steps": 2,
         "validation_images": 1, "early_stopping_patience": 50, "sample_every": 0, "log_interval": 1, "device": "cpu",
     }  # fmt: skip
 
@@ -233,7 +233,7 @@ def test_a_stop_that_another_process_hears_ends_all_and_saves_once(story: Story)
     assert story.code("stopped") == [STOPPED, 0]
     end = seen[-1]
     assert isinstance(end, RunStopped)
-    assert [event.step for event in seen if isinstance(event, Checkpoint)] == [3, 4]
+    assert [event.step for event in seen if isinstance(event, Checkpoint)] == [1, 2, 3, 4]
     assert end.step == 4
 
 
@@ -297,7 +297,7 @@ def test_where_one_process_is_killed_the_other_ends_and_the_run_goes_on(
         end = seen[-1]
         assert isinstance(end, RunFailed)
         assert "rank 1" in end.message
-    assert checkpoint.latest(config.output_dir) == 3
+    assert checkpoint.latest(config.output_dir) == 4
     assert main(["train", "--resume", str(config.output_dir)]) == 0
     losses, lora = alone("texts")
     again = [event for event in events.read(config.output_dir / "events.jsonl")[0] if isinstance(event, Step)]
