@@ -163,7 +163,7 @@ class _Follower:
         if epoch != self._windows[0]:
             self._windows = epoch, windows(run.items, seed=run.config.seed, epoch=epoch, size=run.config.window)
         try:
-            _, _, stepped = step(run, self._windows[1][index], epoch, order["rate"], self._stop())
+            _, _, stepped = step(run, self._windows[1][index], epoch, order["rate"], self._stop)
             if stepped:
                 run.averages.update()
         except (Dropped, Ended, WorkerError):

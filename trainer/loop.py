@@ -218,7 +218,7 @@ def _do_what_is_due(run: Training, studio: Studio, clock: _Clock) -> None:
 
 
 def step(
-    run: Training, window: Window, epoch: int, rate: float, stop: bool = False
+    run: Training, window: Window, epoch: int, rate: float, stop: Callable[[], bool] = lambda: False
 ) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """One optimizer step, on all ranks: its loss, the gradient's norm before clipping, and whether it happened.
 

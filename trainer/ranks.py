@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -135,11 +135,11 @@ class Ranks:
         return [one for _, one in said]
 
     @contextmanager
-    def together(self, stop: bool = False) -> Iterator[None]:
+    def together(self, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Within it all do their part of a step. If one of them cannot, none goes on from here.
 
         Args:
-            stop: whether this process was asked to stop.
+            stop: whether this process was asked to stop; asked once its part is done.
 
         Raises:
             Dropped: on another process than the first, where it is told something else than to go on.
@@ -154,7 +154,7 @@ class Ranks:
         except Exception as error:
             self.answer_failure(error)
             raise
-        self.answer({"stop": stop})
+        self.answer({"stop": stop()})
         if (order := self.heard())["do"] != "go":
             raise Dropped(order)
 
