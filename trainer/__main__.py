@@ -12,15 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from . import config as configs
 from .errors import ConfigError, DarkroomError, UserError
-from .events import Event, RunFailed, RunFinished, Sink
-from .launch import launched
+from .events import Event, RunFailed, RunFinished
+from .launch import launched, together
+
+if TYPE_CHECKING:
+    from .sinks import Bar, Log
 
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 130
 _SAME = 2.0  # seconds: a launcher passes on a signal that the terminal has sent to its processes already
@@ -38,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _utf8()
     arguments = sys.argv[1:] if arguments is None else arguments
     args = _parser(arguments).parse_args(arguments)
+    args.line = list(arguments)
     try:
         return args.run(args)
     except UserError as error:
@@ -62,6 +67,7 @@ COMMANDS = {
     "lint": ("look at a folder of images, or of text, before training on it", "linting"),
     "caption": ("write captions for a folder of images", "captioning.cli"),
     "train": ("train a LoRA as a YAML file says, or go on with a run", ""),
+    "cache": ("encode a data set ahead of its run, or a part of it on each of several machines", ""),
     "advise": ("what was chosen for a run, what to mind about it, and what to change next", "advisor.command"),
     "sweep": ("train the same run with one field varied, and say which value to keep", ""),
     "export": ("copy the LoRA of a checkpoint out of its run", "exporting"),
@@ -78,7 +84,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Train a LoRA and see what it does.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    own = {"train": _add_train, "sweep": _add_sweep, "demo": _add_demo}
+    own = {"train": _add_train, "cache": _add_cache, "sweep": _add_sweep, "demo": _add_demo}
     for name, (what, module) in COMMANDS.items():
         command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
         if name in own:
@@ -104,7 +110,19 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="let the images and the card decide rank, rate, length, batch and the like, whatever the file says of "
         "them; what --set gives stays",
     )
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="cards of this machine that share each step (default 1)"
+    )
     parser.set_defaults(run=_train)
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="a YAML file, as for train")
+    parser.add_argument(
+        "--shard", default="1/1", metavar="K/N", help="only the K-th of N parts, where N machines share a cache_dir"
+    )
+    _add_set(parser)
+    parser.set_defaults(run=_cache)
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -147,18 +165,47 @@ def _train(args: argparse.Namespace) -> int:
         changes = configs.all_auto() | changes
     # Imported when needed: a mistake in the config is told at once, without torch and diffusers.
     config = configs.load(args.config, overrides=changes) if args.config else None
+    if (count := _devices(args, config)) == 1:
+        return _train_here(args, config, changes)
+    with together(count, args.line):
+        return _train_here(args, config, changes)
+
+
+def _devices(args: argparse.Namespace, config: configs.TrainConfig | None) -> int:
+    """How many processes this one begins; 1 where it is one of several already."""
+    if args.devices < 1:
+        raise UserError(f"--devices: expected a whole number of at least 1, got {args.devices}")
+    if (place := launched()).meeting:
+        return 1
+    if place.world > 1 and args.devices > 1:
+        raise UserError(f"--devices {args.devices}: {place.world} processes were started already", "leave it out")
+    count = args.devices
+    if args.captions or not (args.job or count > 1):
+        return 1
+    from . import job as jobs
+
+    if config is None:
+        job = jobs.load(args.job or args.resume)
+        config, count = job.config, max(count, job.devices if args.job else 1)
+    from .device import check_several
+
+    check_several(config.device, count)
+    return count
+
+
+def _train_here(args: argparse.Namespace, config: configs.TrainConfig | None, changes: dict[str, Any]) -> int:
     from . import job as jobs
     from . import run
 
-    together = launched()
+    place = launched()
     if config is not None:
-        config = _of_all(config, together.world)
+        config = config.in_processes(place.world)
     with Stop() as stop:
-        if together.world > 1 and args.captions:
+        if place.world > 1 and args.captions:
             raise _only_training()
-        if together.rank:
-            if args.job:
-                stop.with_stdin()
+        if args.job or (place.meeting and place.rank):
+            stop.with_stdin()
+        if place.rank:
             run.follow(stop, config, *_followed(args, changes))
             return DONE
         if args.captions:
@@ -169,7 +216,6 @@ def _train(args: argparse.Namespace) -> int:
         if config is not None:
             return exit_code(run.start(config, [screen()], stop))
         if args.job:
-            stop.with_stdin()
             return exit_code(run.work(args.job, [], stop))
         folder = args.resume.absolute()
         job = jobs.load(folder)
@@ -187,16 +233,6 @@ def _train(args: argparse.Namespace) -> int:
         return exit_code(run.work(folder, [screen()], stop, config))
 
 
-def _of_all(config: configs.TrainConfig, processes: int) -> configs.TrainConfig:
-    """A config whose batch is that of each process, as the one that they train together: with more accumulation.
-
-    So the same run goes on in any number of processes. What is auto is what all of them together need.
-    """
-    if processes == 1 or {"batch_size", "gradient_accumulation_steps"} & set(config.auto):
-        return config
-    return config.but(gradient_accumulation_steps=config.gradient_accumulation_steps * processes)
-
-
 def _followed(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
     """What is other in this process than in the first one, and its run folder if the host has planned the run."""
     from .run import OF_THE_MACHINE
@@ -209,6 +245,24 @@ def _followed(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[dict[s
 
 def _only_training() -> ConfigError:
     return ConfigError(["several processes only train: start this command as one"], "the command line")
+
+
+def _cache(args: argparse.Namespace) -> int:
+    if launched().world > 1:
+        raise UserError("cache: start it as one process", "give each machine a --shard")
+    config = configs.load(args.config, overrides=dict(_setting(text) for text in args.set))
+    from . import caching
+    from .prepare import StoppedWhilePreparing
+
+    part = caching.shard(args.shard)
+    with Stop() as stop, closing(screen()) as sink:
+        try:
+            filled = caching.fill(config, sink, stop, part)
+        except StoppedWhilePreparing:
+            print("stopped; the same command goes on from here")
+            return STOPPED
+    print(filled)
+    return DONE
 
 
 def _sweep(args: argparse.Namespace) -> int:
@@ -239,7 +293,7 @@ def _demo(args: argparse.Namespace) -> int:
         return exit_code(run_demo(args.output, screen(), stop))
 
 
-def screen() -> Sink:
+def screen() -> Bar | Log:
     """Tells events to the person at the terminal: with bars where it is one."""
     from .sinks import Bar, Log
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import torch
 
 from .config import Precision, TrainConfig
-from .errors import ConfigError
+from .errors import ConfigError, UserError
 from .launch import launched
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 SMALL, LARGE = 64, 640  # channels of the trials
+ON_WINDOWS = "are not possible on Windows: use WSL, or start one"
 HOPELESS = 4.0  # times slower than fp32
 MARGIN = 1.1  # what another format than fp32 has to win by
 DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -62,6 +64,32 @@ def card_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return torch.xpu.get_device_name(device) if device.type == "xpu" else ""
+
+
+def check_several(name: str, count: int) -> None:
+    """Makes sure that this machine can train on as many devices as are asked for.
+
+    Args:
+        name: of the device, as ``named`` takes it.
+        count: of devices. On a CPU each is a process of its own, at most one a core.
+
+    Raises:
+        UserError: it has fewer, or none that can train together.
+    """
+    if count == 1:
+        return
+    if sys.platform == "win32":
+        raise UserError(f"devices: {count} {ON_WINDOWS}")
+    kind = named(name.partition(":")[0]).type
+    there, what = 1, f"{kind} device"
+    if kind == "cuda":
+        there, what = torch.cuda.device_count(), "NVIDIA card"
+    elif kind == "cpu":
+        there, what = os.cpu_count() or 1, "CPU core"
+    if count > there:
+        has = f"{there} {what}{'s' * (there != 1)}"
+        cure = f"set devices to {f'at most {there}' if there > 1 else 1}"
+        raise UserError(f"devices: {count} were asked for, and this machine has {has} to train on", cure)
 
 
 def precision(config: TrainConfig, device: torch.device, former: str = "") -> tuple[Precision, str]:

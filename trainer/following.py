@@ -128,7 +128,11 @@ class _Follower:
         try:
             self._planned.fill(self._planned.job)
         except StoppedWhilePreparing:
+            self._ranks.break_off()
             return {"stopped": True}
+        except Exception:
+            self._ranks.break_off()
+            raise
         return {"stopped": False}
 
     def _attempt(self, order: dict[str, Any], tensors: bytes) -> dict[str, Any]:

@@ -176,6 +176,7 @@ class Job:
         class_prompts: what drift is measured on; none without validation.
         choices: what was ``auto``, as (field, value, why). It is the config that counts.
         texts: of a language model.
+        devices: how many of its machine's the host wishes for it.
     """
 
     config: TrainConfig
@@ -192,6 +193,7 @@ class Job:
     class_prompts: tuple[ClassPrompt, ...] = ()
     choices: tuple[tuple[str, str, str], ...] = ()
     texts: tuple[TextItem, ...] = ()
+    devices: int = 1
 
     @property
     def name(self) -> str:
@@ -293,6 +295,7 @@ class Job:
             "prompts": [asdict(prompt) for prompt in self.prompts],
             "class_prompts": [asdict(one) for one in self.class_prompts],
             "choices": [list(choice) for choice in self.choices],
+            "devices": self.devices,
             "identity": self.identity(),
             "config": self.config.to_plain(),
         }
@@ -349,6 +352,7 @@ def load(folder: Path) -> Job:
                 ClassPrompt(**{**one, "tokens": tuple(one["tokens"])}) for one in data["class_prompts"]
             ),
             choices=tuple(tuple(choice) for choice in data.get("choices", ())),
+            devices=data.get("devices", 1),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         said = "; ".join(error.problems) if isinstance(error, ConfigError) else repr(error)

@@ -233,7 +233,7 @@ def step(
     optim.set_rate(run.optimizer, rate)
     run.optimizer.zero_grad(set_to_none=True)
     with ranks.together(stop):
-        own = _gradients(run, window, epoch)
+        own = ranks.own(run.parameters, _gradients(run, window, epoch))
     total = ranks.add_up(run.parameters, own)
     norm = accelerator.clip_grad_norm_(run.parameters, run.config.max_grad_norm or math.inf)
     assert isinstance(norm, torch.Tensor)

@@ -37,7 +37,9 @@ class Planned:
     decode: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
-def images(config: TrainConfig, emit: Sink, note: Sink, stop: Callable[[], bool]) -> Planned:
+def images(
+    config: TrainConfig, emit: Sink, note: Sink, stop: Callable[[], bool], share: slice | None = None
+) -> Planned:
     """The job of a config for images.
 
     Args:
@@ -45,10 +47,12 @@ def images(config: TrainConfig, emit: Sink, note: Sink, stop: Callable[[], bool]
         emit: takes events that are only of the moment.
         note: takes events that belong into the run.
         stop: polled between encodings.
+        share: what of the cache it fills; None: this process' share of what those of its machine fill together.
 
     Raises:
         UserError: config, dataset or base model cannot be used.
     """
+    share = launched().share if share is None else share
     cache = Cache(config.cache_dir or default_folder())
     dataset = _scan(config)
     for problem in dataset.problems:
@@ -77,7 +81,7 @@ def images(config: TrainConfig, emit: Sink, note: Sink, stop: Callable[[], bool]
     job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)
 
     def encode(job: Job, emit: Callable[[Event], None]) -> None:
-        fill(job, dataset, encoder, cache, regularisation=regularisation, emit=emit, stop=stop, share=launched().share)
+        fill(job, dataset, encoder, cache, regularisation=regularisation, emit=emit, stop=stop, share=share)
         encoder.encoded()
 
     return Planned(replace(job, choices=choices), encode, encoder.decode)

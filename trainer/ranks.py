@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,16 +20,18 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.distributed import rendezvous
 
 from . import memory
-from .device import named
+from .device import ON_WINDOWS, named
 from .errors import ConfigError, DarkroomError, RunError, UserError, WorkerError, in_a_line
-from .launch import Launched, launched
+from .launch import Launched, launched, missing
 
 MEETING = timedelta(minutes=10)
 """How long a process waits for the others to start, and for their part of a sum."""
 PATIENCE = timedelta(hours=12)
 """How long a process that lives is waited for: it may encode a large data set, or draw samples."""
+_OVER = "over"
 _ANSWERED = ("meet", "plan", "fill", "attempt", "step")
 
 
@@ -54,14 +57,15 @@ class Ranks:
     Args:
         place: which of them this is.
         device: what it trains on, by its name; empty: as the first.
+        board: what all of them can read and write at any time.
     """
 
-    def __init__(self, place: Launched | None = None, device: str = "") -> None:
+    def __init__(self, place: Launched | None = None, device: str = "", board: distributed.Store | None = None) -> None:
         place = place or Launched()
         self.rank, self.world = place.rank, place.world
         self.stop = False
         """Whether another process was asked to stop."""
-        self._lost = False
+        self._lost, self._board = False, board
         self._owed: list[int] = []
         self._names = {rank: f"rank {rank}" for rank in range(self.world)}
         self._orders: Any = None
@@ -134,6 +138,22 @@ class Ranks:
                 raise (UserError if one["user"] else RunError)(message, one["cure"])
         return [one for _, one in said]
 
+    @property
+    def over(self) -> bool:
+        """Whether what takes all of them long is of no use any more: one of them has ended it."""
+        if self._board is None:
+            return False
+        try:
+            return bool(missing()) or self._board.check([_OVER])
+        except RuntimeError:  # who keeps the board has gone
+            return True
+
+    def break_off(self) -> None:
+        """Has all others see that it is ``over``."""
+        if self._board is not None:
+            with suppress(RuntimeError):
+                self._board.set(_OVER, "")
+
     @contextmanager
     def together(self, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Within it all do their part of a step. If one of them cannot, none goes on from here.
@@ -160,20 +180,33 @@ class Ranks:
 
     # --- tensors
 
-    def add_up(self, parameters: Sequence[nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
-        """Every process' gradients become the sum of all; returns the sum of their losses.
+    def own(self, parameters: Sequence[nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
+        """What this process has to ``add_up``, as one: its loss, which parameters have gradients, and these.
 
-        A parameter that had no gradient anywhere has none afterwards.
+        By itself, because it takes memory: where that is out, the others can still be told.
         """
         if self.world == 1:
             return loss
         has = torch.tensor([float(p.grad is not None) for p in parameters], device=loss.device)
-        each = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = torch.cat([loss.reshape(1), has, *(gradient.flatten() for gradient in each)])
+        each = (p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters)
+        return torch.cat([loss.reshape(1), has, *(gradient.flatten() for gradient in each)])
+
+    def add_up(self, parameters: Sequence[nn.Parameter], own: torch.Tensor) -> torch.Tensor:
+        """Every process' gradients become the sum of all; returns the sum of their losses.
+
+        A parameter that had no gradient anywhere has none afterwards.
+
+        Args:
+            parameters: the same everywhere.
+            own: of this process, as ``own`` gives it; overwritten.
+        """
+        if self.world == 1:
+            return own
         with self._summing():
-            distributed.all_reduce(flat, group=self._sums)
-        total, has, rest = flat[0], flat[1 : 1 + len(has)].tolist(), flat[1 + len(has) :]
-        for parameter, some, part in zip(parameters, has, rest.split([g.numel() for g in each]), strict=True):
+            distributed.all_reduce(own, group=self._sums)
+        count = len(parameters)
+        total, has, rest = own[0], own[1 : 1 + count].tolist(), own[1 + count :]
+        for parameter, some, part in zip(parameters, has, rest.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter) if some else None
         return total
 
@@ -208,6 +241,7 @@ class Ranks:
     def leave(self) -> None:
         """The last that a process does here. The first tells the others, unless one has gone: then they see it."""
         if self.first and not self._lost:
+            self.break_off()
             with suppress(WorkerError):
                 self.tell("end")
 
@@ -230,11 +264,13 @@ class Ranks:
                     raise ConfigError([f"device: {own.type} here, and {order['kind']} of rank 0; expected the same"])
             except ConfigError as error:
                 self.answer_failure(error)
-                self.heard()
+                with suppress(Ended, WorkerError):
+                    self.heard()  # so that the answer is heard before this process goes
                 raise
             self.answer({"name": f"rank {self.rank} (process {os.getpid()} on {socket.gethostname()})"})
         if own.type == "cuda":
-            torch.cuda.set_device(own)
+            if own.index is not None:
+                torch.cuda.set_device(own)
             self._sums = distributed.new_group(backend="nccl", timeout=MEETING)
 
     def _forget_answers(self) -> None:
@@ -294,9 +330,17 @@ def joined(device: str) -> Iterator[Ranks]:
         yield Ranks()
         return
     if sys.platform == "win32":
-        raise ConfigError(["several processes are not possible on Windows: use WSL, or start one"], "the environment")
+        raise ConfigError([f"several processes {ON_WINDOWS}"], "the environment")
+    # Else they fight for the cores, and a step takes many times as long.
+    torch.set_num_threads(min(torch.get_num_threads(), max(1, (os.cpu_count() or 1) // place.local_world)))
     try:
-        distributed.init_process_group("gloo", timeout=MEETING)
+        if place.meeting:
+            board = distributed.FileStore(place.meeting, place.world)
+            board.set_timeout(MEETING)
+        else:
+            board, _, _ = next(rendezvous("env://", place.rank, place.world, timeout=MEETING))
+        _wait_for_all(board, place)
+        distributed.init_process_group("gloo", store=board, rank=place.rank, world_size=place.world, timeout=MEETING)
     except (RuntimeError, ValueError) as error:
         raise WorkerError(
             f"the {place.world} processes do not find each other: {in_a_line(error)}",
@@ -304,7 +348,7 @@ def joined(device: str) -> Iterator[Ranks]:
             "others must be able to reach",
         ) from None
     try:
-        ranks = Ranks(place, device)
+        ranks = Ranks(place, device, board)
         try:
             yield ranks
         except (KeyboardInterrupt, GeneratorExit):
@@ -314,6 +358,22 @@ def joined(device: str) -> Iterator[Ranks]:
             ranks.leave()
     finally:
         distributed.destroy_process_group()
+
+
+def _wait_for_all(board: distributed.Store, place: Launched) -> None:
+    """Until every process has come; a Ctrl-C, or the end of one that was started here, is seen meanwhile.
+
+    Raises:
+        RuntimeError: one of them will not come.
+    """
+    board.set(f"here {place.rank}", "")
+    until = time.monotonic() + MEETING.total_seconds()
+    while not board.check([f"here {rank}" for rank in range(place.world)]):
+        if missing():
+            raise RuntimeError(f"rank {missing()[0]} has ended")
+        if time.monotonic() > until:
+            raise RuntimeError("not all have come")
+        time.sleep(0.05)
 
 
 def _device(name: str) -> torch.device:

@@ -86,7 +86,8 @@ def _start(
 
     emit(Phase("reading the data set"))
     optim.check(config)
-    planned = (planning.texts if config.text else planning.images)(config, emit, note, stop)
+    plan = planning.texts if config.text else planning.images
+    planned = plan(config, emit, note, lambda: stop() or ranks.over)
     job = planned.job if planned.job.choices else replace(planned.job, choices=choices)
     folder = place(job)
     check_folder(folder, job)
@@ -100,7 +101,12 @@ def _start(
             job.save(folder)
             _plan_alike(job, ranks)
             ranks.tell("fill")
-            planned.fill(job, emit)
+            try:
+                planned.fill(job, emit)
+            except StoppedWhilePreparing:
+                if not stop():
+                    ranks.answers()  # of the one that has broken it off: why
+                raise
             if any(said["stopped"] for said in ranks.answers()):
                 raise StoppedWhilePreparing
 
@@ -153,7 +159,8 @@ def follow(stop: Callable[[], bool], config: TrainConfig | None, own: Mapping[st
             return following.Planned(replace(jobs.load(folder), config=configs.parse(settings)))
         here = configs.parse({**settings, **own}, source=f"the config of rank {launched().rank}").resolved()
         optim.check(here)
-        planned = (planning.texts if here.text else planning.images)(here, _silent, _silent, stop)
+        plan_here = planning.texts if here.text else planning.images
+        planned = plan_here(here, _silent, _silent, lambda: stop() or ranks.over)
         return following.Planned(planned.job, lambda job: planned.fill(job, _silent))
 
     with joined(device) as ranks:

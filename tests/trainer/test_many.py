@@ -25,7 +25,7 @@ from trainer import checkpoint, device, events, families, launch, planning, rank
 from trainer import config as configs
 from trainer.__main__ import FAILED, MISTAKE, STOPPED, main
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, UserError
 from trainer.events import Checkpoint, RunFailed, RunFinished, RunStarted, RunStopped, Step, Warned
 from trainer.languages import toys
 
@@ -67,10 +67,13 @@ class Pair:
             }
         )
 
-    def add(self, name: str, settings: dict[str, Any], **fault: Any) -> TrainConfig:
-        """Has the two train that; returns the first one's config."""
+    def add(
+        self, name: str, settings: dict[str, Any], second: dict[str, Any] | None = None, **fault: Any
+    ) -> TrainConfig:
+        """Has the two train that; returns the first one's config. ``second`` is what the other's has in its place."""
         port = free_port()
         made = [self.config(name, rank, settings) for rank in range(2)]
+        made[1] = made[1].but(**(second or {}))
         for rank, own in enumerate(made):
             path = self.folder / f"{name} {rank}.yaml"
             path.write_text(own.to_yaml(), encoding="utf-8")
@@ -162,6 +165,10 @@ def story(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, dict[str
     found["memory"] = pair.add("memory", {**words, "epochs": 2}, fault="memory", at=3)
     found["nan"] = pair.add("nan", {**words, "epochs": 2}, fault="nan", at=3)
     found["error"] = pair.add("error", {**words, "epochs": 2}, fault="error", at=3)
+    other = Path(words["train_data_dir"]).with_name("other texts")
+    other.mkdir()
+    (other / "lines.txt").write_text("Fair winds.\n" * 9, encoding="utf-8")
+    found["other"] = pair.add("other", words, second={"train_data_dir": other.as_posix()})
     found["stopped"] = pair.add("stopped", pictures, fault="stop", at=4)
     found["resumed"] = pair.config("resumed", 0, {**pictures, "batch_size": 4, "gradient_accumulation_steps": 1})
     first: list[Any] = []
@@ -279,7 +286,15 @@ def test_an_error_in_one_process_ends_the_run_and_names_it(story: Story) -> None
     assert "Traceback" in story.said[1]
 
 
-@pytest.mark.parametrize("dies", [1, 0])
+def test_a_machine_with_another_data_set_is_refused_in_words(story: Story) -> None:
+    end = story.events("other")[-1]
+    assert isinstance(end, RunFailed)
+    assert "rank 1 (process " in end.message
+    assert "would train another run than rank 0: train_data_dir: other texts" in end.message
+    assert story.code("other") == [MISTAKE, 0]
+
+
+@pytest.mark.parametrize("dies", [1, pytest.param(0, marks=pytest.mark.long)])
 def test_where_one_process_is_killed_the_other_ends_and_the_run_goes_on(
     dies: int, tmp_path: Path, settings: dict[str, dict[str, Any]], alone: Any
 ) -> None:
@@ -305,21 +320,36 @@ def test_where_one_process_is_killed_the_other_ends_and_the_run_goes_on(
     assert_near(load_file(config.output_dir / "run.safetensors"), lora)
 
 
-def test_torchrun_starts_them(tmp_path: Path, settings: dict[str, dict[str, Any]], alone: Any) -> None:
+@pytest.mark.parametrize("launcher", ["own", pytest.param("torchrun", marks=pytest.mark.long)])
+def test_a_command_starts_them(launcher: str, tmp_path: Path, settings: dict[str, dict[str, Any]], alone: Any) -> None:
     config = Pair(tmp_path).config("run", 0, {**settings["texts"], "epochs": 2})
     path = tmp_path / "run.yaml"
     path.write_text(config.to_yaml(), encoding="utf-8")
-    command = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "trainer", "train"]
+    command = ["-m", "trainer", "train", "--config", str(path)]
+    if launcher == "own":
+        command += ["--devices", "2"]
+    else:
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *command]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", *command, "--config", str(path)],
-        cwd=REPO, env=env, text=True, capture_output=True, timeout=240,
+        [sys.executable, *command], cwd=REPO, env=env, text=True, capture_output=True, timeout=240,
+        stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    started = next(e for e in events.read(config.output_dir / "events.jsonl")[0] if isinstance(e, RunStarted))
+    assert started.processes == 2
     assert_near(load_file(config.output_dir / "run.safetensors"), alone("texts", epochs=2)[1])
 
 
 # --- without other processes
+
+
+def test_what_one_has_broken_off_the_others_see(tmp_path: Path) -> None:
+    one, other = (ranks.Ranks(board=torch.distributed.FileStore(str(tmp_path / "board"), 2)) for _ in range(2))
+    assert not one.over
+    assert not other.over
+    other.break_off()
+    assert one.over
 
 
 def test_of_several_processes_on_a_machine_each_has_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,6 +364,25 @@ def test_of_several_processes_on_a_machine_each_has_a_card(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match="cuda:1 is not there"):
         device.named("auto")
+
+
+def test_more_devices_than_a_machine_has_are_refused_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    device.check_several("cpu", 2)
+    with pytest.raises(UserError, match="3 were asked for, and this machine has 2 CPU cores") as told:
+        device.check_several("cpu", 3)
+    assert told.value.cure == "set devices to at most 2"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="4 were asked for, and this machine has 1 NVIDIA card ") as told:
+        device.check_several("cuda:0", 4)
+    assert told.value.cure == "set devices to 1"
+    device.check_several("mps", 1)  # asks nothing
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(UserError, match="not possible on Windows"):
+        device.check_several("cuda", 2)
 
 
 @pytest.mark.parametrize(

@@ -435,6 +435,15 @@ class TrainConfig(BaseModel):
             raise ValueError("\n".join(faults))
         return self
 
+    def in_processes(self, count: int) -> TrainConfig:
+        """A config whose batch is that of each process, as the one that they train together: with more accumulation.
+
+        So the same run goes on in any number of processes. What is auto is what all of them together need.
+        """
+        if count == 1 or {"batch_size", "gradient_accumulation_steps"} & set(self.auto):
+            return self
+        return self.but(gradient_accumulation_steps=self.gradient_accumulation_steps * count)
+
     def but(self, **changes: Any) -> TrainConfig:
         """A validated copy with some fields changed.
 
