@@ -56,6 +56,7 @@ class Question(Asked):
         config: inputs of LoRA Train Config.
         wired: the names of those that are links.
         captioned: whether Auto Caption stands between, so that captions which are missing now will be there.
+        devices: how many share each step.
     """
 
     dataset: Values
@@ -63,6 +64,7 @@ class Question(Asked):
     config: dict[str, Any]
     wired: Annotated[tuple[Name, ...], Field(max_length=200, strict=False)] = ()
     captioned: bool = False
+    devices: Annotated[int, Field(ge=1)] = 1
 
 
 def answer(asked: Question) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def answer(asked: Question) -> dict[str, Any]:
         UserError: an input cannot be used.
     """
     ref = asked_for(asked.dataset)
-    config = resolve(asked.config, asked.wired, READER).config
+    config = resolve(asked.config, asked.wired, READER).config.in_processes(asked.devices)
     device = torch.device(memory.device())
     if ref.text and asked.base.kind in LANGUAGES:
         found, told = text_estimates.answer(config, ref, asked.base.kind, asked.base.name, asked.base.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +30,11 @@ def train_text(
     clip: Any,
     progress: RunProgress,
     bring: Callable[[Job, Kind, Notes, RunProgress], T],
+    devices: int = 1,
 ) -> T:
-    """Train, go on with, extend, or find again the run of a language model; ``bring`` as in ``training.train``.
+    """Train, go on with, extend, or find again the run of a language model.
+
+    ``bring`` and ``devices`` are as in ``training.train``.
 
     Raises:
         UserError: an input cannot be used.
@@ -43,7 +47,7 @@ def train_text(
         )
     note = Notes()
     decided = {"task_type": TEXT, "train_data_dir": ref.folder.as_posix(), "repeats": ref.repeats}
-    settings = settings_of(decided, config)
+    settings = settings_of(decided, config, devices)
     progress.phase("Reading the texts")
     dataset = ref.texts()
     for problem in dataset.problems:
@@ -60,7 +64,7 @@ def train_text(
     )
     hashes = ContentHashes(places.cache() / "hashes.json")
     job = text_planning.job(settings, dataset, hashes, memory.room, init_of(settings), "host")
-    return bring(job, _Texts(), note, progress)
+    return bring(replace(job, devices=devices), _Texts(), note, progress)
 
 
 class _Texts:

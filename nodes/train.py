@@ -97,6 +97,16 @@ class TrainLoRA(io.ComfyNode):
                     "draws while it trains: queue again after a checkpoint, or let the node do so. Each prompt has the "
                     "card for itself; the training rests meanwhile. The queue survives a restart of ComfyUI.",
                 ),
+                io.Int.Input(
+                    "devices",
+                    default=1,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How many NVIDIA cards of this machine train it together. Each takes a batch of its own: "
+                    "each step learns from as many times the pictures, and an epoch has fewer steps.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output(display_name="lora", tooltip="The LoRA, for Apply LoRA and Save LoRA."),
@@ -130,6 +140,7 @@ class TrainLoRA(io.ComfyNode):
         conditioning: Sequence[Any] = (),
         base_file: Sequence[str] = (),
         when: Sequence[str] = (),
+        devices: Sequence[int] = (),
     ) -> io.NodeOutput:
         """Train, or find the finished run again."""
         progress = RunProgress(cls.hidden.extra_pnginfo)
@@ -141,20 +152,22 @@ class TrainLoRA(io.ComfyNode):
             "vae": vae,
             "base_file": base_file,
             "when": when,
+            "devices": devices,
         }
         wired: dict[str, Any] = {name: one(name, values) for name, values in single.items() if values}
         source = _source(wired.get("dataset"), latents, conditioning)
         settings, wired_clip = wired.get("config", ConfigFields({})), wired.get("clip")
         bring = sofar.begin if wired.get("when") == IN_BACKGROUND else to_the_end
+        many = wired.get("devices", 1)
         try:
             with progress.panel:
                 if isinstance(source, Folder) and source.ref.text:
-                    done = train_text(source.ref, settings, wired_clip, progress, bring)
+                    done = train_text(source.ref, settings, wired_clip, progress, bring, many)
                 else:
                     file = wired.get("base_file", OWN_FILE)
                     file = "" if file == OWN_FILE else file
                     base = wired.get("model"), wired_clip, wired.get("vae")
-                    done = train(source, settings, *base, file, progress, bring)
+                    done = train(source, settings, *base, file, progress, bring, many)
         except DarkroomError as error:
             progress.tell("failed", text=str(error))
             raise

@@ -14,6 +14,7 @@ from ..trainer import advisor, events, export, prepare
 from ..trainer.cache import Cache
 from ..trainer.config import TrainConfig, parse
 from ..trainer.dataset import Dataset, scan
+from ..trainer.device import check_several
 from ..trainer.errors import HostError, RunError
 from ..trainer.events import Event, Phase, Sample
 from ..trainer.files import ContentHashes
@@ -38,6 +39,7 @@ def train(
     base_file: str,
     progress: RunProgress,
     bring: Callable[[Job, Kind, Notes, RunProgress], T],
+    devices: int = 1,
 ) -> T:
     """Train, go on with, extend, or find again the run that the inputs describe.
 
@@ -50,6 +52,7 @@ def train(
         base_file: a checkpoint in place of the MODEL's file; may be empty.
         progress: of the node.
         bring: takes the planned job to where it shall come: ``working.to_the_end``, or ``sofar.begin``.
+        devices: how many of this machine's share each step.
 
     Raises:
         UserError: an input cannot be used.
@@ -59,7 +62,7 @@ def train(
         if wired is None:
             raise HostError(f"Train LoRA: no {name} is wired", "wire MODEL, CLIP and VAE of a checkpoint loader")
     note = Notes()
-    settings = settings_of(source.decided(), config)
+    settings = settings_of(source.decided(), config, devices)
     progress.phase("Reading the data set")
     dataset = source.dataset(settings)
     for problem in dataset.problems:
@@ -84,7 +87,7 @@ def train(
         regularisation=regularisation,
         init=init_of(settings),
     )
-    job = replace(job, choices=tuple(choice.told for choice in choices))
+    job = replace(job, choices=tuple(choice.told for choice in choices), devices=devices)
     return bring(job, _Images(source, dataset, regularisation, encoder, cache, model, vae, progress), note, progress)
 
 
@@ -97,15 +100,21 @@ def decide(settings: TrainConfig, dataset: Dataset, base: Peek) -> tuple[TrainCo
     return advisor.decide(settings, facts, base, memory.room())
 
 
-def settings_of(source: dict[str, Any], config: ConfigFields) -> TrainConfig:
-    """The whole config: the node's fields, what follows from the data set, and what the host decides."""
+def settings_of(source: dict[str, Any], config: ConfigFields, devices: int) -> TrainConfig:
+    """The whole config: the node's fields, what follows from the data set, and what the host decides.
+
+    Raises:
+        UserError: a field is not valid, or this machine has fewer devices.
+    """
+    device = memory.device()
+    check_several(device, devices)
     decided = {
         **source,
         "cache_dir": places.cache().as_posix(),
         "output_dir": places.runs().as_posix(),
-        "device": memory.device(),
+        "device": device if devices == 1 else device.partition(":")[0],
     }
-    return parse({**config.values, **decided}, source="LoRA Train Config").resolved()
+    return parse({**config.values, **decided}, source="LoRA Train Config").resolved().in_processes(devices)
 
 
 def _regularisation(settings: TrainConfig) -> Dataset | None:

@@ -62,7 +62,8 @@ function question(node) {
   const settings = config ? { config: values(config), wired: wired(config) } : { config: {} };
   const captioned = search(node, { name: "dataset" }, "DARKROOM_DATASET",
     (at) => (at.type === "Darkroom_AutoCaption" ? true : null)) ?? false;
-  return { dataset: values(data), ...settings, base: model, captioned };
+  const devices = Number(widget(node, "devices")?.value ?? 1);
+  return { dataset: values(data), ...settings, base: model, captioned, devices };
 }
 
 const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;

@@ -50,10 +50,12 @@ def training(
     trigger_word: str = "",
     base_file: str | None = None,
     when: str | None = None,
+    devices: int | None = None,
     **config: Any,
 ) -> Graph:
     """Load Dataset, LoRA Train Config and Train LoRA, as `data`, `config` and `train`."""
-    chosen = {name: value for name, value in (("base_file", base_file), ("when", when)) if value is not None}
+    given = {"base_file": base_file, "when": when, "devices": devices}
+    chosen = {name: value for name, value in given.items() if value is not None}
     wired = {"dataset": ["data", 0], "config": ["config", 0], "model": model, "clip": clip, "vae": vae}
     return {
         "data": node("Darkroom_LoadDataset", folder=folder, path="", trigger_word=trigger_word, repeats=1),

@@ -116,7 +116,7 @@ def test_advanced_inputs_wait_until_they_are_asked_for_and_a_saved_graph_remembe
     for node in (train, config):
         page.evaluate("id => app.graph.getNodeById(id).toggleAdvanced()", node)  # as ComfyUI's menu of a node does
     page.wait_for_timeout(500)
-    assert page.evaluate(shown, train) == few[train] + 2  # base_file and when
+    assert page.evaluate(shown, train) == few[train] + 3  # base_file, when and devices
     assert page.evaluate(shown, config) > 40
     page.evaluate("async () => { await app.loadGraphData(app.graph.serialize()); }")
     page.wait_for_timeout(2000)
