@@ -176,7 +176,7 @@ def ours(case: Case, compiled: str = "") -> Step:
 
     def step(shape: tuple[int, int], kept: Any = casting) -> None:
         task.shape = shape
-        loop._step(run, window, 0, RATE)
+        loop.step(run, window, 0, RATE)
 
     return step
 

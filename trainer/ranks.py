@@ -361,7 +361,7 @@ def joined(device: str) -> Iterator[Ranks]:
 
 
 def _wait_for_all(board: distributed.Store, place: Launched) -> None:
-    """Until every process has come; a Ctrl-C, or the end of one that was started here, is seen meanwhile.
+    """Until every process has come, or one that was started here has ended.
 
     Raises:
         RuntimeError: one of them will not come.

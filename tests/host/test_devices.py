@@ -71,6 +71,7 @@ def test_two_devices_are_paused_saved_sampled_kept_and_train_what_one_does(comfy
     assert together == pytest.approx(losses(run), rel=1e-4)
 
 
+@pytest.mark.long
 def test_where_one_of_two_is_killed_both_end_and_the_run_goes_on_in_the_background(comfy: ComfyServer):
     before = set(runs(comfy).glob("*"))
     prompt = comfy.queue(graph(9102, save_steps=2))

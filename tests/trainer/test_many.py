@@ -167,7 +167,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, dict[str
     found["error"] = pair.add("error", {**words, "epochs": 2}, fault="error", at=3)
     other = Path(words["train_data_dir"]).with_name("other texts")
     other.mkdir()
-    (other / "lines.txt").write_text("Fair winds.\n" * 9, encoding="utf-8")
+    (other / "lines.txt").write_text("".join(f"Fair winds {n}.\n" for n in range(9)), encoding="utf-8")
     found["other"] = pair.add("other", words, second={"train_data_dir": other.as_posix()})
     found["stopped"] = pair.add("stopped", pictures, fault="stop", at=4)
     found["resumed"] = pair.config("resumed", 0, {**pictures, "batch_size": 4, "gradient_accumulation_steps": 1})
