@@ -142,7 +142,8 @@ def test_it_is_the_micro_batch_with_the_most_pixels(accelerator: Any) -> None:
         run.items = items
         return [one.key for one in _largest(run)]
 
-    run = training(accelerator, config(batch_size=2))
+    run = training(accelerator, config(batch_size=4))
+    run.batch = 2
     assert shown(run, replace(small, repeats=1), large) == [f"{large.id}#0"]
     assert shown(run, small) == [f"{small.id}#0", f"{small.id}#1"], "a whole one, as the sampler would give it"
     run.batch = 4
