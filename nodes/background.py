@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple
 from ..trainer import runstate
 from ..trainer.errors import DarkroomError, HostError
 from ..trainer.events import Event, RunFinished
-from . import runs, trained, where
+from . import owners, runs, trained, where
 from .asked import Asked, Name, Nothing, Number, One
 from .foreman import Follower, Foreman
-from .host import places, prompts
+from .host import clients, places, prompts
 from .host.graph import tell_page
 from .live import Live
 from .runqueue import RunQueue
@@ -26,6 +26,7 @@ _nodes: dict[str, _Node] = {}
 _drawn: dict[str, int] = {}  # by runs: the step of the last checkpoint that a page draws
 _marks: dict[str, list[str]] = {}  # mark -> run, prompt
 MOST_MARKS = 100
+ANOTHERS = "(another's)"  # in place of the id of a run that another profile trains
 
 
 class _Comfy:
@@ -62,7 +63,7 @@ def foreman() -> Foreman:
     """Who works through the queue of this ComfyUI."""
 
     def changed() -> None:
-        tell_page("queue", foreman().told())
+        tell_page("queue", {})  # each page asks for it: what it is told depends on its profile
 
     return Foreman(RunQueue(places.private(), changed), places.runs(), _Comfy(), changed)
 
@@ -138,8 +139,24 @@ class Drawing(One):
 
 
 def told(asked: Nothing) -> dict[str, Any]:
-    """GET /queue: see ``Foreman.told``."""
-    return foreman().told()
+    """GET /queue: see ``Foreman.told``; of runs of other profiles only that they are there, as ``ANOTHERS``."""
+    return _of_profile(foreman().told(), clients.user())
+
+
+def _of_profile(queue: dict[str, Any], user: str) -> dict[str, Any]:
+    def sees(run: str) -> bool:
+        return owners.sees(places.runs() / run, user)
+
+    def named(run: str) -> str:
+        return run if sees(run) else ANOTHERS
+
+    running = queue["running"]
+    return {
+        **queue,
+        "running": running and named(running),
+        "waiting": list(map(named, queue["waiting"])),
+        "failed": [one for one in queue["failed"] if sees(one["run"])],
+    }
 
 
 def ask(asked: Wish) -> dict[str, Any]:
@@ -158,7 +175,7 @@ def ask(asked: Wish) -> dict[str, Any]:
             foreman().remove(state.id)
         case _:
             foreman().move(state.id, -1 if asked.action == "up" else 1)
-    return foreman().told()
+    return _of_profile(foreman().told(), clients.user())
 
 
 def draw(asked: Drawing) -> dict[str, Any]:

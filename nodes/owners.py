@@ -3,6 +3,10 @@
 A profile is a name that a page chooses and sends along, with no password; so this keeps people out of each other's way,
 and is no protection. A run of nobody (trained before there were profiles, or queued by a program) is everybody's, and a
 run that two profiles trained is both's, because it is the same run.
+
+What cannot be kept apart: ComfyUI's websocket does not say whose page it leads to, so ``darkroom.run`` goes to every
+page, which listens to what is of its own workflow; and a picture that a page shows (``<img>``) is asked for without a
+header, hence as by nobody, by whoever knows the run's id.
 """
 
 from __future__ import annotations

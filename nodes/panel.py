@@ -11,7 +11,7 @@ from ..trainer.control import Requests
 from ..trainer.errors import HostError
 from . import live, runs, story, trained, where
 from .asked import Asked, Name, Number, One
-from .host import places
+from .host import clients, places
 
 
 class Of(Asked):
@@ -40,7 +40,7 @@ class Control(One):
 
 def nodes(asked: Of) -> dict[str, Any]:
     """GET /shown: {nodes: {execution id: {run, phase}}}: what each node of a workflow shows, and does right now."""
-    shown, now = where.runs_of(places.runs(), asked.workflow), live.phases(asked.workflow)
+    shown, now = where.runs_of(places.runs(), asked.workflow, clients.user()), live.phases(asked.workflow)
     return {"nodes": {node: {"run": shown.get(node), "phase": now.get(node)} for node in sorted({*shown, *now})}}
 
 

@@ -26,7 +26,7 @@ class SoFar:
 
     Args:
         lora: of the checkpoint that is best by now, or the last; None before the first one.
-        blocked: why there is none; empty: nobody need be told.
+        waits: where there is none, when there will be; else empty.
         losses: the training loss, a value a logged step.
         samples: the last ones up to that checkpoint, [N, H, W, 3] in 0..1; None before the first.
         steps: optimizer steps that the LoRA was trained for.
@@ -37,7 +37,7 @@ class SoFar:
     """
 
     lora: LoraModel | None
-    blocked: str
+    waits: str
     losses: list[float]
     samples: torch.Tensor | None
     steps: int
@@ -90,7 +90,7 @@ def _so_far(job: Job, folder: Path, total: int, kind: Kind, notes: list[str]) ->
     losses = [event.loss for event in story if isinstance(event, Step) and math.isfinite(event.loss)]
     notes += dict.fromkeys(event.message for event in story if isinstance(event, Warned))
     found = runs.as_it_is(folder, total)
-    lora, steps, blocked = None, 0, ""
+    lora, steps, waits = None, 0, ""
     if found.result is not None:
         steps, file, why = found.best
         lora = read(file, run=job.run_id)
@@ -99,16 +99,14 @@ def _so_far(job: Job, folder: Path, total: int, kind: Kind, notes: list[str]) ->
     last, each, left = _pace(story, total)
     text, works = _standing(folder.name, last, total, left)
     if lora is None:
-        first = min(total, (last // (every := runfolder.save_steps(job.config, total)) + 1) * every)
+        first = runfolder.next_checkpoint(job.config, last, total)
         when = f", in about {clock((first - last) * each)}" if works and each else ""
-        blocked = f"{text}. Nothing of it is saved yet: its first checkpoint comes at step {first} of {total}{when}"
+        waits = f"Nothing of it is saved yet: its first checkpoint comes at step {first} of {total}{when}"
     drawn = any(isinstance(event, Sample) for event in story)
     samples = kind.samples(story, steps, folder) if drawn else None
     if lora is not None:
         text = f"{text}; this is step {steps}"
-    return SoFar(
-        lora, blocked, losses, samples, steps, job.run_id, text, notes, list(map(describe, advisor.before(job)))
-    )
+    return SoFar(lora, waits, losses, samples, steps, job.run_id, text, notes, list(map(describe, advisor.before(job))))
 
 
 def _pace(story: list[events.Event], total: int) -> tuple[int, float, float]:

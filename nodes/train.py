@@ -179,6 +179,8 @@ class TrainLoRA(io.ComfyNode):
             if done.anew:
                 progress.tell("trained", steps=done.steps, loss=loss)
         lines = [head if loss is None else f"{head}, loss {loss:.4f}"]
+        if isinstance(done, SoFar) and done.waits:
+            lines.append(done.waits)
         lines += done.advice
         lines += [f"- {note}" for note in done.notes[:MOST_NOTES]]
         if len(done.notes) > MOST_NOTES:
@@ -192,9 +194,9 @@ class TrainLoRA(io.ComfyNode):
         if not isinstance(done, SoFar):
             return io.NodeOutput(done.lora, loss_map, done.samples, done.steps, done.run, ui=shown)
         return io.NodeOutput(
-            blocker(done.blocked or None) if done.lora is None else done.lora,
-            loss_map if len(set(done.losses)) > 1 else blocker(None),  # Plot Loss Graph fails with one value
-            blocker(None) if done.samples is None else done.samples,
+            blocker() if done.lora is None else done.lora,
+            loss_map if len(set(done.losses)) > 1 else blocker(),  # Plot Loss Graph fails with one value
+            blocker() if done.samples is None else done.samples,
             done.steps,
             done.run,
             ui=shown,

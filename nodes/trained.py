@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..trainer import runstate
-from ..trainer.errors import ExportError, HostError
+from ..trainer import job, runfolder, runstate
+from ..trainer.errors import DarkroomError, ExportError, HostError
 from . import runs
 from .asked import Nothing, One
 from .host import clients, places
@@ -125,7 +125,17 @@ def one_run(asked: One) -> dict[str, Any]:
         HostError: there is no such run.
     """
     state = state_of(asked.run)
-    return {**told(state), **runstate.details(places.runs() / state.id)}
+    folder = places.runs() / state.id
+    return {**told(state), **runstate.details(folder), "next_checkpoint": _next_checkpoint(folder, state.step)}
+
+
+def _next_checkpoint(folder: Path, step: int) -> int:
+    """The step of a run's next checkpoint; 0 where that cannot be known."""
+    try:
+        found = job.load(folder)
+        return runfolder.next_checkpoint(found.config, step, runfolder.total_steps(found))
+    except DarkroomError:
+        return 0
 
 
 def state_of(run: str) -> runstate.RunState:

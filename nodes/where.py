@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..trainer.files import read_json, write_json
+from . import owners
 
 FILE = "shown.json"
 MARK = "darkroom_drawing"
@@ -56,12 +57,12 @@ def read(folder: Path) -> Where | None:
     return Where(workflow, node) if isinstance(workflow, str) and isinstance(node, str) else None
 
 
-def runs_of(root: Path, workflow: str) -> dict[str, str]:
-    """Which run each node of a workflow shows: {node: the newest that it began or found}."""
+def runs_of(root: Path, workflow: str, user: str = "") -> dict[str, str]:
+    """Which run each node of a workflow shows: {node: the newest that it began or found, of those a profile sees}."""
     found: dict[str, tuple[int, str]] = {}
     for file in root.glob(f"*/{FILE}"):
         where = read(file.parent)
-        if where is not None and where.workflow == workflow:
+        if where is not None and where.workflow == workflow and owners.sees(file.parent, user):
             mine = file.stat().st_mtime_ns, file.parent.name
             found[where.node] = max(mine, found.get(where.node, mine))
     return {node: run for node, (_, run) in found.items()}

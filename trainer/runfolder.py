@@ -90,6 +90,12 @@ def save_steps(config: TrainConfig, total: int) -> int:
     return max(1, min(config.save_steps, total // CHECKPOINTS))
 
 
+def next_checkpoint(config: TrainConfig, step: int, total: int) -> int:
+    """The step of the first checkpoint after a step of a run of ``total`` steps."""
+    every = save_steps(config, total)
+    return min(total, (step // every + 1) * every)
+
+
 def finished(folder: Path, total: int, patience: int = 0) -> Path | None:
     """The LoRA of a run that has finished with this length; None if it has not.
 

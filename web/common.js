@@ -45,6 +45,11 @@ export function element(tag, className, text = "") {
   return one;
 }
 
+// Sets a text, unless it is that already: then nothing is drawn anew, or read out again.
+export function write(one, text) {
+  if (one.textContent !== text) one.textContent = text;
+}
+
 // Puts CSS into the page, once.
 export function dress(id, css) {
   if (document.getElementById(id)) return;

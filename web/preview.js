@@ -30,6 +30,7 @@ app.registerExtension({
     };
     chain(when, "callback", look);
     for (const name of ["onConfigure", "onExecuted"]) chain(node, name, look);
+    chain(node, "onExecuted", () => row?.executed());
     chain(node, "onRemoved", () => { gone = true; row?.destroy(); });
     look();
   },

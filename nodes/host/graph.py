@@ -78,15 +78,14 @@ def executing_prompt() -> str:
     return context.prompt_id if context is not None else ""
 
 
-def blocker(message: str | None) -> Any:
+def blocker() -> Any:
     """What an output hands on that has nothing yet: whatever would take it does not run.
 
-    Args:
-        message: shown by the page as an error of each node that would have taken it; None: it is quiet.
+    It is quiet. With a message, the page says of each node that would have taken it that it has failed, as an error.
     """
     from comfy_execution.graph import ExecutionBlocker
 
-    return ExecutionBlocker(message)
+    return ExecutionBlocker(None)
 
 
 def say(text: str) -> dict[str, Any]:

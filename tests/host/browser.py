@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -117,6 +118,52 @@ def open_template(page: Page, name: str) -> None:
     page.get_by_text(name).first.click()
     page.wait_for_function("() => window.app.graph.nodes.some(n => n.type === 'Darkroom_TrainLoRA')")
     settle(page)
+
+
+def overlaps(page: Page) -> list[list[str]]:
+    """Titles of nodes of the open graph that lie over each other, two by two."""
+    return page.evaluate("""() => {
+      const boxes = app.graph.nodes.map(({ title, pos: [x, y], size: [width, height] }) =>
+        ({ title, left: x, right: x + width, top: y - LiteGraph.NODE_TITLE_HEIGHT, bottom: y + height }));
+      return boxes.flatMap((a, index) => boxes.slice(index + 1)
+        .filter((b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
+        .map((b) => [a.title, b.title]));
+    }""")
+
+
+class Task(NamedTuple):
+    """A task of the page's main thread. Args: ms: of its own work. of: the longest parts of it, with theirs."""
+
+    ms: float
+    of: dict[str, float]
+
+
+@contextmanager
+def tasks(page: Page) -> Iterator[list[Task]]:
+    """The longest task of the page's main thread, by the time that it had the processor: what else the machine does is
+    left out. Filled when the context ends."""
+    browser = page.context.browser
+    assert browser is not None
+    browser.start_tracing(page=page, categories=["toplevel", "devtools.timeline", "v8", "__metadata"])
+    longest: list[Task] = []
+    try:
+        yield longest
+    finally:
+        events = json.loads(browser.stop_tracing())["traceEvents"]
+    named = {(e["pid"], e["tid"]) for e in events if e.get("args", {}).get("name") == "CrRendererMain"}
+    mine = [e for e in events if (e["pid"], e["tid"]) in named and "tdur" in e]
+    found = [e for e in mine if "RunTask" in e["name"]]
+    assert len(found) > 100, "the trace tells of tasks"
+    worst = max(found, key=lambda e: e["tdur"])
+    inside = [e for e in mine if e["tid"] == worst["tid"] and worst["ts"] <= e["ts"] < worst["ts"] + worst["dur"]]
+    parts = sorted(inside, key=lambda e: -e["tdur"])[:12]
+    longest.append(Task(worst["tdur"] / 1000, {_part(e): e["tdur"] / 1000 for e in parts if e is not worst}))
+
+
+def _part(event: dict[str, Any]) -> str:
+    data = event.get("args", {}).get("data") or {}
+    where = f"{str(data.get('url', '')).rpartition('/')[2]}:{data.get('lineNumber')}" if "url" in data else ""
+    return f"{event['name']} {data.get('functionName', '')} {where}".strip()
 
 
 def press_run(page: Page) -> None:

@@ -30,6 +30,7 @@ REAL_PROMPT = "a photo of a cat sitting on a wooden table"
 ASKED = "What is the capital of France?"
 WISH = "I would like a pink heart"
 NOT_SHOWN = ("task_type", "base_model", "train_data_dir", "output_dir", "cache_dir", "max_steps", "seed", "device")
+APPLY = 320  # px that Apply LoRA is high, with its slider and the choice of a checkpoint
 SDXL_SETTINGS = {"resolution": 1024, "learning_rate": 1e-4, "batch_size": 1, "gradient_accumulation_steps": 4}
 
 
@@ -127,7 +128,7 @@ def train_then_preview(name: str) -> Template:
         if strength is not None:
             apply = str(10 * (row + 1))
             made.put(
-                apply, 1080, 300 + 250 * row, 320, 190, f"Apply LoRA at {strength}", class_type="Darkroom_ApplyLoRA",
+                apply, 1080, 160 + 390 * row, 320, APPLY, f"Apply LoRA at {strength}", class_type="Darkroom_ApplyLoRA",
                 model=MODEL, lora=["4", 0], lora_name=WIRED, strength_model=strength, strength_clip=strength,
             )  # fmt: skip
             model = [apply, 0]
@@ -159,8 +160,8 @@ def continue_a_run() -> Template:
         if lora is not None:
             apply = str(10 * (row + 1))
             made.put(
-                apply, 1080, 300 + 250 * row, 320, 190, title, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=lora,
-                lora_name=WIRED, strength_model=0.8, strength_clip=0.8,
+                apply, 1080, 160 + 390 * row, 320, APPLY, title, class_type="Darkroom_ApplyLoRA", model=MODEL,
+                lora=lora, lora_name=WIRED, strength_model=0.8, strength_clip=0.8,
             )  # fmt: skip
             model = [apply, 0]
         picture = draw(made, 10 * (row + 1) + 1, 1440, 340 * row, model, cfg=4.0)
@@ -192,7 +193,7 @@ def made_in_the_graph() -> Template:
     made = begin(NOTES[MADE], settings=demo_settings())
     made.note_at = (-1160, 0, 340, 400)
     made.put("20", -760, 0, 320, 480, "Twelve captions", class_type="Darkroom_LoadDataset", folder=DEMO_DATA)
-    made.put("21", -760, 550, 320, 130, class_type="Darkroom_DatasetImages", dataset=["20", 0])
+    made.put("21", -760, 740, 320, 130, class_type="Darkroom_DatasetImages", dataset=["20", 0])
     made.put(
         "22", -400, 0, 320, 110, "Each caption is a prompt", class_type="CLIPTextEncode", clip=CLIP, text=["21", 1]
     )
@@ -234,8 +235,8 @@ def with_and_without(made: Template) -> None:
         model = MODEL
         if strength is not None:
             made.put(
-                "10", 1080, 540, 320, 190, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=["4", 0], lora_name=WIRED,
-                strength_model=strength, strength_clip=strength,
+                "10", 1080, 550, 320, APPLY, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=["4", 0],
+                lora_name=WIRED, strength_model=strength, strength_clip=strength,
             )  # fmt: skip
             model = ["10", 0]
         picture = draw(made, 11 + 20 * row, 1440, 340 * row, model, cfg=4.0)
@@ -261,10 +262,10 @@ def train_then_ask() -> Template:
     made = begin_with_texts(ASK, SAILOR_DATA)
     made.put("6", 1180, 0, 340, 140, "Question", class_type="PrimitiveStringMultiline", value=ASKED)
     made.put(
-        "10", 1180, 330, 340, 190, "Apply LoRA at 0.8", class_type="Darkroom_ApplyLoRA", clip=["1", 0],
+        "10", 1180, 210, 340, APPLY, "Apply LoRA at 0.8", class_type="Darkroom_ApplyLoRA", clip=["1", 0],
         lora=["4", 0], lora_name=WIRED, strength_model=0.8, strength_clip=0.8,
     )  # fmt: skip
-    made.put("5", 1180, 560, 340, 80, class_type="Darkroom_SaveLoRA", lora=["4", 0], filename="sailor")
+    made.put("5", 1180, 600, 340, 80, class_type="Darkroom_SaveLoRA", lora=["4", 0], filename="sailor")
     for row, (title, clip) in enumerate((("The model itself", ["1", 0]), ("With the LoRA at 0.8", ["10", 1]))):
         write, show = f"{row + 1}1", f"{row + 1}2"
         made.put(
@@ -281,14 +282,14 @@ def expand_a_prompt() -> Template:
     made = begin_with_texts(EXPAND, WISHES_DATA, epochs=8, learning_rate=1e-3, validation_images=0, sample_every=1000)
     made.put("6", 1180, 0, 340, 120, "Your wish", class_type="PrimitiveStringMultiline", value=WISH)
     made.put(
-        "10", 1180, 190, 340, 160, "Apply LoRA at 1.0", class_type="Darkroom_ApplyLoRA", clip=["1", 0],
+        "10", 1180, 190, 340, APPLY, "Apply LoRA at 1.0", class_type="Darkroom_ApplyLoRA", clip=["1", 0],
         lora=["4", 0], lora_name=WIRED, strength_model=1.0, strength_clip=1.0,
     )  # fmt: skip
     made.put(
-        "21", 1180, 420, 340, 240, class_type="TextGenerate", clip=["10", 1], prompt=["6", 0], max_length=48,
+        "21", 1180, 580, 340, 240, class_type="TextGenerate", clip=["10", 1], prompt=["6", 0], max_length=48,
         sampling_mode="off",
     )  # fmt: skip
-    made.put("22", 1180, 730, 340, 160, "The prompt", class_type="PreviewAny", source=["21", 0])
+    made.put("22", 1180, 890, 340, 160, "The prompt", class_type="PreviewAny", source=["21", 0])
     made.put("30", 1560, 0, 320, 100, class_type="Darkroom_LoadDemoBase")
     made.put("7", 1560, 170, 320, 110, "Negative prompt", class_type="CLIPTextEncode", clip=["30", 1], text="")
     made.put("8", 1560, 350, 320, 110, class_type="EmptyLatentImage", width=128, height=128, batch_size=1)

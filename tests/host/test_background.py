@@ -81,10 +81,12 @@ def emptied(comfy: ComfyServer) -> Iterator[None]:
 
 def test_it_is_handed_on_as_it_grows_and_is_the_same_to_the_bit(comfy: ComfyServer):
     made = graph()
-    ran, outputs, _ = executed(comfy, made)
+    ran, outputs, _ = executed(comfy, made)  # no node fails
     (text,) = outputs["train"]["text"]
     run = run_id(outputs)
     assert text.startswith(f"In the queue, next: step 0 of {STEPS}")
+    assert f"Nothing of it is saved yet: its first checkpoint comes at step {SAVING} of {STEPS}" in text
+    assert told(comfy, run)["next_checkpoint"] == SAVING
     assert "picture" not in outputs, "nothing is drawn without a LoRA"
     assert outputs["steps"]["text"] == ["0"]
     ran, _, _ = executed(comfy, made)

@@ -21,10 +21,10 @@ STEPS, SAVING = 60, 12
 SETTINGS: dict[str, Any] = {"epochs": STEPS // 3, "save_steps": SAVING, "sample_every": 1000}
 LABEL = "Draw each checkpoint with the graph behind this node"
 IDS = "() => Object.fromEntries(app.graph.nodes.map((one) => [one.title, String(one.id)]))"
-BLOCKED = """() => {
-  window.blocked = [];
+FAILURES = """() => {
+  window.failures = [];
   const { api } = window.comfyAPI.api;
-  api.addEventListener("execution_error", ({ detail }) => window.blocked.push(detail.exception_message));
+  api.addEventListener("execution_error", ({ detail }) => window.failures.push(detail.exception_message));
 }"""
 SEED = "() => app.graph.nodes.find((one) => one.type === 'KSampler').widgets.find((one) => one.name === 'seed').value"
 
@@ -67,17 +67,16 @@ def test_every_checkpoint_is_drawn_once_by_the_user_s_own_graph(page: Page, node
     box = page.get_by_label(LABEL)
     box.wait_for()
     box.check()
-    page.evaluate(BLOCKED)
+    page.evaluate(FAILURES)
     known = set(comfy.get("/history"))
     press_run(page)
+    waits = f"Nothing of it is saved yet. Until its first checkpoint, at step {SAVING}, what is behind this node"
+    page.locator(".darkroom-background", has_text=waits).wait_for()
+    page.locator("[role=alert]", has_text=waits).wait_for()
     entry = until(comfy, lambda: next((e for n, e in comfy.get("/history").items() if n not in known), None))
     seed = page.evaluate(SEED)  # Run itself may have changed it, as the user has chosen
     texts = [text for out in entry["outputs"].values() for text in out.get("text", ())]
     (run,) = (text.rsplit("\nrun ", 1)[1] for text in texts if "\nrun " in text)
-    page.wait_for_function(
-        "message => window.blocked.some((one) => one.includes(message))",
-        arg=f"Nothing of it is saved yet: its first checkpoint comes at step {SAVING} of {STEPS}",
-    )
 
     # A second page with the same workflow, that is as eager.
     workflow = page.evaluate("() => app.rootGraph.serialize()")
@@ -93,6 +92,8 @@ def test_every_checkpoint_is_drawn_once_by_the_user_s_own_graph(page: Page, node
     time.sleep(2)
     until(comfy, lambda: comfy.get("/prompt")["exec_info"]["queue_remaining"] == 0)
     other.close()
+    assert page.evaluate("() => window.failures") == [], "nothing has failed, and nothing says so"
+    assert page.locator(".darkroom-background", has_text=waits).count() == 0
     checkpoints = told(comfy, run)["checkpoints"]
     pictures = drawn(comfy, known)
     assert len(checkpoints) == STEPS // SAVING

@@ -13,11 +13,14 @@ import torch
 from tests.conftest import LONG, REPO
 from tests.host.browser import (
     check_pictures,
+    close_dialogs,
     nodes_of,
     open_page,
     open_template,
+    overlaps,
     run_by_click,
     set_widgets,
+    settle,
     wait_until_ready,
 )  # fmt: skip
 from tests.host.checkpoints import add_random_sd15, add_random_sdxl
@@ -246,6 +249,21 @@ def test_a_saved_graph_that_is_opened_again_keeps_its_measures(comfy: ComfyServe
         saved = {node["title"]: node["size"][1] for node in FILES[DEMO]["nodes"] if "title" in node}
         assert all(height == saved.get(title, height) for title, height in seen[0] if title != "Load Dataset")
         assert not complaints
+
+
+def test_no_node_of_a_template_lies_over_another(comfy: ComfyServer):
+    """With what the page puts on them when they are opened."""
+    with open_page(comfy) as (page, _):
+        close_dialogs(page)
+        lie = {}
+        for name, file in FILES.items():
+            page.evaluate("async (saved) => { await window.app.loadGraphData(saved); }", file)
+            page.get_by_role("button", name="Open folder").first.wait_for()
+            settle(page)
+            page.wait_for_timeout(1500)  # what is asked of the server before Run
+            settle(page)
+            lie[name] = overlaps(page)
+    assert not any(lie.values()), lie
 
 
 def test_the_page_speaks_chinese(comfy: ComfyServer):

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.host.graphs import demo_loader, node, training
-from tests.host.measure import run_id, runs
+from tests.host.measure import empty_queue, run_id, runs
 from tests.host.server import ComfyServer, PromptFailed
 
 pytestmark = pytest.mark.host
+ANOTHERS = "(another's)"
 
 
 def ask(comfy: ComfyServer, path: str, user: str = "", data: Any = None) -> tuple[int, Any]:
@@ -85,6 +86,37 @@ def test_each_profile_has_its_own_runs(start_comfy: Callable[..., ComfyServer]):
     assert (seen(comfy, ann), seen(comfy, ben)) == (set(), {of_ann, of_ben})
     assert ask(comfy, f"/darkroom/runs/{of_ann}/delete", ben, {})[1]["bytes"] > 0
     assert not (runs(comfy) / of_ann).exists()
+
+
+def test_of_the_queue_a_profile_sees_its_own_runs_and_that_there_are_others(start_comfy: Callable[..., ComfyServer]):
+    comfy = start_comfy("--multi-user")
+    ann, ben = (ask(comfy, "/users", data={"username": name})[1] for name in ("Ann", "Ben"))
+
+    def queued(user: str, seed: int) -> str:
+        when = "in the background"
+        return run_id(done(comfy, user, {**demo_loader(), **training(training_seed=seed, epochs=2000, when=when)}))
+
+    def waiting(user: str) -> list[str]:
+        told = ask(comfy, "/darkroom/queue", user)[1]
+        return [*filter(None, [told["running"]]), *told["waiting"]]
+
+    first, second, third = queued(ann, 1), queued(ben, 2), queued(ann, 3)
+    assert waiting(ann) == [first, ANOTHERS, third]
+    assert waiting(ben) == [ANOTHERS, second, ANOTHERS]
+    assert waiting("") == [first, second, third]
+    for action in ("remove", "up", "add"):
+        for run in (first, ANOTHERS):
+            assert ask(comfy, "/darkroom/queue", ben, {"action": action, "run": run})[0] == 400
+    assert waiting(ben) == [ANOTHERS, second, ANOTHERS]
+    told = ask(comfy, "/darkroom/queue", ben, {"action": "remove", "run": second})[1]
+    assert (told["running"] or told["waiting"][0], told["waiting"][-1]) == (ANOTHERS, ANOTHERS)
+    assert waiting("") == [first, third]
+    # The same workflow of two profiles: a node shows the run that its own profile trained last.
+    for run in (first, second):
+        (runs(comfy) / run / "shown.json").write_text(json.dumps({"workflow": "shared", "node": "4"}))
+    shown = [ask(comfy, "/darkroom/shown?workflow=shared", user)[1]["nodes"]["4"]["run"] for user in (ann, ben, "")]
+    assert shown == [first, second, second]
+    empty_queue(comfy)
 
 
 def test_no_profile_reaches_the_folder_of_runs_by_the_files_of_profiles(start_comfy: Callable[..., ComfyServer]):

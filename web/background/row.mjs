@@ -2,7 +2,7 @@
 // each checkpoint. Any number of pages may show a run; the server lets the first that asks draw a checkpoint.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { ask, element, keep, toast } from "../common.js";
+import { ask, element, keep, toast, write } from "../common.js";
 import { place } from "../graph.js";
 import { t } from "../text.js";
 import { behind } from "./behind.mjs";
@@ -12,16 +12,22 @@ const MARK = "darkroom_drawing"; // in the prompt's workflow
 const rows = new Set();
 let queue = { running: null, paused: false, waiting: [], failed: [], note: "" };
 
-api.addEventListener("darkroom.queue", ({ detail }) => {
-  queue = detail;
-  for (const row of rows) row.tell();
-});
+for (const event of ["darkroom.queue", "reconnected"]) api.addEventListener(event, lookAtQueue);
 api.addEventListener("darkroom.run", ({ detail }) => {
   for (const row of rows) row.hear(detail);
 });
 api.addEventListener("status", ({ detail }) => {
   if (detail?.exec_info?.queue_remaining === 0) for (const row of rows) row.draw();
 });
+
+let looks = 0;
+
+async function lookAtQueue() {
+  const look = (looks += 1), told = await ask("/queue").catch(() => null);
+  if (!told || look !== looks) return; // a later answer may come first
+  queue = told;
+  for (const row of rows) row.tell();
+}
 
 // Puts the row into a place on a node.
 export function mount(node, inside) {
@@ -36,10 +42,14 @@ class Row {
     this.node = node;
     this.run = "";
     this.step = 0; // the newest checkpoint that is yet to be drawn
+    this.saved = false; // whether there is a checkpoint
+    this.first = 0; // the step of the first one, where there is none yet
     this.asking = false;
     this.root = element("div", "section darkroom-background");
     this.state = element("div", "dim");
     this.state.setAttribute("role", "status");
+    this.waits = element("div", "dim");
+    this.waits.setAttribute("role", "status");
     const label = element("label", "row");
     this.box = document.createElement("input");
     this.box.type = "checkbox";
@@ -50,7 +60,7 @@ class Row {
     label.append(this.box, element("span", "", t("back_draw")));
     label.title = t("back_draw_hint");
     this.hint = element("div", "warn");
-    this.root.append(this.state, label, this.hint);
+    this.root.append(this.state, this.waits, label, this.hint);
     inside.append(this.root);
   }
 
@@ -73,13 +83,25 @@ class Row {
   async find() {
     const at = place(this.node);
     if (!at) return;
-    const [shown, told] = await Promise.all([
-      ask(`/shown?workflow=${encodeURIComponent(at.workflow)}`), ask("/queue"),
-    ]).catch(() => []);
-    if (!told) return;
-    this.run ||= shown.nodes[at.node]?.run ?? "";
-    queue = told;
-    for (const row of rows) row.tell();
+    const shown = await ask(`/shown?workflow=${encodeURIComponent(at.workflow)}`).catch(() => null);
+    this.run ||= shown?.nodes[at.node]?.run ?? "";
+    await Promise.all([this.look(), lookAtQueue()]);
+  }
+
+  // Whether anything of the run is saved yet, and when it will be.
+  async look() {
+    const { run } = this;
+    const told = run ? await ask(`/runs/${encodeURIComponent(run)}`).catch(() => null) : null;
+    if (run !== this.run) return;
+    this.saved ||= Boolean(told?.steps.length);
+    this.first = this.saved ? 0 : told?.next_checkpoint ?? 0;
+    this.tell();
+  }
+
+  // The node has run: where nothing can be drawn yet, nobody need wonder why.
+  async executed() {
+    await Promise.all([this.look(), lookAtQueue()]);
+    if (!this.waits.hidden) toast("info", t("train_lora"), this.waits.textContent);
   }
 
   tell() {
@@ -92,9 +114,12 @@ class Row {
       text = ahead ? t(ahead === 1 ? "back_behind_one" : "back_behind_many", { number: ahead }) : t("back_next");
     } else if (failed) text = t("back_failed", { why: [failed.message, failed.cure].filter(Boolean).join("; ") });
     const one = failed && text ? "error" : "dim";
-    if (this.state.textContent !== text) this.state.textContent = text;
+    write(this.state, text);
     if (this.state.className !== one) this.state.className = one;
     this.state.hidden = !text;
+    const waits = this.first && (queue.running === this.run || queue.waiting.includes(this.run));
+    write(this.waits, waits ? t("back_waits", { step: this.first }) : "");
+    this.waits.hidden = !waits;
     const none = this.on && !behind(this.node).length;
     this.hint.textContent = none ? t("back_nothing_behind") : "";
     this.hint.hidden = !none;
@@ -106,10 +131,14 @@ class Row {
     if (run && run !== this.run) {
       this.run = run;
       this.step = 0;
-      this.tell();
+      this.saved = false;
+      this.look();
     }
     const saved = events.filter((one) => one.type === "Checkpoint").at(-1);
     if (!saved) return;
+    this.saved = true;
+    this.first = 0;
+    this.tell();
     this.step = saved.step;
     this.draw();
   }

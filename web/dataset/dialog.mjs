@@ -35,3 +35,12 @@ export function dialog(title, ended) {
     close: () => outer.close(),
   };
 }
+
+// A button in it.
+export function press(text, title, action) {
+  const one = element("button", "", text);
+  one.type = "button";
+  if (title) one.title = title;
+  one.addEventListener("click", action);
+  return one;
+}

@@ -1,6 +1,8 @@
 // What is found about pictures and captions: a sign and a word for each, so that no colour says it alone.
+import { t } from "../text.js";
+
 const NOT_TRAINED = "✕", MIND = "!", NOTE = "i";
-export const KINDS = {
+const KINDS = {
   "bad-caption": [MIND, "data_bad_caption"],
   "bad-row": [MIND, "data_bad_row"],
   "brackets": [NOTE, "data_brackets"],
@@ -39,3 +41,9 @@ export const KINDS = {
   "unused-mask": [NOTE, "data_unused_mask"],
   "weights": [MIND, "data_weights"],
 };
+
+// {sign, text, tone: a class} of a kind.
+export function told(kind) {
+  const [sign, name] = KINDS[kind] ?? [MIND, ""];
+  return { sign, text: name ? t(name) : kind, tone: { [MIND]: "mind", [NOT_TRAINED]: "stop" }[sign] ?? "" };
+}

@@ -3,14 +3,21 @@ import { ask, button, element } from "../common.js";
 import { t } from "../text.js";
 import { called } from "./facts.mjs";
 
+const ANOTHERS = "(another's)"; // of another profile: it is there, and that is all
+
 // Fills `place` with a queue, as GET /queue tells it. `find(id)` is the run of an id, if it is in the list.
 export function showQueue(place, queue, find, changed) {
-  const name = (id) => (find(id) ? called(find(id)) : id);
+  const name = (id) => (id === ANOTHERS ? t("runs_anothers") : find(id) ? called(find(id)) : id);
   const act = async (action, run) => changed(await ask("/queue", { action, run }));
   const small = (text, label, action) => {
     const one = button(text, action);
     one.setAttribute("aria-label", label);
     one.title = label;
+    return one;
+  };
+  const stopping = (id) => {
+    const one = small("✕", t("runs_stop_it", { name: name(id) }), () => act("remove", id));
+    one.dataset.key = `remove ${id}`;
     return one;
   };
   const ids = [queue.running, ...queue.waiting].filter(Boolean);
@@ -32,15 +39,16 @@ export function showQueue(place, queue, find, changed) {
       bar.setAttribute("aria-label", t("runs_progress", { name: name(queue.running) }));
       words.append(bar);
     }
-    const stop = small("✕", t("runs_stop_it", { name: name(queue.running) }), () => act("remove", queue.running));
-    stop.dataset.key = `remove ${queue.running}`;
-    line.append(words, stop);
+    line.append(words);
     list.append(line);
+    if (queue.running !== ANOTHERS) line.append(stopping(queue.running));
   }
   queue.waiting.forEach((id, index) => {
     const line = element("li", ""), words = element("div", "words");
     words.append(element("div", "", `${index + 1}. ${name(id)}`));
     line.append(words);
+    list.append(line);
+    if (id === ANOTHERS) return;
     const controls = [
       ["up", "↑", "runs_up", index > 0], ["down", "↓", "runs_down", index < queue.waiting.length - 1],
       ["remove", "✕", "runs_remove", true],
@@ -51,7 +59,6 @@ export function showQueue(place, queue, find, changed) {
       if (!can) one.disabled = true;
       line.append(one);
     }
-    list.append(line);
   });
   const heading = element("h3", "", t("runs_queue"));
   const notes = failed.map((one) => element("div", "error small", `${name(one.run)}: ${[one.message, one.cure].filter(Boolean).join("; ")}`));

@@ -10,6 +10,7 @@ import { STYLE } from "./style.mjs";
 const AT_ONCE = 40; // rows that are added at a time, as one scrolls
 const SOON = 400; // ms in which several reasons to look again become one
 const MOST_COMPARED = 6;
+const CHANGES = /^Run(Started|Finished|Stopped|Failed)$|^Checkpoint$|^Idle$/; // what the list tells of a run
 
 // Fills ComfyUI's container; returns what ends it.
 export function open(container) {
@@ -41,7 +42,7 @@ export function open(container) {
   container.append(tab);
 
   let runs = [], shown = [], queue = { running: null, waiting: [] }, alive = true, timer = 0, comparison = null;
-  const rows = new Map(), chosen = new Set();
+  const rows = new Map(), chosen = new Set(), known = new Set(); // known: ids of runs that were heard of
   const watching = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
       if (!isIntersecting) continue;
@@ -170,22 +171,14 @@ export function open(container) {
   }
 
   const onRun = ({ detail: { run: id, events } }) => {
-    const run = runs.find((one) => one.id === id);
-    if (!run) {
-      if (id) lookSoon();
-      return;
-    }
-    const one = rows.get(id);
-    if (one) one.hear(events);
-    if (events.some(({ type }) => /^Run(Started|Finished|Stopped|Failed)$|^Checkpoint$|^Idle$/.test(type))) lookSoon();
+    rows.get(id)?.hear(events);
+    const fresh = id && !known.has(id); // once: one that another profile trains will not be in the list
+    known.add(id);
+    if (fresh || events.some(({ type }) => CHANGES.test(type))) lookSoon();
     if (queue.running === id) drawQueue();
   };
-  const onQueue = ({ detail }) => {
-    lookAtQueue(detail);
-    lookSoon();
-  };
   api.addEventListener("darkroom.run", onRun);
-  api.addEventListener("darkroom.queue", onQueue);
+  api.addEventListener("darkroom.queue", lookSoon);
   api.addEventListener("reconnected", lookSoon);
   filter.addEventListener("input", arrange);
   list.addEventListener("keydown", (event) => {
@@ -204,7 +197,7 @@ export function open(container) {
     clearTimeout(timer);
     watching.disconnect();
     api.removeEventListener("darkroom.run", onRun);
-    api.removeEventListener("darkroom.queue", onQueue);
+    api.removeEventListener("darkroom.queue", lookSoon);
     api.removeEventListener("reconnected", lookSoon);
     comparison?.destroy();
     rows.forEach((one) => one.destroy());

@@ -1,5 +1,6 @@
 // What is known of a run: the server's story of it, and the lines of its journal as they come. No page in here.
 const MOST_POINTS = 3000;
+export const ENDS = /^Run(Finished|Stopped|Failed)$/; // types of the lines that end a run
 
 export class Story {
   constructor() {
