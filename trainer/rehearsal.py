@@ -62,7 +62,8 @@ def rehearse(run: Training, trained: Trained, free: int, *, twice: bool = False)
     for parameter in run.parameters:
         parameter.grad = None
     adapter = 2 * weights + (state or optim.will_keep(run.config, run.parameters)) + average
-    return Rehearsal(seconds, Plan(process, frozen, adapter, max(0, grown[0] - weights), beside[0], free))
+    activations = gauge.with_what_is_kept(max(0, grown[0] - weights))
+    return Rehearsal(seconds, Plan(process, frozen, adapter, activations, beside[0], free))
 
 
 def _largest(run: Training) -> list[Presentation]:

@@ -459,7 +459,7 @@ def test_three_times_is_enough_and_the_error_has_the_cure(config: TrainConfig, m
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux begins a process' peak anew")
-def test_on_a_cpu_the_plan_is_near_the_peak(config: TrainConfig) -> None:
+def test_on_a_cpu_the_plan_is_within_a_tenth_of_the_peak(config: TrainConfig) -> None:
     """Of a process of its own: the memory of this one's other tests would count as its own."""
     settings = config.but(
         base_model=(REPO / "trainer" / "demo" / "base.safetensors").as_posix(), epochs=1, repeats=40, max_steps=3,
@@ -472,5 +472,4 @@ def test_on_a_cpu_the_plan_is_near_the_peak(config: TrainConfig) -> None:
     subprocess.run(command, cwd=REPO, check=True, capture_output=True)
     found = json.loads((config.output_dir / "result.json").read_text(encoding="utf-8"))["memory"]
     assert found["plan"]["activations"] > found["planned"] / 4, "enough for the plan to matter"
-    # Mostly within a tenth; on one machine it was 11 % below: the system's allocator keeps what it likes.
-    assert found["planned"] == pytest.approx(found["peak"], rel=0.15)
+    assert found["planned"] == pytest.approx(found["peak"], rel=0.1)
