@@ -48,9 +48,7 @@ class Bench:
         self.name, self.device, self.steps, self.toy = name, device, steps, toy
         self.keep = 50_000 if toy else keep << 20
         self.smallest = 0 if toy else layers.SMALL
-        config = json.loads((REPO / f"trainer/families/assets/{name}/unet/config.json").read_text("utf-8"))
-        if toy:
-            config |= TOY | ({"transformer_layers_per_block": 1} if name == "sdxl" else {})
+        config = described(name, toy=toy)
         self._make = lambda: UNet2DConditionModel.from_config(config)
         batch, side, width = CASES[name]
         side, width = (8, 32) if toy else (side, width)
@@ -84,17 +82,7 @@ class Bench:
         self._casting.__enter__()
 
     def draw(self) -> None:
-        """Weights at which signals neither vanish nor grow."""
-        generator = torch.Generator(self.device).manual_seed(0)
-        for name, parameter in self.model.named_parameters():
-            trained = "lora_" in name
-            if trained and parameter.dtype != torch.float32:
-                parameter.data = parameter.data.float()
-            spread = 0.02 if parameter.ndim < 2 or trained else parameter[0].numel() ** -0.5
-            parameter.data.normal_(0.0, spread, generator=generator)
-            if "norm" in name and name.endswith("weight"):
-                parameter.data += 1.0
-            parameter.requires_grad_(trained)
+        draw(self.model, self.device)
 
     def large(self) -> Iterator[nn.Module]:
         """The layers that ``quantise`` takes."""
@@ -151,6 +139,28 @@ class Bench:
 
     def tell(self, **what: Any) -> None:
         print(json.dumps({"family": self.name, **what}), flush=True)
+
+
+def draw(model: nn.Module, device: torch.device) -> None:
+    """Weights at which signals neither vanish nor grow; adapters in fp32, and they alone are trained."""
+    generator = torch.Generator(device).manual_seed(0)
+    for name, parameter in model.named_parameters():
+        trained = "lora_" in name
+        if trained and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+        spread = 0.02 if parameter.ndim < 2 or trained else parameter[0].numel() ** -0.5
+        parameter.data.normal_(0.0, spread, generator=generator)
+        if "norm" in name and name.endswith("weight"):
+            parameter.data += 1.0
+        parameter.requires_grad_(trained)
+
+
+def described(family: str, *, toy: bool) -> dict[str, Any]:
+    """The config of a family's UNet, or of a small one."""
+    config = json.loads((REPO / f"trainer/families/assets/{family}/unet/config.json").read_text("utf-8"))
+    if toy:
+        config |= TOY | ({"transformer_layers_per_block": 1} if family == "sdxl" else {})
+    return config
 
 
 def mib(size: float) -> float:

@@ -34,7 +34,7 @@ import torch
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO), str(REPO / "benchmarks")]
 
-from frozen_cuda import CASES, TARGETS, TOY, mib  # noqa: E402
+from frozen_cuda import CASES, TARGETS, described, draw, mib  # noqa: E402
 
 from trainer import frozen  # noqa: E402
 
@@ -48,9 +48,7 @@ class Case:
 
     def __init__(self, family: str, device: torch.device, *, toy: bool, checkpointing: bool) -> None:
         self.family, self.device, self.toy, self.checkpointing = family, device, toy, checkpointing
-        self.config = json.loads((REPO / f"trainer/families/assets/{family}/unet/config.json").read_text("utf-8"))
-        if toy:
-            self.config |= TOY | ({"transformer_layers_per_block": 1} if family == "sdxl" else {})
+        self.config = described(family, toy=toy)
         self.batch, self.side, self.width = CASES[family]
         if toy:
             self.side, self.width = 16, 32
@@ -65,16 +63,7 @@ class Case:
         model = empty.to(torch.bfloat16).to_empty(device=self.device).requires_grad_(False)
         if adapted:
             model = inject_adapter_in_model(LoraConfig(r=8, lora_alpha=8, target_modules=TARGETS), model)
-        generator = torch.Generator(self.device).manual_seed(0)
-        for name, parameter in model.named_parameters():
-            trained = "lora_" in name
-            if trained:
-                parameter.data = parameter.data.float()
-            spread = 0.02 if parameter.ndim < 2 or trained else parameter[0].numel() ** -0.5
-            parameter.data.normal_(0.0, spread, generator=generator)
-            if "norm" in name and name.endswith("weight"):
-                parameter.data += 1.0
-            parameter.requires_grad_(trained)
+        draw(model, self.device)
         if self.checkpointing:
             frozen.checkpointing(model)
         return model.train()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+sys.path[:0] = [str(REPO), str(REPO / "benchmarks")]
 
 USUAL = {"images": 64, "resolution": 128, "rank": 8, "batch": 4}
 POINTS = {
@@ -49,29 +49,15 @@ def pictures(folder: Path, count: int, size: int) -> Path:
 
 def measure(folder: Path, images: int, resolution: int, rank: int, batch: int) -> dict[str, float]:
     """``step``, ``encode`` and ``start``, in CPU seconds."""
-    from trainer import config, events, run
+    from step_time import steps_alone
+
+    from trainer import events, run
     from trainer.demo import BASE
 
     shutil.rmtree(folder / "run", ignore_errors=True)
     shutil.rmtree(folder / "cache", ignore_errors=True)
-    settings = config.parse(
-        {
-            "base_model": BASE.as_posix(),
-            "train_data_dir": pictures(folder, images, resolution * 9 // 8).as_posix(),
-            "output_dir": (folder / "run").as_posix(),
-            "cache_dir": (folder / "cache").as_posix(),
-            "resolution": resolution,
-            "lora_rank": rank,
-            "batch_size": batch,
-            "max_steps": STEPS,
-            "epochs": 1000,
-            "mixed_precision": "no",
-            "gradient_checkpointing": False,
-            "log_interval": 1,
-            "sample_every": 0,
-            "validation_steps": 0,
-        }
-    )
+    noise = pictures(folder, images, resolution * 9 // 8)
+    settings = steps_alone(folder, BASE, noise, STEPS, resolution=resolution, lora_rank=rank, batch_size=batch)
     told: dict[str, float] = {}
     steps: list[float] = []
     since = began = 0.0

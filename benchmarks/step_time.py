@@ -146,25 +146,30 @@ def profiled(args: argparse.Namespace) -> str:
 
 def settings(args: argparse.Namespace) -> Any:
     """The run that all ways train."""
+    return steps_alone(
+        args.work, args.base, args.work / "photographs", args.steps + 1, resolution=args.resolution, batch_size=1,
+        save_steps=100_000, caption_dropout=0.0,
+    )  # fmt: skip
+
+
+def steps_alone(work: Path, base: Path, pictures: Path, steps: int, **more: Any) -> Any:
+    """The config of a run of so many steps in fp32, in folders of ``work``, with nothing between the steps."""
     from trainer import config
 
     return config.parse(
         {
-            "base_model": args.base.as_posix(),
-            "train_data_dir": (args.work / "photographs").as_posix(),
-            "output_dir": (args.work / "run").as_posix(),
-            "cache_dir": (args.work / "cache").as_posix(),
-            "resolution": args.resolution,
-            "batch_size": 1,
-            "max_steps": args.steps + 1,
+            "base_model": base.as_posix(),
+            "train_data_dir": pictures.as_posix(),
+            "output_dir": (work / "run").as_posix(),
+            "cache_dir": (work / "cache").as_posix(),
+            "max_steps": steps,
             "epochs": 1000,
             "mixed_precision": "no",
             "gradient_checkpointing": False,
             "log_interval": 1,
             "sample_every": 0,
             "validation_steps": 0,
-            "save_steps": 100_000,
-            "caption_dropout": 0.0,
+            **more,
         }
     )
 
@@ -199,6 +204,7 @@ def ours(config: Any, wall: Any) -> dict[str, Any]:
 def given(args: argparse.Namespace) -> peers.Given:
     """What our run trains, in its order: pictures of another shape take another time."""
     import torch
+    from frozen_cuda import described
 
     from trainer import families, job
     from trainer.cache import Cache
@@ -223,13 +229,9 @@ def given(args: argparse.Namespace) -> peers.Given:
     with torch.device("meta"):
         from diffusers import UNet2DConditionModel
 
-        unet: Any = UNet2DConditionModel.from_config(family_config(family.name))
+        unet: Any = UNet2DConditionModel.from_config(described(family.name, toy=False))
     names = [name for name, module in unet.named_modules() if family.is_target(name, module, config.lora_targets)]
     return peers.Given(args.base, names, data, args.resolution, args.sd_scripts, args.comfy)
-
-
-def family_config(name: str) -> dict[str, Any]:
-    return json.loads((REPO / f"trainer/families/assets/{name}/unet/config.json").read_text("utf-8"))
 
 
 def photographs(folder: Path) -> None:

@@ -12,7 +12,6 @@ import torch
 from . import assembly, checkpoint
 from .assembly import Standing
 from .checkpoint import Position
-from .dataset.sampler import Window, windows
 from .device import resolve
 from .errors import RunError, UserError, WorkerError
 from .files import digest
@@ -74,7 +73,6 @@ class _Follower:
         self._run: Training | None = None
         self._trained: Trained | None = None
         self._around = ExitStack()
-        self._windows: tuple[int, list[Window]] = (-1, [])
         self._resting = False
         self._failure: Exception | None = None
 
@@ -163,11 +161,9 @@ class _Follower:
             return
         self._move(run.accelerator.device)
         run.position.cursor, run.position.step = order["cursor"], order["step"]
-        epoch, index = divmod(run.position.cursor, run.per_epoch)
-        if epoch != self._windows[0]:
-            self._windows = epoch, windows(run.items, seed=run.config.seed, epoch=epoch, size=run.config.window)
+        epoch, window = run.next_window()
         try:
-            _, _, stepped = step(run, self._windows[1][index], epoch, order["rate"], self._stop)
+            _, _, stepped = step(run, window, epoch, order["rate"], self._stop)
             if stepped:
                 run.averages.update()
         except (Dropped, Ended, WorkerError):

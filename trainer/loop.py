@@ -103,6 +103,14 @@ class Training:
     doing: str = ""
     step_seconds: float = 0.0
     enough: bool = False
+    _epoch: tuple[int, list[Window]] = (-1, [])
+
+    def next_window(self) -> tuple[int, Window]:
+        """The epoch in which the run is, and the window that is next in it."""
+        epoch, index = divmod(self.position.cursor, self.per_epoch)
+        if epoch != self._epoch[0]:
+            self._epoch = epoch, windows(self.items, seed=self.config.seed, epoch=epoch, size=self.config.window)
+        return epoch, self._epoch[1][index]
 
     @property
     def micro_batch(self) -> int:
@@ -133,7 +141,6 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
     """
     config, position = run.config, run.position
     clock, losses, overflows = _Clock(position.step), [], 0
-    epoch_windows: tuple[int, list[Window]] = (-1, [])
     interrupted = bool(run.due)
     if config.validation_steps and "validate" not in run.due:
         # Before the first step; or where the process ended between a checkpoint and its validation.
@@ -143,13 +150,11 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         return run.enough or position.cursor == position.total
 
     while not run.enough and position.cursor < position.total:
-        epoch, index = divmod(position.cursor, run.per_epoch)
-        if epoch != epoch_windows[0]:
-            epoch_windows = epoch, windows(run.items, seed=config.seed, epoch=epoch, size=config.window)
+        epoch, window = run.next_window()
         rate = optim.rate(config, position.step, position.total, position.extended_at) * 0.5**position.halved
         run.doing = f"training step {position.step + 1}"
         run.ranks.tell("step", cursor=position.cursor, step=position.step, rate=rate)
-        loss, norm, stepped = step(run, epoch_windows[1][index], epoch, rate)
+        loss, norm, stepped = step(run, window, epoch, rate)
         overflowed = not stepped and run.accelerator.scaler is not None and math.isfinite(float(loss))
         position.cursor += not overflowed
         position.skipped = 0 if stepped else position.skipped + (not overflowed)

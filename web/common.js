@@ -67,6 +67,9 @@ export function onExecuted(node, action) {
   };
 }
 
+// Of what failed. Mixed with the text's own colour: alone it stands out too little from a light ground.
+export const ERROR = "color-mix(in srgb, var(--error-text, #f44) 60%, var(--input-text, #ddd))";
+
 const STYLE = `
 .darkroom-panel { display: flex; flex-direction: column; gap: 6px; font: 12px/1.4 system-ui, sans-serif;
   color: var(--input-text, #ddd); overflow-wrap: anywhere; user-select: text; }
@@ -75,7 +78,7 @@ const STYLE = `
 .darkroom-panel .row { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; }
 .darkroom-panel .dim { color: var(--descrip-text, #999); }
 .darkroom-panel .warn { color: color-mix(in srgb, #e09000 65%, var(--input-text, #ddd)); }
-.darkroom-panel .error { color: color-mix(in srgb, var(--error-text, #f44) 60%, var(--input-text, #ddd)); }
+.darkroom-panel .error { color: ${ERROR}; }
 .darkroom-panel .lines { white-space: pre-line; max-height: 13em; overflow-y: auto; }
 .darkroom-panel .table { white-space: pre-wrap; font: 10px/1.5 ui-monospace, monospace; }
 .darkroom-panel button, .darkroom-panel select, .darkroom-panel input { font: inherit; color: inherit;

@@ -1,4 +1,6 @@
 // How the dialogs of a data set look, in the page's own colours.
+import { ERROR } from "../common.js";
+
 export const STYLE = `
 .darkroom-dialog { --darkroom-edge: color-mix(in srgb, var(--input-text, #ddd) 24%, transparent);
   --darkroom-field: color-mix(in srgb, var(--input-text, #ddd) 5%, var(--comfy-menu-bg, #222)); width: min(1800px, 96vw); height: 94vh; max-width: none; max-height: none; padding: 0; margin: auto;
@@ -19,7 +21,7 @@ export const STYLE = `
 .darkroom-dialog .body { flex: 1; min-height: 0; display: flex; flex-direction: column; }
 .darkroom-dialog .main { flex: 1; min-height: 0; display: flex; }
 .darkroom-dialog .dim { color: var(--descrip-text, #999); }
-.darkroom-dialog .error { color: color-mix(in srgb, var(--error-text, #f44) 60%, var(--input-text, #ddd)); white-space: pre-line; }
+.darkroom-dialog .error { color: ${ERROR}; white-space: pre-line; }
 .darkroom-dialog .note { padding: 6px 14px; border-bottom: 1px solid var(--darkroom-edge); white-space: pre-line; }
 .darkroom-dialog [hidden] { display: none !important; }
 .darkroom-dialog button, .darkroom-dialog input:not([type=checkbox]), .darkroom-dialog textarea { font: inherit;

@@ -1,4 +1,6 @@
 // How the tab looks: colours are ComfyUI's, so that it is light and dark as the page is.
+import { ERROR } from "../common.js";
+
 export const STYLE = `
 .darkroom-tab { display: flex; flex-direction: column; height: 100%; min-height: 0; gap: 8px; padding: 10px;
   box-sizing: border-box; font: 13px/1.45 system-ui, sans-serif; color: var(--input-text, #ddd);
@@ -10,7 +12,7 @@ export const STYLE = `
 .darkroom-tab .apart { justify-content: space-between; }
 .darkroom-tab .dim { color: var(--descrip-text, #999); }
 .darkroom-tab .small { font-size: 11.5px; font-variant-numeric: tabular-nums; }
-.darkroom-tab .error { color: color-mix(in srgb, var(--error-text, #f44) 60%, var(--input-text, #ddd)); white-space: pre-line; }
+.darkroom-tab .error { color: ${ERROR}; white-space: pre-line; }
 .darkroom-tab button, .darkroom-tab select, .darkroom-tab input { font: inherit; color: inherit; }
 .darkroom-tab button, .darkroom-tab select, .darkroom-tab input:not([type=checkbox]) { box-sizing: border-box;
   background: color-mix(in srgb, currentColor 7%, transparent); border: 1px solid var(--border-color, #555);
@@ -40,7 +42,7 @@ export const STYLE = `
 .darkroom-tab .words { flex: 1; min-width: 0; display: flex; flex-direction: column; gap: 2px; }
 .darkroom-tab .words b { font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .darkroom-tab .id { font-weight: 400; font-size: 11.5px; margin-inline-start: 6px; }
-.darkroom-tab .state.failed { color: color-mix(in srgb, var(--error-text, #f44) 60%, var(--input-text, #ddd)); }
+.darkroom-tab .state.failed { color: ${ERROR}; }
 .darkroom-tab .state.running { font-weight: 600; }
 .darkroom-tab .course { height: 28px; margin: 2px 0; }
 .darkroom-tab .spark { display: block; width: 100%; height: 28px; overflow: visible; }

@@ -1,11 +1,13 @@
 // How the panel on Train LoRA looks. Colours are ComfyUI's; what is told by a colour has a shape or a word, too.
+import { ERROR } from "../common.js";
+
 export const STYLE = `
 .darkroom-training { display: flex; flex-direction: column; gap: 8px; container-type: inline-size; }
 .darkroom-training [hidden], .darkroom-compare [hidden] { display: none !important; }
 .darkroom-training .head { display: flex; align-items: baseline; gap: 6px; font-size: 13px; }
 .darkroom-training .head .name { font-weight: 600; flex: 1; min-width: 0; }
 .darkroom-training .head .left { color: var(--descrip-text, #999); font-variant-numeric: tabular-nums; flex: none; }
-.darkroom-training .head.failed { color: color-mix(in srgb, var(--error-text, #f44) 60%, var(--input-text, #ddd)); }
+.darkroom-training .head.failed { color: ${ERROR}; }
 .darkroom-training .bar { height: 6px; border-radius: 3px; background: var(--comfy-input-bg, #333); overflow: hidden; }
 .darkroom-training .bar div { height: 100%; width: 100%; border-radius: 3px; transform-origin: 0 50%;
   background: var(--p-primary-color, #3b82f6); }
