@@ -1,6 +1,6 @@
 """What a step costs on a GPU: ours beside the floor and a bare PEFT loop, and what compiling it would bring.
 
-    python benchmarks/gpu.py [--families sd15 sdxl] [--ways floor peft ours compiled graphs] [--steps 20]
+    python benchmarks/gpu.py [--families sd15 sdxl] [--ways floor peft launched ours compiled both] [--steps 20]
     python benchmarks/gpu.py --device cpu --toy --steps 2
 
 A JSON line for each case: SD1.5 at 512 x 512, batch 4, and SDXL at 1024 x 1024, batch 1, with and without gradient
@@ -8,17 +8,19 @@ checkpointing. Full-size UNets with random weights in bf16, rank-8 LoRA in fp32 
 blocks; it needs what the trainer needs, and no file.
 
 ``floor`` has no adapter: forward, and backward to the activations. ``peft`` is the shortest loop, under autocast, with
-AdamW as torch makes it. ``ours`` is the step of ``trainer/loop.py`` itself. ``compiled`` and ``graphs`` are ours with
-the repeated blocks compiled, the latter with CUDA graphs.
+AdamW as torch makes it. ``ours`` is the step of ``trainer/loop.py`` itself, recorded as on a card with room enough, and
+``launched`` the same without recordings. ``compiled`` and ``both`` have the repeated blocks compiled, too.
 
-``ms``: median of a step. ``first``: seconds of the first one, compilation included. ``peak``: MiB of tensors.
-``kernels``: launched in a step (on a CPU: operators). ``syncs``: times that a step waits for the card. ``graphs``: what
-was compiled in all, over five shapes of pictures.
+``ms``: median of a step. ``first`` and ``second``: seconds of these two, in which is compiled and recorded. ``peak``:
+MiB of tensors; ``taken``: of the card. ``kernels``: launched in a step (on a CPU: operators), one by one or by a graph.
+``syncs``: times that a step waits for the card. ``shapes``: seconds for the first two steps of four further shapes;
+``compilations``: what was compiled in all, over five shapes of pictures.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -26,10 +28,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO), str(REPO / "benchmarks")]
@@ -38,7 +42,7 @@ from frozen_cuda import CASES, TARGETS, described, draw, mib  # noqa: E402
 
 from trainer import frozen  # noqa: E402
 
-WAYS = ("floor", "peft", "ours", "compiled", "graphs")
+WAYS = ("floor", "peft", "launched", "ours", "compiled", "both")
 SHAPES = ((8, 8), (9, 7), (7, 9), (10, 6), (6, 10))  # of pictures, in eighths of a side: buckets of about one size
 RATE = 2e-4
 
@@ -86,6 +90,17 @@ class Case:
         return drawn(self.batch, 4, height, width), drawn(self.batch, 4, height, width), more
 
 
+class Shown(NamedTuple):
+    """A micro-batch, as ``Case.inputs`` gives it."""
+
+    noisy: torch.Tensor
+    target: torch.Tensor
+    more: dict[str, Any]
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [*(leaf for leaf in tree_leaves(tuple(self)) if isinstance(leaf, torch.Tensor))]
+
+
 Step = Callable[[tuple[int, int]], None]
 
 
@@ -128,14 +143,14 @@ class _Shown:
         return self.case.batch
 
     def batch(self, shown: Any, epoch: int) -> Any:
-        return self.case.inputs(self.shape)
+        return Shown(*self.case.inputs(self.shape))
 
     def loss(self, model: Any, batch: Any) -> torch.Tensor:
         noisy, target, more = batch
         return (model(noisy.bfloat16(), **more).sample.float() - target).square().mean((1, 2, 3))
 
 
-def ours(case: Case, compiled: str = "") -> Step:
+def ours(case: Case, *, recorded: bool = True, compiled: bool = False) -> Step:
     from peft.helpers import disable_input_dtype_casting
 
     from trainer import loop, optim
@@ -145,13 +160,13 @@ def ours(case: Case, compiled: str = "") -> Step:
     from trainer.dataset.sampler import Presentation
     from trainer.device import accelerate
     from trainer.gauge import Gauge
+    from trainer.recorded import Recorder
 
     unet = case.unet(adapted=True)
     casting = disable_input_dtype_casting(unet)
     casting.__enter__()  # for as long as the step is used
     if compiled:
-        more = {"mode": "reduce-overhead"} if compiled == "graphs" else {}
-        unet.compile_repeated_blocks(fullgraph=True, **more)
+        unet.compile_repeated_blocks(fullgraph=True)
     config: Any = parse({"base_model": "base", "train_data_dir": "data", "batch_size": case.batch})
     parameters = [p for p in unet.parameters() if p.requires_grad]
     accelerator = accelerate(case.device, "bf16")
@@ -161,6 +176,8 @@ def ours(case: Case, compiled: str = "") -> Step:
     run = loop.Training(
         config, [], task, model, optimizer, parameters, accelerator, Position(total=1000), 1, averages, gauge
     )
+    if recorded and case.device.type == "cuda":
+        run.recorder = Recorder(parameters, partial(loop.forward_backward, run), gauge, print)
     window: Any = [Presentation(None, number) for number in range(case.batch)]  # type: ignore[arg-type]
 
     def step(shape: tuple[int, int], kept: Any = casting) -> None:
@@ -173,9 +190,10 @@ def ours(case: Case, compiled: str = "") -> Step:
 MADE: dict[str, Callable[[Case], Step]] = {
     "floor": floor,
     "peft": peft,
+    "launched": partial(ours, recorded=False),
     "ours": ours,
-    "compiled": lambda case: ours(case, "compiled"),
-    "graphs": lambda case: ours(case, "graphs"),
+    "compiled": partial(ours, recorded=False, compiled=True),
+    "both": partial(ours, compiled=True),
 }
 
 
@@ -226,20 +244,21 @@ def measure(case: Case, way: str, steps: int) -> dict[str, Any]:
         done(case.device)
         return time.perf_counter() - begin
 
-    told: dict[str, Any] = {"first": round(timed(), 2)}
+    told: dict[str, Any] = {"first": round(timed(), 2), "second": round(timed(), 2)}
     timed()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     told["ms"] = round(1000 * statistics.median(timed() for _ in range(steps)), 1)
     if cuda:
-        told["peak"] = mib(torch.cuda.max_memory_allocated())
+        told |= {"peak": mib(torch.cuda.max_memory_allocated()), "taken": mib(torch.cuda.memory_reserved())}
     with waits(case.device) as found:
         step(SHAPES[0])
     told |= {"syncs": found[0], "kernels": launched(step, case.device)}
-    for shape in SHAPES:
-        timed(shape)
-    if way in ("compiled", "graphs"):
-        told["graphs"] = counters["stats"]["unique_graphs"]
+    told["shapes"] = round(sum(timed(shape) for shape in SHAPES[1:] for _ in range(2)), 1)
+    if cuda:
+        told["taken for all"] = mib(torch.cuda.memory_reserved())
+    if way in ("compiled", "both"):
+        told["compilations"] = counters["stats"]["unique_graphs"]
     return told
 
 
@@ -259,7 +278,14 @@ def main() -> int:
             for way in args.ways:
                 case = Case(family, device, toy=args.toy, checkpointing=checkpointing)
                 told = {"family": family, "checkpointing": checkpointing, "way": way}
-                print(json.dumps(told | measure(case, way, args.steps)), flush=True)
+                try:
+                    told |= measure(case, way, args.steps)
+                except Exception as error:  # the others are of interest all the same
+                    told["failed"] = f"{type(error).__name__}: {error}"[:400]
+                print(json.dumps(told), flush=True)
+                gc.collect()
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
     return 0
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,9 +21,10 @@ from .device import DTYPES, accelerate, precision
 from .errors import ConfigError
 from .gauge import Gauge, budget, ram_free
 from .job import Job
-from .loop import Training
-from .memory import Possible, Savings, Weights
+from .loop import Training, forward_backward
+from .memory import Plan, Possible, Savings, Weights
 from .ranks import Ranks
+from .recorded import Recorder
 from .tasks.base import Task
 from .tasks.causal_lm import CausalLM
 from .tasks.diffusion import Diffusion
@@ -77,6 +79,24 @@ def possible(job: Job, mixed: Precision, device: torch.device) -> Possible:
         activations_in_ram="ram" in can,
         paged="ram" in can and reading(job, mixed) < ram_free(),
     )
+
+
+def recorder(run: Training, savings: Savings, plan: Plan, tell: Callable[[str], None]) -> Recorder | None:
+    """What computes a run's micro-batches by recordings; None where they cannot be recorded, or keep too much memory.
+
+    Args:
+        run: put together.
+        savings: with which.
+        plan: what it will need.
+        tell: takes what a person should know.
+    """
+    config = run.config
+    plain = savings.base == "plain" and not (savings.activations_in_ram or savings.paged or savings.launched)
+    # What draws random numbers in a step, or gives it another shape each time, is none to record.
+    same = not (config.text or config.lora_dropout or config.train_text_encoder)
+    if run.gauge.device.type != "cuda" or not (plain and same and plan.has_room):
+        return None
+    return Recorder(run.parameters, partial(forward_backward, run), run.gauge, tell)
 
 
 def reading(job: Job, mixed: Precision) -> int:

@@ -136,6 +136,8 @@ class Attempts:
                     plan = min(plan, Plan(**other["plan"]), key=lambda plan: plan.free - plan.total)
                 if not plan.fits and (less := memory.enough(plan, self._savings, self._possible)):
                     return self._with(less, f"it needs {plan.total / GB:.1f} GB, and {plan.free / GB:.1f} are free", at)
+                run.recorder = assembly.recorder(run, self._savings, plan, lambda why: self._emit(Warned(why)))
+                plan = replace(plan, kept=run.recorder is not None)
                 run.step_seconds = seconds * -(-run.share // run.micro_batch)
                 self._ranks.tell("align")
                 self._ranks.align(run.parameters)
@@ -160,7 +162,8 @@ class Attempts:
         if run is None or studio is None:
             doing, less = "loading the base model", memory.lighter_base(self._savings, self._possible)
         else:
-            doing, less = run.doing, memory.next(self._savings, self._possible)
+            possible = replace(self._possible, launched=run.recorder is not None)
+            doing, less = run.doing, memory.next(self._savings, possible)
             at = self._kept(run, studio)
         if less is None:
             raise memory.exhausted(doing, plan, self._job.config, str(self._device))
@@ -272,7 +275,7 @@ class Attempts:
                 self._ranks.world,
             )
         )
-        sizes = {part: size for part, size in asdict(plan).items() if part != "free"}
+        sizes = {part: size for part, size in asdict(plan).items() if part not in ("free", "kept")}
         self._emit(
             MemoryPlan(
                 device=str(self._device),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -150,6 +151,7 @@ class _Follower:
         self._around.enter_context(assembly.computing(trained, mixed))
         free = budget(gauge.device, job.config.vram_limit)
         seconds, plan = rehearse(run, trained, free, twice=savings.paged or gauge.device.type != "cpu")
+        run.recorder = assembly.recorder(run, savings, plan, lambda why: print(why, file=sys.stderr))
         return {"seconds": seconds, "plan": asdict(plan)}
 
     def _step(self, order: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ class Gauge:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self._card = device, card(device)
-        self._most = 0
+        self._most = self._kept = 0
         self._resets = self._card is not None or (device.type == "cpu" and _clear())
 
     def now(self) -> int:
@@ -57,14 +57,20 @@ class Gauge:
         return torch.mps.current_allocated_memory() if self.device.type == "mps" else _process().rss
 
     def begin(self) -> None:
-        """Forgets the peak so far."""
-        self._most = 0
+        """Forgets the peak so far, and what is kept."""
+        self._most = self._kept = 0
         if self._resets:
             self._forget()
 
     def most(self) -> int:
         """The peak so far, without what was done ``apart``; 0 where the system does not tell."""
-        return max(self._most, self._peak())
+        return max(self._most, self._peak() + self._kept)
+
+    def keep(self, size: int) -> None:
+        """From now on so many bytes are taken that are no tensor's."""
+        if self._resets:
+            self._reset()
+        self._kept = size
 
     @contextmanager
     def piece(self, known: Iterable[torch.Tensor] = ()) -> Iterator[list[int]]:

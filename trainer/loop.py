@@ -22,6 +22,7 @@ from .errors import DivergedError, RunError
 from .events import Event, Step, Warned
 from .gauge import Gauge
 from .ranks import Ranks
+from .recorded import Recorder
 from .runfolder import save_steps
 from .tasks.base import Task
 
@@ -81,6 +82,8 @@ class Training:
         doing: what is being done, in words.
         step_seconds: what an optimizer step takes, by a trial; 0: not tried.
         enough: whether it is of no use to train on.
+        recorder: computes micro-batches by recordings; None: kernel by kernel.
+        ahead: the first micro-batch of the window at a cursor, made while the card computed the one before.
     """
 
     config: TrainConfig
@@ -103,14 +106,25 @@ class Training:
     doing: str = ""
     step_seconds: float = 0.0
     enough: bool = False
+    recorder: Recorder | None = None
+    ahead: tuple[int, Any] = (-1, ())
     _epoch: tuple[int, list[Window]] = (-1, [])
 
-    def next_window(self) -> tuple[int, Window]:
-        """The epoch in which the run is, and the window that is next in it."""
-        epoch, index = divmod(self.position.cursor, self.per_epoch)
+    def next_window(self, further: int = 0) -> tuple[int, Window]:
+        """The epoch in which the run is, and the window that is next in it; or one that comes ``further`` on."""
+        epoch, index = divmod(self.position.cursor + further, self.per_epoch)
         if epoch != self._epoch[0]:
             self._epoch = epoch, windows(self.items, seed=self.config.seed, epoch=epoch, size=self.config.window)
         return epoch, self._epoch[1][index]
+
+    def look_ahead(self) -> None:
+        """Makes the next window's first micro-batch, on a card: it computes meanwhile."""
+        cursor = self.position.cursor + 1
+        if self.gauge.device.type != "cuda" or self.config.train_text_encoder or cursor >= self.position.total:
+            return
+        epoch, window = self.next_window(1)
+        if micro := micro_batches(window, self.micro_batch, self.ranks.rank, self.ranks.world):
+            self.ahead = cursor, self.task.batch(micro[0], epoch)
 
     @property
     def micro_batch(self) -> int:
@@ -236,12 +250,16 @@ def step(
     """
     accelerator, ranks = run.accelerator, run.ranks
     optim.set_rate(run.optimizer, rate)
-    run.optimizer.zero_grad(set_to_none=True)
+    if run.recorder is not None:
+        run.recorder.begin()
+    else:
+        run.optimizer.zero_grad(set_to_none=True)
     with ranks.together(stop):
         own = ranks.own(run.parameters, _gradients(run, window, epoch))
     total = ranks.add_up(run.parameters, own)
     norm = accelerator.clip_grad_norm_(run.parameters, run.config.max_grad_norm or math.inf)
     assert isinstance(norm, torch.Tensor)
+    run.look_ahead()
     # fp16's scaler must see every step, to find its scale; it skips by itself. Whether it did is asked of the norm:
     # a fused optimizer skips within its kernel, of which accelerate's optimizer_step_was_skipped knows nothing.
     if accelerator.scaler is not None:
@@ -263,13 +281,28 @@ def _gradients(run: Training, window: Window, epoch: int) -> torch.Tensor:
         if run.config.lora_dropout:  # the one draw that is torch's own; a text encoder's is made with the batch
             number = 1 + ranks.rank + number * ranks.world
             torch.manual_seed(draws.integer(2**53, run.config.seed, run.position.cursor, number, "lora dropout"))
-        with run.accelerator.autocast():
-            batch = run.task.batch(shown, epoch)
-            # Over what all ranks have of the window: their gradients are added up.
-            loss = run.task.loss(run.model, batch).sum() * (1 / size)
-        run.accelerator.backward(loss)
-        total += loss.detach()
+        cursor, batch = run.ahead
+        run.ahead = (-1, ())
+        if cursor != run.position.cursor:
+            with run.accelerator.autocast():
+                batch = run.task.batch(shown, epoch)
+        # Over what all ranks have of the window: their gradients are added up.
+        total += (run.recorder or partial(forward_backward, run))(batch, 1 / size)
     return total
+
+
+def forward_backward(run: Training, batch: Any, share: float | torch.Tensor) -> torch.Tensor:
+    """Adds to the gradients what a micro-batch gives; its loss, detached.
+
+    Args:
+        run: what is trained.
+        batch: of its task.
+        share: what each sample counts for.
+    """
+    with run.accelerator.autocast():
+        loss = run.task.loss(run.model, batch).sum() * share
+    run.accelerator.backward(loss)
+    return loss.detach()
 
 
 class _Clock:

@@ -42,6 +42,7 @@ class Savings:
         base: how the frozen weights are held.
         activations_in_ram: what checkpointing keeps is kept in RAM.
         paged: the frozen weights are in RAM, and on the card a few blocks at a time.
+        launched: kernels are launched one by one: no recording of a step keeps its memory.
     """
 
     half: bool
@@ -50,6 +51,7 @@ class Savings:
     base: Weights = "plain"
     activations_in_ram: bool = False
     paged: bool = False
+    launched: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,13 @@ class Possible:
     nf4: bool = False
     activations_in_ram: bool = False
     paged: bool = False
+    launched: bool = False
 
 
 def next(savings: Savings, possible: Possible) -> Savings | None:
     """The same with the next thing given up; None if there is nothing left."""
+    if not savings.launched and possible.launched:
+        return replace(savings, launched=True)
     if not savings.half and possible.half:
         return replace(savings, half=True)
     if savings.batch > 1:
@@ -97,8 +102,9 @@ class Plan:
         base: the frozen weights.
         adapter: the trained ones, their gradients, the optimizer's state, the average.
         activations: of the largest micro-batch, forward and backward.
-        samples: of a sample, or of a validation; not at the same time as the activations.
+        samples: of a sample, or of a validation; not at the same time as the activations, but where these are ``kept``.
         free: what there is for all of it.
+        kept: whether a recording keeps the activations' memory.
     """
 
     process: int
@@ -107,11 +113,18 @@ class Plan:
     activations: int
     samples: int
     free: int
+    kept: bool = False
 
     @property
     def total(self) -> int:
         """The peak."""
-        return self.process + self.base + self.adapter + max(self.activations, self.samples)
+        both = self.activations + self.samples
+        return self.process + self.base + self.adapter + (both if self.kept else max(self.activations, self.samples))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a step may keep its memory, and a first one of another shape take as much beside it."""
+        return self.process + self.base + self.adapter + 2 * self.activations + self.samples <= self.free
 
     @property
     def fits(self) -> bool:
@@ -171,6 +184,7 @@ _COSTS: dict[str, Callable[[Savings, str], str]] = {
     "base": lambda to, name: f"the base model in {to.base} (half its memory or less; its weights are rounded)",
     "activations_in_ram": lambda to, name: "activations kept in RAM (the same result, slower)",
     "paged": lambda to, name: "the base model in RAM, block by block on the card (the same result, slower)",
+    "launched": lambda to, name: "a step's kernels launched one by one (the same result, a little slower)",
 }
 
 

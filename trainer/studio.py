@@ -207,6 +207,8 @@ class Studio:
 
 def move(run: Training, trained: Trained, device: torch.device | str) -> None:
     """Moves all that a run holds, to give a device back for a while."""
+    if run.recorder is not None:
+        run.recorder.forget()
     trained.to(device)
     run.averages.to(device)
     for entries in run.optimizer.state.values():

@@ -20,10 +20,16 @@ def checkpointing(model: nn.Module, in_ram: bool = False) -> None:
             on the device.
     """
     if hasattr(model, "enable_gradient_checkpointing"):
-        model.enable_gradient_checkpointing(_in_ram if in_ram else None)  # type: ignore[operator]
+        how = _in_ram if in_ram else partial(checkpoint, use_reentrant=False, preserve_rng_state=_draws(model))
+        model.enable_gradient_checkpointing(how)  # type: ignore[operator]
     else:
         how = _in_ram if in_ram else partial(checkpoint, use_reentrant=False)
         model._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=how)  # type: ignore[operator]
+
+
+def _draws(model: nn.Module) -> bool:
+    """Whether something is dropped out: then what is computed again must draw the same."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def _in_ram(block: nn.Module, *args: Any) -> Any:

@@ -50,12 +50,20 @@ class Batch:
     mask: torch.Tensor | None = None
     prior: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All of them."""
+        named = [*self.conditioning.values(), *self.prior.values()]
+        masks = [] if self.mask is None else [self.mask]
+        return [self.latents, self.noise, self.timestep, self.weight, *masks, *named]
+
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
 
         def move(value: Any) -> Any:
             if isinstance(value, dict):
                 return {name: move(tensor) for name, tensor in value.items()}
+            if value is not None and device.type == "cuda" and value.device.type == "cpu":
+                value = value.pin_memory()  # else the copy waits for all that the card has still to compute
             return None if value is None else value.to(device, non_blocking=True)
 
         return Batch(*(move(getattr(self, part.name)) for part in fields(self)))
@@ -285,10 +293,8 @@ class Diffusion:
     def _conditioning(self, keys: Sequence[str]) -> list[dict[str, torch.Tensor]]:
         """What the text encoders give for captions, each [1, ...]: from the cache, or anew with a graph."""
         if self._encoders is None:
-            entries = [self._cache.load("conditioning", key) for key in keys]
-        else:
-            entries = self._encoders.conditioning([self._encoders.tokenize(self._texts[key]) for key in keys])
-        return [{name: tensor.to(self._device) for name, tensor in entry.items()} for entry in entries]
+            return [self._cache.load("conditioning", key) for key in keys]
+        return self._encoders.conditioning([self._encoders.tokenize(self._texts[key]) for key in keys])
 
 
 def validated(job: Job, steps: int) -> dict[str, list[_Row]]:
