@@ -145,7 +145,7 @@ class LoadDataset(io.ComfyNode):
         if named is None or typed is None:  # the name is wired: which folder it is, is known only when the node runs
             return float("nan")
         found = chosen(named, typed)
-        return text_fingerprint(found) if looks_like_text(found) else fingerprint(found)
+        return text_fingerprint(found) if looks_like_text(found) else fingerprint(found, index=places.index())
 
     @classmethod
     def execute(

@@ -39,10 +39,10 @@ def overview(ref: DatasetRef, on_progress: Callable[[int, int], None] | None = N
         if key not in _told:
             _told[key] = words_of_text(ref.texts(), ref)
         return {"text": [_told[key]], "sheet": []}
-    key = _key(fingerprint(ref.folder), ref)
+    key = _key(fingerprint(ref.folder, index=places.index()), ref)
     file = places.temp() / f"darkroom_dataset_{key}.jpg"
     if key not in _told or not file.is_file():
-        dataset = ref.scan(on_progress=on_progress)
+        dataset = ref.scan(on_progress=on_progress, index=places.index())
         data = io.BytesIO()
         gallery(dataset).save(data, "JPEG", quality=88)
         write_bytes(file, data.getvalue())

@@ -60,7 +60,11 @@ class Folder:
         Raises:
             DatasetError: nothing in it can be trained on.
         """
-        return self.ref.scan(resolution=config.resolution, mask=config.mask)
+        return self.ref.scan(
+            resolution=config.resolution,
+            mask=config.mask,
+            index=Cache(config.cache_dir).index if config.cache_dir else None,
+        )
 
     def store(self, job: Job, cache: Cache, encoder: Encoder) -> None:
         """Nothing of it is encoded yet."""

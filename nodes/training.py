@@ -120,7 +120,12 @@ def settings_of(source: dict[str, Any], config: ConfigFields, devices: int) -> T
 def _regularisation(settings: TrainConfig) -> Dataset | None:
     if settings.reg_data_dir is None:
         return None
-    return scan(settings.reg_data_dir, resolution=settings.resolution, fallback=settings.class_prompt)
+    return scan(
+        settings.reg_data_dir,
+        resolution=settings.resolution,
+        fallback=settings.class_prompt,
+        index=places.index(),
+    )
 
 
 def init_of(settings: TrainConfig) -> str:

@@ -65,6 +65,11 @@ class Cache:
         self.folder = folder
         self._limit = limit
 
+    @property
+    def index(self) -> Path:
+        """What is known of pictures, for ``dataset.scan``."""
+        return self.folder / "pictures.json"
+
     def path(self, kind: Kind, key: str) -> Path:
         """Where an entry lies."""
         return self.folder / kind / key[:2] / f"{key}.safetensors"

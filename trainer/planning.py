@@ -54,7 +54,7 @@ def images(
     """
     share = launched().share if share is None else share
     cache = Cache(config.cache_dir or default_folder())
-    dataset = _scan(config)
+    dataset = _scan(config, cache)
     for problem in dataset.problems:
         note(Warned(f"{problem.path}: {problem.message}"))
     device = resolve(config)
@@ -65,10 +65,12 @@ def images(
         room = advisor.Room(str(device), budget(device, config.vram_limit))
         config, chosen = advisor.decide(config, advisor.facts(dataset.items, config.trigger_word), model, room)
         choices = tuple(choice.told for choice in chosen)
-        dataset = dataset if config.resolution == before else _scan(config)
+        dataset = dataset if config.resolution == before else _scan(config, cache)
     regularisation = None
     if config.reg_data_dir is not None:
-        regularisation = scan(config.reg_data_dir, resolution=config.resolution, fallback=config.class_prompt)
+        regularisation = scan(
+            config.reg_data_dir, resolution=config.resolution, fallback=config.class_prompt, index=cache.index
+        )
         for problem in regularisation.problems:
             note(Warned(f"{problem.path}: {problem.message}"))
     hold_to(device, config.vram_limit)
@@ -101,7 +103,7 @@ def texts(config: TrainConfig, emit: Sink, note: Sink, stop: Callable[[], bool])
     return Planned(text_planning.job(config, dataset, hashes, room, _init(config, config.output_dir, hashes)))
 
 
-def _scan(config: TrainConfig) -> Dataset:
+def _scan(config: TrainConfig, cache: Cache) -> Dataset:
     return scan(
         config.train_data_dir,
         metadata_path=config.metadata_path,
@@ -110,6 +112,7 @@ def _scan(config: TrainConfig) -> Dataset:
         repeats=config.repeats,
         captions=config.caption_source,
         mask=config.mask,
+        index=cache.index,
     )
 
 

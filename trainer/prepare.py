@@ -7,7 +7,9 @@ The host calls this with the wired CLIP and VAE, the command line with the famil
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,9 +20,10 @@ from . import draws
 from .cache import Cache, conditioning_key, latents_key
 from .canaries import canary
 from .config import SamplePrompt, TrainConfig
-from .dataset import Dataset, ImageItem, load_mask, load_pixels
+from .dataset import Dataset, ImageItem
+from .dataset.ahead import Behind, ahead, threads
 from .dataset.near import alike
-from .dataset.pixels import check_unchanged
+from .dataset.pixels import check_unchanged, load_both
 from .dataset.variants import shuffled, without
 from .errors import ConfigError, DatasetError
 from .events import Event, Phase
@@ -163,7 +166,9 @@ def fill(
 ) -> None:
     """Encodes what the cache lacks for the job.
 
-    Images and captions are encoded one at a time: the same numbers come out whatever else is in the data set.
+    Images and captions are encoded one at a time: the same numbers come out whatever else is in the data set. (A batch
+    wins nothing on a CPU, and moves the VAE's last bits.) Meanwhile the next few are decoded, and the last one is
+    written, so that what is held of pictures does not grow with their number.
 
     Args:
         job: as ``plan`` made it from the datasets.
@@ -188,10 +193,11 @@ def fill(
     captions = {key: text for key, text in job.captions().items() if ("conditioning", key) in wanted}
     own = list(captions.items())[share]  # of all, not of what is missing: that changes while others encode
     missing = {key: caption for key, caption in own if not cache.has("conditioning", key)}
-    for done, (key, caption) in enumerate(missing.items()):
-        check()
-        emit(Phase("encoding captions", done, len(missing)))
-        cache.store("conditioning", key, encoder.encode_text(caption))
+    with Behind(cache.store) as store:
+        for done, (key, caption) in enumerate(missing.items()):
+            check()
+            emit(Phase("encoding captions", done, len(missing)))
+            store("conditioning", key, encoder.encode_text(caption))
 
     images = {image.id: image for image in dataset.items}
     images |= {REGULARISATION + image.id: image for image in (regularisation.items if regularisation else ())}
@@ -200,21 +206,37 @@ def fill(
         pictures.setdefault(item.latents, (images[item.id], False))
         if item.flipped:
             pictures.setdefault(item.flipped, (images[item.id], True))
-    lacking = {key: picture for key, picture in list(pictures.items())[share] if not cache.has("latents", key)}
-    for done, (key, (image, flip)) in enumerate(lacking.items()):
-        check()
-        emit(Phase("encoding images", done, len(lacking)))
-        cache.store("latents", key, _encoded(image, flip, encoder))
-    cache.trim(wanted)
+    lacking = [(key, *picture) for key, picture in list(pictures.items())[share] if not cache.has("latents", key)]
+    # A picture and its mirror image lie side by side: they are decoded once.
+    together = [list(group) for _, group in groupby(lacking, key=lambda one: one[1])]
+    done = 0
+    with (
+        closing(ahead(lambda group: _decoded(group[0][1]), together, threads())) as decoded,
+        Behind(cache.store) as store,
+    ):
+        for group, (pixels, mask) in decoded:
+            for key, _, flip in group:
+                check()
+                emit(Phase("encoding images", done, len(lacking)))
+                store("latents", key, _encoded(pixels, mask, flip, encoder))
+                done += 1
+    if missing or lacking:
+        cache.trim(wanted)
 
 
-def _encoded(image: ImageItem, flip: bool, encoder: Encoder) -> dict[str, torch.Tensor]:
+def _decoded(image: ImageItem) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """As ``load_both``, of the very picture that was scanned."""
+    both = load_both(image)
+    check_unchanged(image)  # afterwards: from the scan on it was this one
+    return both
+
+
+def _encoded(pixels: torch.Tensor, mask: torch.Tensor | None, flip: bool, encoder: Encoder) -> dict[str, torch.Tensor]:
     """``latents`` [1, C, h, w], and where the image has a mask, ``mask`` [1, 1, h, w] in 0..1."""
-    latents = encoder.encode_image(load_pixels(image, flip=flip)[None])
-    mask = load_mask(image, flip=flip)
-    check_unchanged(image)  # afterwards: from the scan on it was this very picture
+    latents = encoder.encode_image((pixels.flip(-1) if flip else pixels)[None])
     if mask is None:
         return {"latents": latents}
+    mask = mask.flip(-1) if flip else mask
     return {"latents": latents, "mask": interpolate(mask[None, None], size=latents.shape[-2:], mode="area")}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ...trainer.cache import Cache
 from ...trainer.dataset.files import IMAGE_SUFFIXES
 from ...trainer.errors import HostError
 from ...trainer.text import looks_like_text
@@ -37,6 +38,11 @@ def runs() -> Path:
 def cache() -> Path:
     """The one cache of latents and conditioning."""
     return private() / "cache"
+
+
+def index() -> Path:
+    """What is known of pictures from earlier sessions, for ``trainer.dataset.scan``."""
+    return Cache(cache()).index
 
 
 def datasets() -> Path:

@@ -51,12 +51,16 @@ def dataset(*images: ImageItem) -> Dataset:
     return Dataset(Path("/d\u00e4ta"), images, ())
 
 
+def edged(size: tuple[int, int]) -> torch.Tensor:
+    pixels = torch.zeros(3, size[1], size[0])
+    pixels[..., 0] = 1
+    return pixels
+
+
 @pytest.fixture(autouse=True)
 def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels out of nothing: what decoding gives is another test's."""
-    monkeypatch.setattr(
-        prepare, "load_pixels", lambda item, flip: torch.full((3, item.bucket[1], item.bucket[0]), float(flip))
-    )
+    """Pixels out of nothing, black with a white left edge: what decoding gives is another test's."""
+    monkeypatch.setattr(prepare, "load_both", lambda item: (edged(item.bucket), None))
     monkeypatch.setattr(prepare, "check_unchanged", lambda item: None)
 
 
@@ -331,14 +335,14 @@ def test_mirrored_pictures_are_encoded_as_pictures(encoder: CountingEncoder, cac
     encode = encoder.encode_image
 
     def watched(pixels: torch.Tensor) -> torch.Tensor:
-        seen.append(pixels.mean().item())
+        seen.append(pixels[..., -1].mean().item())
         return encode(pixels)
 
     encoder.encode_image = watched  # type: ignore[method-assign]
     job = planned(IMAGES, encoder, flip=True)
     assert len({key for item in job.items for key in (item.latents, item.flipped)}) == 6
     filled(job, IMAGES, encoder, cache)
-    assert sorted(seen) == [0.0] * 3 + [1.0] * 3  # ones are what the mirrored picture is here
+    assert seen == [0.0, 1.0] * 3  # the white edge is at the right in the mirror
     assert all(not item.flipped for item in planned(IMAGES, encoder).items)
 
 
@@ -347,7 +351,7 @@ def test_a_mask_lies_beside_its_latents_at_their_size(
 ) -> None:
     mask = torch.zeros(128, 64)
     mask[:8, :4] = 1
-    monkeypatch.setattr(prepare, "load_mask", lambda item, flip: mask if item.mask else None)
+    monkeypatch.setattr(prepare, "load_both", lambda item: (edged(item.bucket), mask if item.mask else None))
     images = (replace(image("a"), mask="alpha", mask_id="m"), image("b"))
     job = planned(images, encoder, mask="alpha")
     filled(job, images, encoder, cache)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DatasetError
+from .ahead import ahead, threads
 from .buckets import bucket_for
 from .files import Folder, Listing
 from .items import ImageItem
 from .pixels import Unusable, inspect, load_mask
 from .remembered import Remembered, content_hash
-
-# Each one holds a decoded picture; decoding releases the interpreter's lock.
-_THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +44,20 @@ def facts(listing: Listing, resolution: int, mask: str) -> Iterator[tuple[Folder
         resolution: which part of a picture is trained decides whether its mask is empty.
         mask: as in ``scan``.
 
-    Yields:
+    Returns:
         Folder, name, and what is known of the image or what is wrong with it.
     """
-    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="darkroom-scan")
-    # Not pool.map: a future for each of 50,000 images would weigh more than all that is known of them.
-    waiting: deque[tuple[Folder, str, Future[Fact | Unusable]]] = deque()
-    try:
-        for folder, name in listing:
-            waiting.append((folder, name, pool.submit(_fact, folder, name, resolution, mask)))
-            if len(waiting) > 4 * _THREADS:
-                first, image, future = waiting.popleft()
-                yield first, image, future.result()
-        for first, image, future in waiting:
-            yield first, image, future.result()
-    finally:
-        # On Ctrl-C, do not decode what is left first.
-        pool.shutdown(cancel_futures=True)
+    looked_at = ahead(lambda image: _fact(*image, resolution, mask), listing, 4 * threads())
+    return ((folder, name, fact) for (folder, name), fact in looked_at)
 
 
 # Many images are of one size, which is then kept once.
 _sizes: dict[tuple[int, int], tuple[int, int]] = {}
+
+
+def _size(size: Sequence[int]) -> tuple[int, int]:
+    width, height = size
+    return _sizes.setdefault((width, height), (width, height))
 
 
 class _Wrong(NamedTuple):
@@ -79,13 +68,15 @@ class _Wrong(NamedTuple):
 def _inspect_kindly(path: str) -> tuple[int, int] | _Wrong:
     """Size of an image, or what is wrong with it: an answer that can be remembered."""
     try:
-        size = inspect(Path(path))
-        return _sizes.setdefault(size, size)
+        return _size(inspect(Path(path)))
     except Unusable as error:
         return _Wrong(error.kind, error.message)
 
 
-_inspected: Remembered[tuple[int, int] | _Wrong] = Remembered(_inspect_kindly)
+# What is wrong is not kept: another version of Pillow may read it.
+_inspected: Remembered[tuple[int, int] | _Wrong] = Remembered(
+    _inspect_kindly, "sizes", lambda answer: None if isinstance(answer, _Wrong) else answer, _size
+)
 
 
 def _fact(folder: Folder, name: str, resolution: int, mask: str) -> Fact | Unusable:
@@ -113,11 +104,22 @@ def _fact(folder: Folder, name: str, resolution: int, mask: str) -> Fact | Unusa
 
 def _masked(fact: Fact, path: str, mask: str, content: str, resolution: int) -> Fact:
     """The fact with its mask; without one, where the whole picture is opaque."""
-    item = ImageItem("", Path(path), (), fact.size, bucket_for(fact.size, resolution), 1, mask=mask)
+    used, fault = _judged(path if mask == "alpha" else mask, path, mask, fact.size, resolution)
+    if fault:
+        return replace(fact, fault=fault)
+    return replace(fact, mask=mask, mask_content=content) if used else fact
+
+
+def _judge(_: str, path: str, mask: str, size: tuple[int, int], resolution: int) -> tuple[bool, str]:
+    """Whether there is a mask that leaves something out; and why it cannot be used."""
+    item = ImageItem("", Path(path), (), size, bucket_for(size, resolution), 1, mask=mask)
     try:
         values = load_mask(item)
     except DatasetError as error:
-        return replace(fact, fault=error.message)
-    if values is None or (mask == "alpha" and values.min() == 1):
-        return fact
-    return replace(fact, mask=mask, mask_content=content)
+        return False, error.message
+    return values is not None and (mask != "alpha" or values.min().item() < 1), ""
+
+
+_judged: Remembered[tuple[bool, str]] = Remembered(
+    _judge, "masks", lambda answer: None if answer[1] else answer[0], lambda used: (bool(used), "")
+)

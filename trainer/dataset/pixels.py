@@ -170,17 +170,23 @@ def load_mask(item: ImageItem, flip: bool = False) -> torch.Tensor | None:
     """
     if not item.mask:
         return None
-    if item.mask == "alpha":
-        mask = _again(item, _to_alpha)
-        fault = f"{item.path}: is transparent where it is trained, and mask is alpha: nothing of it would be trained"
-    else:
-        mask = _mask_file(item)
-        fault = f"{item.mask}: is black where {item.path.name} is trained: nothing of it would be trained"
-    # Not Lanczos, which rings: what is black beside white stays black.
-    values = _tensor(_covered(mask, item, Image.Resampling.BILINEAR), flip)[0]
-    if not values.any():
-        raise DatasetError(fault, "White is what is trained; an image that is not to be trained belongs elsewhere.")
-    return values
+    mask = _again(item, _to_alpha) if item.mask == "alpha" else _mask_file(item)
+    return _weights(mask, item, flip)
+
+
+def load_both(item: ImageItem) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What ``load_pixels`` and ``load_mask`` give, neither flipped; a picture that is its own mask is decoded once.
+
+    Raises:
+        DatasetError: as these do.
+    """
+    if item.mask != "alpha":
+        return load_pixels(item), load_mask(item)
+    both = _again(item, lambda image: Image.merge("RGBA", [*_to_rgb(image).split(), _to_alpha(image)]))
+    *colours, alpha = both.split()
+    # Apart: resized together, what is transparent would have no weight in the colours.
+    picture = _covered(Image.merge("RGB", colours), item, Image.Resampling.LANCZOS)
+    return _tensor(picture, False), _weights(alpha, item, False)
 
 
 def check_unchanged(item: ImageItem) -> None:
@@ -199,6 +205,21 @@ def check_unchanged(item: ImageItem) -> None:
             raise DatasetError(f"{path}: is gone since the dataset was scanned: {error.strerror}", _LEAVE) from None
         if not same:
             raise DatasetError(f"{path}: was changed after the dataset was scanned", _LEAVE)
+
+
+def _weights(mask: Image.Image, item: ImageItem, flip: bool) -> torch.Tensor:
+    """[height, width] in 0..1, of a mask of the picture's shape."""
+    # Not Lanczos, which rings: what is black beside white stays black.
+    values = _tensor(_covered(mask, item, Image.Resampling.BILINEAR), flip)[0]
+    if not values.any():
+        what = f"{item.path}: is transparent where it is trained, and mask is alpha"
+        if item.mask != "alpha":
+            what = f"{item.mask}: is black where {item.path.name} is trained"
+        raise DatasetError(
+            f"{what}: nothing of it would be trained",
+            "White is what is trained; an image that is not to be trained belongs elsewhere.",
+        )
+    return values
 
 
 def _mask_file(item: ImageItem) -> Image.Image:

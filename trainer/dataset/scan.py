@@ -19,7 +19,7 @@ from .facts import facts
 from .files import METADATA_NAME, Listing, list_folder
 from .items import Dataset, ImageItem, Problem
 from .pixels import Unusable
-from .remembered import content_hash
+from .remembered import content_hash, keep, recall
 
 #: Where masks come from: nowhere, the pictures' transparency, or files.
 MASKS = ("no", "alpha", "files")
@@ -43,11 +43,12 @@ def scan(
     fallback: str = "",
     exclude: Iterable[str] = (),
     on_progress: Callable[[int, int], None] | None = None,
+    index: Path | None = None,
 ) -> Dataset:
     """Reads a folder of images and captions, and the folders in it.
 
     Every image is decoded once, so that a damaged one is found now and not in the middle of a run; files that
-    did not change since the last scan of this process are not read again.
+    did not change since the last scan of this process, or of one with the same ``index``, are not read again.
 
     Args:
         folder: the images lie in it or in folders below (see ``files``).
@@ -63,6 +64,7 @@ def scan(
         fallback: the caption of images that have none.
         exclude: names of images that are left as if they were not there, relative to the folder; they are not decoded.
         on_progress: called with (images done, images in all).
+        index: a file that keeps what is known of pictures for the next process; made when missing.
 
     Raises:
         DatasetError: nothing can be trained on, a table or a mask cannot be used, or an argument is wrong.
@@ -78,6 +80,8 @@ def scan(
     listing, excluded, unknown = listing.without(exclude)
     if excluded and not len(listing):
         raise DatasetError(f"{listing.root}: all {len(excluded)} images are excluded", "Include some of them again.")
+    if index is not None:
+        recall(index)
     alone = (with_trigger(fallback, trigger_word),)
     total = len(listing)
     items: list[ImageItem] = []
@@ -93,9 +97,9 @@ def scan(
             problems.append(Problem(path, fact.kind, fact.message, place.subset))
         else:
             content = fact.content
-            if (index := first.setdefault(content, len(items))) < len(items):
+            if (former := first.setdefault(content, len(items))) < len(items):
                 copies[content] += 1
-                message = f"has the same bytes as {items[index].name}; both are trained"
+                message = f"has the same bytes as {items[former].name}; both are trained"
                 problems.append(Problem(path, "duplicate", message, place.subset))
             caption = known.of(place, name)
             if caption is None and captions != "none":
@@ -124,6 +128,8 @@ def scan(
             )
         if on_progress is not None:
             on_progress(done, total)
+    if index is not None:
+        keep(index)
     if not items:
         raise _nothing_usable(listing, problems)
     if faults:
@@ -135,10 +141,12 @@ def scan(
     )
 
 
-def fingerprint(folder: str | Path, metadata_path: str | Path | None = None, *, mask: str = "no") -> str:
+def fingerprint(
+    folder: str | Path, metadata_path: str | Path | None = None, *, mask: str = "no", index: Path | None = None
+) -> str:
     """Hash of everything in a folder that training depends on: names and bytes of images, captions and masks.
 
-    Cheap when asked again: hashes are remembered by (path, size, modification time).
+    Cheap when asked again: hashes are remembered by (path, size, modification time), with ``index`` as in ``scan``.
 
     Returns:
         64 hex digits.
@@ -148,6 +156,8 @@ def fingerprint(folder: str | Path, metadata_path: str | Path | None = None, *, 
     """
     listing = list_folder(folder)
     table = _table(listing.root, metadata_path)
+    if index is not None:
+        recall(index)
     digest = hashlib.sha256()
     for place in listing.folders:
         for name in place.images:
@@ -158,6 +168,8 @@ def fingerprint(folder: str | Path, metadata_path: str | Path | None = None, *, 
             _add(digest, f"{place.subset}/{part}", place.path / part)
     if table is not None:
         _add(digest, "metadata", table)
+    if index is not None:
+        keep(index)
     return digest.hexdigest()
 
 
