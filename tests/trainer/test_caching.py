@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
+from tests.conftest import REPO
 from trainer import caching, families
 from trainer import config as configs
 from trainer.__main__ import DONE, MISTAKE, main
+from trainer.cache import Cache
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError, UserError
+from trainer.dataset import load_mask, load_pixels, scan
+from trainer.errors import ConfigError, DatasetError, UserError
 from trainer.events import Phase
 from trainer.prepare import StoppedWhilePreparing
 
@@ -56,6 +64,79 @@ def test_a_part_that_is_there_is_not_encoded_again_and_a_stop_keeps_what_is(conf
     assert (kept.pictures, kept.captions, kept.missing) == (7, 0, 0)
     again = caching.fill(config, lambda event: None, never)
     assert (again.pictures, again.captions, again.missing) == (0, 0, 0)
+
+
+def test_what_comes_out_is_each_picture_encoded_alone_mirrored_and_masked(config: TrainConfig) -> None:
+    """Whatever is decoded beside it, and of the picture and its mirror image at once."""
+    folder = config.train_data_dir
+    for number, file in enumerate(sorted(folder.glob("*.png"))):
+        picture = Image.open(file).convert("RGBA")
+        if number % 2:
+            picture.putalpha(Image.linear_gradient("L").resize(picture.size).rotate(90))
+        picture.save(file)
+    config = config.but(mask="alpha")
+    planned = caching.planning.images(config, lambda event: None, lambda event: None, never)
+    planned.fill(planned.job, lambda event: None)
+    encoders = families.get("sd15").load_encoders(config.base_model)
+    items = {item.id: item for item in scan(folder, resolution=64, mask="alpha").items}
+    cache, masked = Cache(planned.job.cache_dir), 0
+    for job_item in planned.job.items:
+        item = items[job_item.id]
+        for key, flip in ((job_item.latents, False), (job_item.flipped, True)):
+            entry = cache.load("latents", key)
+            assert torch.equal(entry["latents"], encoders.encode_images(load_pixels(item, flip)[None]))
+            mask = load_mask(item, flip)
+            assert (mask is None) == ("mask" not in entry)
+            if mask is not None:
+                small = torch.nn.functional.interpolate(mask[None, None], size=(8, 8), mode="area")
+                assert torch.equal(entry["mask"], small)
+                masked += 1
+    assert masked == 4
+
+
+def test_a_picture_that_breaks_meanwhile_is_named_and_those_before_it_stay(config: TrainConfig) -> None:
+    config = config.but(flip=False)
+    planned = caching.planning.images(config, lambda event: None, lambda event: None, never)
+    broken = Path(planned.job.items[2].path)
+    broken.write_bytes(broken.read_bytes()[:-300])
+    with pytest.raises(DatasetError, match=rf"{broken.name}: could be read when the dataset was scanned"):
+        planned.fill(planned.job, lambda event: None)
+    cache = Cache(planned.job.cache_dir)
+    assert [cache.has("latents", item.latents) for item in planned.job.items] == [True, True, False, False, False]
+
+
+COUNTED = """
+import sys
+opened = []
+sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
+from trainer.__main__ import main
+code = main(["cache", "--config", sys.argv[1]])
+print(*(f"opened {name}" for name in opened), sep="\\n")
+sys.exit(code)
+"""
+
+
+def test_a_second_run_opens_no_picture_and_no_entry_and_no_caption_twice(config: TrainConfig, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    for file in config.train_data_dir.iterdir():
+        os.utime(file, (1e9, 1e9))  # a file that changed just now would be looked at again
+
+    def opened() -> list[Path]:
+        ran = subprocess.run([sys.executable, "-c", COUNTED, str(path)], cwd=REPO, capture_output=True, text=True)
+        assert ran.returncode == DONE, ran.stderr
+        names = [line.removeprefix("opened ") for line in ran.stdout.splitlines() if line.startswith("opened ")]
+        return [Path(name) for name in names]
+
+    first, second = opened(), opened()
+    folder = config.train_data_dir
+    assert sum(name.parent == folder and name.suffix == ".png" for name in first) >= 5
+    assert [name for name in second if name.parent == folder and name.suffix == ".png"] == []
+    captions = [name for name in second if name.parent == folder]
+    assert len(captions) == len(set(captions)) == 5
+    assert config.cache_dir is not None
+    inside = {name.relative_to(config.cache_dir).as_posix() for name in second if config.cache_dir in name.parents}
+    assert inside == {"pictures.json", "hashes.json"}
 
 
 def test_the_command_says_what_is_missing(config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -444,6 +444,28 @@ def test_a_stop_ends_between_two_encodings_and_keeps_what_is_done(encoder: Count
     assert (len(again.captions), len(again.pictures)) == (0, 1)
 
 
+def test_only_a_few_pictures_are_decoded_ahead_and_each_once(
+    encoder: CountingEncoder, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+
+    def load(item: ImageItem) -> tuple[torch.Tensor, None]:
+        decoded.append(item.id)
+        return edged(item.bucket), None
+
+    monkeypatch.setattr(prepare, "load_both", load)
+    images = [image(f"{n:032x}") for n in range(40)]
+    job = planned(images, encoder, flip=True)
+    ahead: list[int] = []
+    fill(
+        job, dataset(*images), encoder, cache,
+        emit=lambda event: ahead.append(len(decoded) - len(encoder.pictures) // 2), stop=lambda: False,
+    )  # fmt: skip
+    assert max(ahead) <= 1 + 4
+    assert sorted(decoded) == [one.id for one in images]  # the mirror image is not decoded again
+    assert len(encoder.pictures) == 80
+
+
 def test_what_is_not_finite_is_no_part_of_the_cache(
     encoder: CountingEncoder, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

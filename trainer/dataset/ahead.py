@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ def threads() -> int:
     return max(1, min(4, allowed // launched().local_world))
 
 
-def ahead(do: Callable[[T], R], things: Iterable[T], most: int) -> Iterator[tuple[T, R]]:
+def ahead(do: Callable[[T], R], things: Iterable[T], most: int) -> Generator[tuple[T, R], None, None]:
     """Each thing with what ``do`` gives for it, in their order.
 
     Whoever takes them sets the pace: what waits to be taken is bounded, however many things there are. Where this

@@ -93,7 +93,7 @@ def recall(file: Path) -> None:
             data = read_json(file)
             for name, remembered in _every.items() if data.get("version") == _VERSION else ():
                 with suppress(ValueError, TypeError, AttributeError):
-                    remembered.learn(data[name])
+                    remembered.learn(data.get(name, {}))
 
 
 def keep(file: Path) -> None:
