@@ -33,6 +33,7 @@ DECIDED = {
     "trigger_word": "Load Dataset",
     "caption_source": "Load Dataset",
     "repeats": "Load Dataset",
+    "exclude": "Load Dataset",
     "output_dir": "LoRA Darkroom, which keeps the runs",
     "cache_dir": "LoRA Darkroom, which keeps the cache",
     "device": "ComfyUI",

@@ -52,6 +52,7 @@ class Folder:
             "trigger_word": self.ref.trigger_word,
             "repeats": self.ref.repeats,
             "caption_source": self.ref.captions,
+            "exclude": list(self.ref.exclude),
         }
 
     def dataset(self, config: TrainConfig) -> Dataset:

@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--captions", choices=tuple(SOURCES), default="auto", help="where captions come from (default %(default)s)"
     )
     parser.add_argument("--mask", choices=MASKS, default="no", help="where masks come from (default %(default)s)")
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="NAME", help="an image to leave out; may be given repeatedly"
+    )
     parser.add_argument("--flip", action="store_true", help="the run will flip pictures")
     parser.add_argument("--words", type=int, metavar="N", help="list the N tags and words that most captions have")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw buckets and crops into this PNG file")
@@ -99,6 +102,7 @@ def _images(args: argparse.Namespace) -> int:
             repeats=args.repeats,
             captions=args.captions,
             mask=args.mask,
+            exclude=args.exclude,
             on_progress=reading,
         )
     with _Progress("comparing") as comparing:

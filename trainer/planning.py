@@ -113,6 +113,7 @@ def _scan(config: TrainConfig, cache: Cache) -> Dataset:
         captions=config.caption_source,
         mask=config.mask,
         index=cache.index,
+        exclude=config.exclude,
     )
 
 

@@ -13,7 +13,8 @@ from tests.host.checkpoints import SDXL, add_random_sdxl
 from tests.host.graphs import CLIP, apply_lora, checkpoint_loader, demo_loader, training
 from tests.host.measure import planned_run, relative_error, run_id, runs
 from tests.host.server import ComfyServer
-from trainer import adapters, checkpoint, families
+from trainer import adapters, checkpoint, families, planning
+from trainer import config as configs
 from trainer import job as jobs
 from trainer.cache import Cache
 from trainer.dataset import load_pixels, scan
@@ -83,6 +84,24 @@ def test_of_sdxl_too(comfy: ComfyServer):
     config = {"flip": True, "resolution": 128, "gradient_checkpointing": False}
     graph = {**checkpoint_loader(SDXL), **training(folder=difficult_pictures(comfy), **config)}
     check_encoded(jobs.load(runs(comfy) / planned_run(comfy, graph)), {"hidden", "pooled"}, 128)
+
+
+def test_a_graph_and_its_settings_on_the_command_line_train_the_same_pictures(comfy: ComfyServer):
+    graph = {**demo_loader(), **training(folder=difficult_pictures(comfy), trigger_word="zwx")}
+    graph["data"]["inputs"]["excluded"] = "2.png\ngone.png"
+    told: list[Any] = []
+    job = jobs.load(runs(comfy) / planned_run(comfy, graph))
+    again = planning.images(configs.loads(job.config.to_yaml()), told.append, told.append, lambda: False).job
+    assert {Path(item.path).name for item in job.items} == {"0.png", "1.png", "3.png"}
+    assert [described(item) for item in again.items] == [described(item) for item in job.items]
+    # Of what makes a run another one, nothing differs but who encodes.
+    assert {line.split(":")[0] for line in jobs.differences(job, again)} <= {"the VAE", "the text encoder"}
+    assert "has no image 'gone.png', which is to be left out" in " ".join(str(one) for one in told)
+
+
+def described(item: Any) -> tuple[Any, ...]:
+    """What is trained of an item, without the keys of the cache."""
+    return (item.id, Path(item.path), item.captions, item.size, item.bucket, item.repeats, item.held_out)
 
 
 @pytest.mark.parametrize("strength", [0.8, 1.0, -0.5])

@@ -385,7 +385,7 @@ def _own_values(name: str) -> st.SearchStrategy[Any]:
     if name == "sample_prompts":
         return st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=3)
     words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-    if name == "lora_blocks":
+    if name in ("lora_blocks", "exclude"):
         return st.lists(words, max_size=3)
     if name in ("lora_ranks", "lora_alphas"):
         return st.dictionaries(words, st.integers(1, 1024), max_size=3)
@@ -429,7 +429,7 @@ def _sensible(values: dict[str, Any]) -> dict[str, Any]:
         changed["lokr_factor"] = 1
     if changed.get("task_type") == "text-generation":
         of_images = ("train_text_encoder", "text_encoder_learning_rate", "prior_preservation", "reg_data_dir",
-                     "caption_shuffle", "flip", "clip_skip")  # fmt: skip
+                     "caption_shuffle", "flip", "clip_skip", "exclude")  # fmt: skip
         changed = {name: value for name, value in changed.items() if name not in of_images}
         if changed.get("lora_targets") == "conv":
             changed["lora_targets"] = "attention"
@@ -526,6 +526,7 @@ def test_the_identity_is_what_shapes_the_trajectory() -> None:
     others = {
         # Their content is the job's.
         "base_model", "prediction_type", "zero_terminal_snr", "train_data_dir", "metadata_path", "reg_data_dir",
+        "exclude",
         "init_lora", "output_dir", "cache_dir", "caption_source", "tokenizer", "chat_template", "max_length",
         # Of these, only the effective batch counts.
         "batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "vram_limit",

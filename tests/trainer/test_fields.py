@@ -104,6 +104,7 @@ CHECKS: dict[str, tuple[Any, Callable[[Seen, TrainConfig], bool]]] = {
     "output_dir": (None, lambda s, c: job.exists(c.output_dir)),
     "cache_dir": (None, lambda s, c: s.job.cache_dir == c.cache_dir and any(cast(Path, c.cache_dir).iterdir())),
     "trigger_word": ("zwx", lambda s, c: all(i.captions[0].startswith("zwx") for i in s.job.items)),
+    "exclude": (["picture 5.png"], lambda s, c: "picture 5.png" not in {Path(i.path).name for i in s.job.items}),
     "repeats": (5, lambda s, c: all(i.repeats == 5 for i in s.job.items)),
     "resolution": (64, lambda s, c: all(i.bucket == (64, 64) for i in s.job.items)),
     "validation_images": (1, lambda s, c: len(s.training.items) == 4 and len(s.job.items) == 5),
@@ -151,12 +152,12 @@ def test_no_field_is_forgotten_here() -> None:
 
 @pytest.fixture
 def square(config: TrainConfig, picture_folder: Callable[..., Path], tmp_path: Path) -> TrainConfig:
-    """Five pictures of one shape, with their captions in a table elsewhere."""
-    folder = picture_folder(tmp_path / "squ\u00e4re", sizes=((128, 128),) * 5)
+    """Six pictures of one shape, with their captions in a table elsewhere."""
+    folder = picture_folder(tmp_path / "squ\u00e4re", sizes=((128, 128),) * 6)
     for path in folder.glob("*.txt"):
         path.unlink()
     table = tmp_path / "t\u00e4ble.csv"
-    rows = [f"picture {n}.png,number {n} of the table" for n in range(5)]
+    rows = [f"picture {n}.png,number {n} of the table" for n in range(6)]
     table.write_text("\n".join(["filename,prompt", *rows]), encoding="utf-8")
     return config.but(
         train_data_dir=folder.as_posix(), metadata_path=table.as_posix(), cache_dir=(tmp_path / "cache").as_posix()
@@ -179,8 +180,8 @@ def test_the_source_of_captions_reaches_the_scan(square: TrainConfig, monkeypatc
         )
         for source in ("table", "none")
     }
-    assert ["of the table" in item.captions[0] for item in seen["table"].job.items] == [True] * 5
-    assert [item.captions for item in seen["none"].job.items] == [("",)] * 5
+    assert ["of the table" in item.captions[0] for item in seen["table"].job.items] == [True] * 6
+    assert [item.captions for item in seen["none"].job.items] == [("",)] * 6
 
 
 def test_without_them_it_is_otherwise(square: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,6 +229,7 @@ OTHER: dict[str, Any] = {
     "trigger_word": "zwx",
     "caption_source": "files",
     "repeats": 2,
+    "exclude": ["x.png"],
     "caption_dropout": 0.5,
     "resolution": 256,
     "validation_images": 1,

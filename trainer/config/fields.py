@@ -120,6 +120,13 @@ class TrainConfig(BaseModel):
         "these alone; names: the words of the file names; none: the trigger word alone.",
         identity=False,
     )
+    exclude: tuple[str, ...] = field(
+        (),
+        "Images that are left as if they were not there: their names, relative to train_data_dir, such as "
+        "[blurred.png, cats/05.jpg]. Captions stay where they are.",
+        identity=False,  # what is trained are the others, and these are in the run's identity
+        strict=False,
+    )
     trigger_word: str = field("", "Put in front of every caption that does not hold it already.")
     repeats: int = field(1, "How often each image is seen in an epoch.", ge=1, le=1000)
     caption_dropout: float = field(

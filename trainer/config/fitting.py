@@ -8,7 +8,15 @@ if TYPE_CHECKING:
     from .fields import TrainConfig
 
 # What text-generation has no use for, and a user who sets it would wait for in vain.
-_IMAGES_ONLY = ("train_text_encoder", "prior_preservation", "reg_data_dir", "caption_shuffle", "flip", "clip_skip")
+_IMAGES_ONLY = (
+    "train_text_encoder",
+    "prior_preservation",
+    "reg_data_dir",
+    "caption_shuffle",
+    "flip",
+    "clip_skip",
+    "exclude",
+)
 
 
 def faults(config: TrainConfig) -> list[str]:

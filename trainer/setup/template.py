@@ -82,6 +82,7 @@ SECTIONS: dict[str, dict[str, Comments]] = {
     "data_config": {
         "What is seen, and how.": {
             "caption_source": "auto (table, then .txt), table, files (.txt), names (file names) or none (trigger word)",
+            "exclude": "images to leave out, by their names in the folder, such as [blurred.png, cats/05.jpg]",
             "repeats": "1 to 1000: how often each image is seen in an epoch",
             "caption_dropout": "0 to 1: share of the time that an image is shown without its caption",
             "caption_shuffle": "true: tags (the parts between commas) in another order each time; not for sentences",

@@ -94,6 +94,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "mixed_precision": st.sampled_from(["auto", "no", "fp16", "bf16"]),
     "zero_terminal_snr": st.none() | st.just(False),
     "lora_blocks": st.lists(TEXTS, max_size=3),
+    "exclude": st.lists(TEXTS, max_size=3),
     "lora_ranks": st.dictionaries(TEXTS, st.integers(1, 1024), max_size=3),
     "optimizer_args": st.dictionaries(
         TEXTS,
