@@ -1,8 +1,9 @@
 """What trains now, told to every open page as it happens: ``darkroom.run`` {run, workflow, node, events}.
 
 ``events`` are lines of the run's journal, each with its number ``seq`` (see ``story``); those without one are told by
-ComfyUI itself, while no worker runs yet or any more: ``Phase``, and ``Idle`` when the node has ended. A page that comes
-later asks for the story, and for the phase that is going on (``phase``).
+ComfyUI itself, while no worker runs yet or any more: ``Phase``, ``Trial`` (which of several runs of a node this is),
+and ``Idle`` when the node has ended. A page that comes later asks for the story, and for the phase that is going on
+(``phases``) and the run among several (``trials``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ EVERY = 0.2  # seconds between two messages of a run
 MOST = 400  # lines in a message
 
 _now: dict[Where, dict[str, Any]] = {}
+_trials: dict[Where, str] = {}
 
 
 class Live:
@@ -82,6 +84,11 @@ class Phases:
             self._name, self._next = name, time.monotonic() + EVERY
             self._send(now)
 
+    def trial(self, text: str) -> None:
+        """Of several runs that the node trains, this one is next, in words."""
+        _trials[self.at] = text
+        self._send({"type": "Trial", "text": text})
+
     def show(self, folder: Path) -> None:
         """The node shows this run from now on."""
         self.run = folder.name
@@ -95,6 +102,7 @@ class Phases:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         _now.pop(self.at, None)
+        _trials.pop(self.at, None)
         self._send({"type": "Idle", "failure": str(error) if isinstance(error, DarkroomError) else ""})
 
     def _send(self, *events: dict[str, Any]) -> None:
@@ -104,3 +112,8 @@ class Phases:
 def phases(workflow: str) -> dict[str, dict[str, Any]]:
     """What ComfyUI itself does now for nodes of a workflow: {node: Phase}."""
     return {at.node: now for at, now in list(_now.items()) if at.workflow == workflow}
+
+
+def trials(workflow: str) -> dict[str, str]:
+    """Which of their runs the nodes of a workflow train now, where there are several: {node: in words}."""
+    return {at.node: text for at, text in list(_trials.items()) if at.workflow == workflow}

@@ -39,9 +39,15 @@ class Control(One):
 
 
 def nodes(asked: Of) -> dict[str, Any]:
-    """GET /shown: {nodes: {execution id: {run, phase}}}: what each node of a workflow shows, and does right now."""
+    """GET /shown: {nodes: {execution id: {run, phase, trial}}}: what each node of a workflow shows, and does now."""
     shown, now = where.runs_of(places.runs(), asked.workflow, clients.user()), live.phases(asked.workflow)
-    return {"nodes": {node: {"run": shown.get(node), "phase": now.get(node)} for node in sorted({*shown, *now})}}
+    trials = live.trials(asked.workflow)
+    return {
+        "nodes": {
+            node: {"run": shown.get(node), "phase": now.get(node), "trial": trials.get(node)}
+            for node in sorted({*shown, *now, *trials})
+        }
+    }
 
 
 def told(asked: Story) -> dict[str, Any]:

@@ -99,9 +99,11 @@ class TrainingSweep(io.ComfyNode):
         done: list[Trained | None] = []
         trials = []
         for number, (word, fields) in enumerate(wanted, 1):
-            progress.say(f"{setting} {word} ({number} of {len(wanted)})")
+            trial = f"{setting} {word} ({number} of {len(wanted)})"
+            progress.say(trial)
             try:
                 with progress.panel:
+                    progress.panel.trial(trial)
                     trained = train(Folder(dataset), fields, model, clip, vae, "", progress, to_the_end)
             except RunError as error:
                 done.append(None)

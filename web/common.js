@@ -94,10 +94,12 @@ const holders = new WeakMap(); // node -> the one <div> that its panels lie in
 
 // A <div> at the end of a node, for lines, buttons and pictures; the node grows with what is put into it. It is in no
 // file and no prompt. Classes for what is in it: row, dim, warn, error, lines. Several of a node share one widget: Nodes
-// 2.0 shows no second one of a kind.
-export function panel(node) {
+// 2.0 shows no second one of a kind. They lie by their `rank`: which script comes first, differs.
+export function panel(node, rank = 0) {
   if (!holders.has(node)) holders.set(node, holder(node));
-  return holders.get(node).appendChild(element("div", "section"));
+  const inner = holders.get(node), one = element("div", "section");
+  one.rank = rank;
+  return inner.insertBefore(one, [...inner.children].find((other) => other.rank > rank) ?? null);
 }
 
 function holder(node) {

@@ -156,7 +156,7 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass !== "Darkroom_TrainLoRA") return;
-    nodes.set(node, { inside: panel(node), asked: "", seen: null });
+    nodes.set(node, { inside: panel(node, 2), asked: "", seen: null });
     const before = node.onRemoved;
     node.onRemoved = function () {
       before?.apply(this, arguments);

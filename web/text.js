@@ -4,17 +4,25 @@ import { api } from "../../scripts/api.js";
 
 const known = await api.fetchApi("/i18n").then((answer) => answer.json()).catch(() => ({}));
 
+let chosen = ""; // empty: to be asked for
+
+// Where the user has set none, the page works it out anew for whoever asks, which takes longer than all else in a tile of
+// the gallery: so it is asked once a while.
 function language() {
-  return app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en";
+  if (!chosen) {
+    chosen = app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en";
+    setTimeout(() => { chosen = ""; }, 1000);
+  }
+  return chosen;
 }
 
 // The text of a name, with {values} filled in; in English where a language has none.
 export function t(name, values = {}) {
-  const chosen = language();
-  const found = [chosen, chosen.split("-")[0], "en"].map((one) => known[one]?.darkroom?.[name]).find(Boolean) ?? name;
+  const spoken = language();
+  const found = [spoken, spoken.split("-")[0], "en"].map((one) => known[one]?.darkroom?.[name]).find(Boolean) ?? name;
   return found.replace(/\{(\w+)\}/g, (_, value) => {
     const one = values[value];
-    return typeof one === "number" ? one.toLocaleString(chosen) : one ?? "";
+    return typeof one === "number" ? one.toLocaleString(spoken) : one ?? "";
   });
 }
 

@@ -27,12 +27,12 @@ app.registerExtension({
   name: "LoRADarkroom.Train",
   nodeCreated(node) {
     if (!TRAINING.has(node.comfyClass)) return;
-    const inside = panel(node);
+    const inside = panel(node, 1);
     let shown = null, gone = false;
     import("./training/panel.mjs").then(({ mount }) => {
       if (!gone) shown = mount(node, inside);
     });
-    if (node.comfyClass === "Darkroom_TrainLoRA") silence(node);
+    silence(node);
     onExecuted(node, (output) => {
       // The page prefers the last preview that came while the node ran, also when the node has pictures of its own.
       delete app.nodePreviewImages?.[String(node.id)];

@@ -85,6 +85,7 @@ QUICKLY = """
   const inner = subgraph.nodes;
   node.properties.proxyWidgets = Object.entries(outside).flatMap(
     ([type, names]) => names.map(widget => [String(inner.find(n => n.type === type).id), widget]));
+  node.properties.previewExposures = []; // Train LoRA's panel says what its hidden text does
   for (const other of [base, apply, save]) all.remove(other);
   const saved = all.serialize();
   saved.extra = {};

@@ -127,6 +127,7 @@ def test_the_row_is_there_only_in_the_background_and_says_where_the_run_is(page:
     until(comfy, lambda: comfy.get("/darkroom/queue")["running"] == busy)
     press_run(page)
     page.get_by_text("In the queue: behind one other run.").first.wait_for()
+    page.locator(".darkroom-training .head", has_text="Waiting for its turn").wait_for()
     (mine,) = comfy.get("/darkroom/queue")["waiting"]
     for run in (mine, busy):
         comfy.post("/darkroom/queue", {"action": "remove", "run": run})

@@ -103,7 +103,7 @@ def test_the_demo_template_run_by_one_click_shows_the_style(comfy: ComfyServer):
         entry = run_by_click(page, comfy)
         check_pictures(page, {title: 1 for title, _ in SHOWN})
         assert len(entry["outputs"]["4"]["images"]) == 4
-        page.wait_for_function("() => window.app.graph.getNodeById(4).imgs?.length === 4")
+        page.wait_for_function("() => document.querySelectorAll('.darkroom-strip .shots img').length === 4")
         fresh = "() => window.app.graph.getNodeById(20).widgets.find(w => w.name === 'lora_name').options.values"
         page.wait_for_function(f"() => ({fresh})().includes('neon.safetensors')")  # without a reload of the page
         assert not complaints

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import REPO
 from tests.host.browser import (
     check_pictures,
     close_dialogs,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 MOST_CLICKS = 5
+WIDGETS = ("COMBO", "STRING", "INT", "FLOAT", "BOOLEAN")
 LOOK_AT = """
 title => {
   const node = app.graph.nodes.find((one) => one.title === title), canvas = app.canvas;
@@ -82,6 +85,26 @@ def test_from_a_template_to_a_picture_at_08_in_five_clicks(comfy: ComfyServer, t
     (run,) = set(runs(comfy).glob("*")) - before
     assert Path(jobs.load(run).items[0].path).parent == comfy.base / "input" / chosen
     assert jobs.load(run).base.file.name == CHECKPOINT
+
+
+def test_what_is_shipped_has_the_widgets_that_the_nodes_have_now(comfy: ComfyServer):
+    """A graph that was saved before a node got another input would open without it."""
+    info = comfy.get("/object_info")
+    files = [REPO / "subgraphs" / f"{QUICK}.json", *sorted((REPO / "workflows").glob("*.json"))]
+    behind = {}
+    for file in files:
+        saved = json.loads(file.read_text("utf-8"))
+        inner = [node for graph in saved.get("definitions", {}).get("subgraphs", []) for node in graph["nodes"]]
+        for node in (*saved["nodes"], *inner):
+            if not node["type"].startswith("Darkroom_"):
+                continue
+            groups = info[node["type"]]["input"]
+            now = [name for name, spec in {**groups.get("required", {}), **groups.get("optional", {})}.items()
+                   if (isinstance(spec[0], list) or spec[0] in WIDGETS) and not spec[1].get("forceInput")]  # fmt: skip
+            there = [one["widget"]["name"] for one in node["inputs"] if "widget" in one]
+            if sorted(there) != sorted(now):
+                behind[f"{file.stem}: {node['type']}"] = sorted(set(now) ^ set(there))
+    assert behind == {}
 
 
 def test_the_blueprint_trains_as_one_node(comfy: ComfyServer):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.host.accidents import wait_for
 from tests.host.browser import settle, tasks
 from tests.host.graphs import BARE_DATA, DEMO_DATA, SAILOR_DATA, demo_loader, node, training
 from tests.host.measure import planned_run, runs
@@ -182,6 +183,23 @@ def test_captions_are_edited_in_their_files_and_undone(page: Page, data: Path):
     said(page, "its caption was changed meanwhile: theirs")
     assert (data / "1 m\u00fcller.txt").read_text("utf-8") == "theirs"
     assert first.input_value() == "mine", "what was typed is not lost"
+
+
+def test_what_was_typed_is_saved_though_the_gallery_is_closed_at_once(page: Page, data: Path):
+    before = everything(data)
+    closings = {
+        "a click": lambda: page.locator("dialog.darkroom-dialog .close").click(),
+        "a key": lambda: page.locator("dialog.darkroom-dialog .close").press("Enter"),
+        "a script": lambda: page.evaluate("() => document.querySelector('dialog.darkroom-dialog').close()"),
+    }
+    for how, close in closings.items():
+        look(page, folder=data.name)
+        caption(page, FIRST).fill(f"closed by {how}")
+        close()
+        page.locator("dialog.darkroom-dialog").wait_for(state="detached")
+        after = f"\ufeffclosed by {how} \r\n".encode()
+        wait_for(lambda after=after: (data / "1 m\u00fcller.txt").read_bytes() == after, f"what was typed before {how}")
+        assert everything(data) == {**before, "1 m\u00fcller.txt": after}
 
 
 def test_words_are_found_and_replaced_as_one_step(page: Page, data: Path):

@@ -157,6 +157,12 @@ TELL = """([run, events]) => {
 }"""
 MODULE = """() => new URL("training/panel.mjs",
   performance.getEntriesByType("resource").find((one) => one.name.endsWith("/train.js")).name).href"""
+TWICE = """() => {
+  const node = app.graph.nodes.find((one) => one.type === "Darkroom_TrainLoRA");
+  const own = LiteGraph.vueNodesMode ? [] : [...(node.imgs ?? [])];
+  const seen = [...document.querySelectorAll(`[data-node-id="${node.id}"] img`)].filter((one) => one.checkVisibility());
+  return [...own, ...seen.filter((one) => !one.closest(".darkroom-panel"))].map((one) => one.src);
+}"""
 NOBODY = "0123456789ab"  # a run that the server knows nothing of
 PROMPTS = ("a red circle", "a blue house at night")
 
@@ -233,6 +239,8 @@ def test_a_training_is_seen_and_steered_from_the_first_second_to_the_end(page: P
     shot = page.locator(".darkroom-strip .shot img").first
     shot.wait_for()
     page.wait_for_function("one => one.naturalWidth === 128", arg=shot.element_handle())
+    page.wait_for_timeout(500)  # ComfyUI's own preview of it comes by another way
+    assert page.evaluate(TWICE) == [], "what the strip shows is shown once"
 
     press(page, "Stop and keep")
     entry = finish(comfy, known)
@@ -288,6 +296,39 @@ def test_curves_and_samples_are_read_and_compared_with_keys_alone(page: Page):
     page.keyboard.press("Escape")
     assert dialog.count() == 0
     assert page.evaluate("() => document.activeElement.getAttribute('aria-label')") == shot.get_attribute("aria-label")
+
+
+@pytest.mark.browser
+def test_a_picture_lies_where_it_will_lie_when_all_are_drawn(page: Page):
+    page.evaluate(ADD)
+    page.evaluate(LOOK_AT)
+    page.wait_for_selector(".darkroom-training", state="attached")
+    lines = story_lines(100)
+    place = next(number for number, line in enumerate(lines) if line["type"] == "Sample")
+    drawing = {"seq": place, "t": 1.0, "type": "Phase", "name": "drawing samples", "done": 0, "total": 3}
+    page.evaluate(TELL, [NOBODY, [*lines[:place], drawing, {**lines[place], "seq": place + 1}]])
+    head(page, "Drawing samples")
+    shot = page.locator(".darkroom-strip .shot").first
+    shot.wait_for()
+    first = shot.bounding_box()
+    more = [{**lines[place], "seq": place + 1 + index, "index": index} for index in (1, 2)]
+    page.evaluate(TELL, [NOBODY, more])
+    page.wait_for_function("() => document.querySelectorAll('.darkroom-strip .shot').length === 3")
+    assert shot.bounding_box() == first
+    tops = page.locator(".darkroom-strip .shot").evaluate_all("all => all.map((one) => one.offsetTop)")
+    assert len(set(tops)) == 1, "three fit side by side"
+
+
+@pytest.mark.browser
+def test_of_several_runs_it_is_said_which_this_is(page: Page):
+    page.evaluate(ADD)
+    page.evaluate(LOOK_AT)
+    page.wait_for_selector(".darkroom-training", state="attached")
+    lines = [{"type": "Trial", "text": "lora_rank 8 (2 of 2)"}, *story_lines(5)]
+    page.evaluate(TELL, [NOBODY, lines])
+    assert "lora_rank 8 (2 of 2) \u00b7 Training \u00b7 step 5 / 10" in head(page, "lora_rank")
+    page.evaluate(TELL, [NOBODY, [{"type": "Idle", "failure": ""}]])
+    page.locator(".darkroom-training .head", has_text="lora_rank").wait_for(state="detached")
 
 
 @pytest.mark.browser

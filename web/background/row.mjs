@@ -22,6 +22,12 @@ api.addEventListener("status", ({ detail }) => {
 
 let looks = 0;
 
+// What the queue of runs does with a run of which no worker tells anything yet: the name of a phase, or nothing.
+export function phaseOf(run) {
+  if (queue.running === run) return "starting the worker";
+  return queue.waiting.includes(run) ? "waiting for its turn" : "";
+}
+
 async function lookAtQueue() {
   const look = (looks += 1), told = await ask("/queue").catch(() => null);
   if (!told || look !== looks) return; // a later answer may come first

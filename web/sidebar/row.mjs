@@ -210,6 +210,7 @@ export function row(run, tab) {
   // A tab of the browser opens only while a click is being heard; it is led to its page when that is there.
   async function board() {
     const opened = window.open("", "_blank");
+    if (opened) opened.opener = null; // another program's page gets no hold on this one
     tab.say(t("runs_board_starts"));
     try {
       const { url } = await ask("/tensorboard", { run: run.id });

@@ -1,7 +1,8 @@
 // The panel on Train LoRA: how far the run is, its curves, its samples, and what can be asked of it. It shows the run of
 // its node, whoever began it and when: after a reload, in a second tab, and while ComfyUI itself still prepares it.
 import { api } from "../../../scripts/api.js";
-import { ask, dress, element } from "../common.js";
+import { ask, dress, element, fit } from "../common.js";
+import { phaseOf } from "../background/row.mjs";
 import { giveWay } from "../estimate.js";
 import { place } from "../graph.js";
 import { t } from "../text.js";
@@ -17,6 +18,7 @@ import { words } from "./words.mjs";
 const EVERY = 200; // ms between two drawings, at least
 const SMALL = 90; // px: a panel that is narrower on the screen cannot be read, and is not drawn
 const WIDE = 400; // px of the node
+const CANVAS_PICTURE = "$$canvas-image-preview"; // the widget in which the classic renderer shows a node's pictures
 
 const panels = new Set();
 
@@ -52,6 +54,7 @@ class Panel {
     this.run = ""; // the run's id
     this.story = new Story();
     this.host = null; // what ComfyUI itself does, a Phase
+    this.trial = ""; // which of several runs of the node this is, in words
     this.waits = 0; // since when it is queued, in ms; 0: it is not
     this.failure = "";
     this.said = []; // lines that the node has said
@@ -94,7 +97,7 @@ class Panel {
       this.find();
     }
     if (document.hidden || !this.seen) return;
-    if (this.dirty || this.host || this.waits || this.story.running) this.schedule();
+    if (this.dirty || this.active() || this.wasActive) this.schedule();
   }
 
   // The run that this node shows, and what is being done for it.
@@ -105,6 +108,7 @@ class Panel {
     const mine = nodes[at.node];
     if (mine?.run) this.follow(mine.run);
     if (mine?.phase) this.host = mine.phase;
+    this.trial = mine?.trial ?? "";
     this.schedule();
   }
 
@@ -144,8 +148,11 @@ class Panel {
       else if (event.type === "Phase") {
         this.host = event;
         this.failure = "";
+      } else if (event.type === "Trial") {
+        this.trial = event.text;
       } else if (event.type === "Idle") {
         this.host = null;
+        this.trial = "";
         this.failure = event.failure;
         this.controls.forget();
         this.load(); // what the node made of it, such as its pictures by the wired VAE
@@ -204,6 +211,7 @@ class Panel {
     if (this.gone) return;
     const there = Boolean(this.run || this.host || this.waits || this.failure), active = this.active();
     giveWay(this.node, active);
+    this.wasActive = active;
     if (there !== !this.root.hidden) {
       this.root.hidden = !there;
       if (there && this.node.size[0] < WIDE) this.node.setSize([WIDE, this.node.size[1]]);
@@ -216,21 +224,45 @@ class Panel {
     this.controls.draw();
     this.figures.draw();
     this.drawSamples();
+    this.hush();
     this.words.draw();
   }
 
   // Whether something is being done for the node.
   active() {
-    return Boolean(this.waits || this.host || this.story.running);
+    return Boolean(this.waits || this.host || this.story.running || this.turn);
+  }
+
+  // What the queue of runs does with it, before its worker speaks.
+  get turn() {
+    return this.run && !this.story.running ? phaseOf(this.run) : "";
   }
 
   drawSamples() {
     const { story } = this, now = [story, story.drawn, story.best?.step];
     if (now.every((one, index) => one === this.pictured[index])) return;
     this.pictured = now;
-    this.strip.update(story.samples, story.validations.length ? story.best : null);
-    // Train LoRA's own pictures are the last of these.
-    if (this.node.comfyClass === "Darkroom_TrainLoRA") this.node.hideOutputImages = story.samples.some((one) => one.picture);
+    const drawn = story.phase?.name === "drawing samples" ? story.phase.total : 0;
+    this.strip.update(story.samples, story.validations.length ? story.best : null, drawn);
+  }
+
+  // The page shows a node's newest picture below it. While the strip has it that would be the same twice; what a sweep
+  // shows in the end is another one.
+  hush() {
+    const { node, story } = this, pictures = story.samples.some((one) => one.picture);
+    const hushed = pictures && (node.comfyClass === "Darkroom_TrainLoRA" || this.active());
+    if (hushed === this.hushed) return;
+    this.hushed = hushed;
+    node.hideOutputImages = hushed; // in Nodes 2.0; for what comes while it runs see style.mjs
+    if (!hushed) {
+      delete node.onDrawBackground;
+      return;
+    }
+    node.onDrawBackground = () => {}; // the classic renderer shows pictures as it draws
+    node.imgs = undefined;
+    const shows = node.widgets?.findIndex((one) => one.name === CANVAS_PICTURE) ?? -1;
+    if (shows >= 0) node.widgets.splice(shows, 1)[0].onRemove?.();
+    fit(node);
   }
 
   enlarge(step, index) {

@@ -9,9 +9,9 @@ const PHASES = {
   "encoding captions": "train_encoding_captions", "encoding images": "train_encoding_images",
   "starting the worker": "train_starting", "loading the base model": "train_loading",
   "trying a step": "train_trying", training: "train_training", "drawing samples": "train_drawing",
-  paused: "train_paused", queued: "train_queued", stopping: "train_stopping",
+  "waiting for its turn": "train_turn", paused: "train_paused", queued: "train_queued", stopping: "train_stopping",
 };
-const MARKS = { run: "▶", rest: "⏸", end: "✔", stop: "■", fail: "✖", wait: "…" };
+const MARKS = { run: "▶", rest: "❚❚", end: "✔", stop: "■", fail: "✖", wait: "…" };
 
 // {elements, draw()}. `panel`: whose run it is.
 export function progress(panel) {
@@ -32,6 +32,7 @@ export function progress(panel) {
   function doing() {
     const { story, host, waits } = panel;
     if (host) return host;
+    if (panel.turn) return { name: panel.turn, done: 0, total: 0, t: story.now() };
     if (waits) return { name: "queued", done: 0, total: 0, t: waits / 1000 };
     if (story.running && panel.controls.asked === "keep") return { ...story.phase, name: "stopping" };
     return story.running || (!story.end && story.run?.state === "running") ? story.phase : null;
@@ -46,8 +47,8 @@ export function progress(panel) {
       : total ? t("train_of", { done: Math.min(done.done + 1, total), total }) : "";
     const seconds = secondsLeft(done);
     return {
-      text: [shown, of].filter(Boolean).join(" · "),
-      sign: { queued: MARKS.wait, paused: MARKS.rest }[done.name] ?? MARKS.run,
+      text: [panel.trial, shown, of].filter(Boolean).join(" · "),
+      sign: { queued: MARKS.wait, "waiting for its turn": MARKS.wait, paused: MARKS.rest }[done.name] ?? MARKS.run,
       time: seconds !== null && done.name !== "paused" ? t("left", { time: duration(seconds) }) : "",
       part: far ? story.step / Math.max(1, story.total) : total ? done.done / total : null,
     };

@@ -32,7 +32,7 @@ export function strip({ enlarge, address }) {
   for (const kind of ["pointerdown", "pointermove"]) slider.addEventListener(kind, (event) => event.stopPropagation());
   outer.append(shots, slide, film);
 
-  let steps = [], best = null;
+  let steps = [], best = null, most = 1;
   let chosen = null; // a step; null: the newest, whichever that is
 
   slider.addEventListener("input", () => choose(steps[Number(slider.value)]?.[0]));
@@ -43,8 +43,10 @@ export function strip({ enlarge, address }) {
     draw();
   }
 
-  function update(samples, kept) {
+  // `drawn`: how many a step will have.
+  function update(samples, kept, drawn) {
     steps = bySteps(samples);
+    most = Math.max(drawn, ...steps.map(([, all]) => all.length));
     best = kept?.step ?? null;
     outer.hidden = !steps.length;
     if (!steps.some(([step]) => step === chosen)) chosen = null;
@@ -73,6 +75,8 @@ export function strip({ enlarge, address }) {
       shots.style.flexDirection = "column";
       return;
     }
+    // Room for all of a step, so that nothing moves while one after the other is drawn.
+    shots.style.setProperty("--most", String(most));
     fill(shots, now, shot, (part, one) => {
       part.one = one;
       show(part.children[0], one);

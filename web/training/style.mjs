@@ -23,8 +23,12 @@ export const STYLE = `
 .darkroom-training .stats dd { margin: 0; font-weight: 600; font-variant-numeric: tabular-nums; white-space: nowrap;
   overflow: hidden; text-overflow: ellipsis; }
 @container (max-width: 330px) { .darkroom-training .stats { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+/* The picture that Nodes 2.0 shows on a node while it runs, and its size below: the strip has it. */
+[data-node-id]:has(.darkroom-training) img.pointer-events-none.contain-size,
+[data-node-id]:has(.darkroom-training) img.pointer-events-none.contain-size + div { display: none; }
 .darkroom-strip { display: flex; flex-direction: column; gap: 6px; }
-.darkroom-strip .shots { display: grid; grid-template-columns: repeat(auto-fit, minmax(84px, 1fr)); gap: 6px; }
+.darkroom-strip .shots { display: grid; gap: 6px; grid-template-columns: repeat(auto-fill,
+  minmax(max(84px, (100% - 6px * (var(--most) - 1)) / var(--most) - 1px), 1fr)); }
 .darkroom-panel .darkroom-strip button.shot, .darkroom-panel .darkroom-strip button.thumb { padding: 0; border-width: 2px;
   border-color: transparent; background: none; min-width: 0; border-radius: 6px; }
 .darkroom-panel .darkroom-strip button.shot:focus-visible { border-color: var(--p-primary-color, #3b82f6); outline: none; }
