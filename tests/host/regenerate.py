@@ -1,8 +1,9 @@
 """Writes what the pack ships and a server must make: `python -m tests.host.regenerate WHAT ...`.
 
 WHAT is one or several of templates (workflows/*.json, laid out by ComfyUI's own page), thumbnails (the pictures beside
-them, made by running the templates), screenshots (the README's), blueprints (subgraphs/*.json), locales (the English
-texts, from the nodes themselves; the Chinese ones are written by hand), object_info (what saved graphs rely on).
+them, made by running the templates), screenshots (the README's graphs, and the thumbnails that show a graph), pages
+(the pictures of docs/pages that are of a training), blueprints (subgraphs/*.json), locales (the English texts, from the
+nodes themselves; the Chinese ones are written by hand), object_info (what saved graphs rely on).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from PIL import Image
 from tests.conftest import REPO
 from tests.host.browser import close_dialogs, open_page, open_template, run_by_click
 from tests.host.checkpoints import add_random_sd15, add_random_sdxl
+from tests.host.pages import write_pages
 from tests.host.server import ComfyServer
 from tests.host.templates import ASKED, CHECKPOINTS, DEMO, SD15, SDXL, TEMPLATES, Template
 from tests.host.test_object_info import STORED, signatures
@@ -185,8 +187,10 @@ def graph_of(comfy: ComfyServer, name: str, width: int = 900, run: bool = False)
 
 
 def write_screenshots(comfy: ComfyServer) -> None:
-    """The README's pictures of graphs: one that is opened, one that has run."""
+    """The README's pictures of graphs: one that is opened, one that has run; and thumbnails that need no run."""
     graph_of(comfy, SD15, 1600).save(REPO / "docs" / "images" / "graph-before.png", optimize=True)
+    for name in CHECKPOINTS:
+        graph_of(comfy, name).save(REPO / "workflows" / f"{name}.jpg", quality=88)
     graph_of(comfy, DEMO, 1600, run=True).save(REPO / "docs" / "images" / "graph-after.png", optimize=True)
 
 
@@ -229,6 +233,7 @@ WRITERS = {
     "templates": write_templates,
     "thumbnails": write_thumbnails,
     "screenshots": write_screenshots,
+    "pages": write_pages,
     "blueprints": write_blueprints,
     "locales": write_locales,
     "object_info": write_object_info,

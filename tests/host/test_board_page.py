@@ -77,7 +77,7 @@ def test_the_button_opens_tensorboard_with_the_runs_curves(comfy: ComfyServer):
         steps = [(one.step, one.loss) for one in told(runs(comfy) / run) if isinstance(one, Step)]
         assert [step for _, step, _ in losses] == [step for step, _ in steps]
         assert [loss for _, _, loss in losses] == pytest.approx([loss for _, loss in steps], rel=1e-6)
-        board.get_by_text("loss", exact=True).first.wait_for()  # a card of its page
+        board.get_by_text("/loss", exact=True).first.wait_for()  # a card of its page
         assert board.evaluate("() => window.opener") is None, "a page of another program has no hold on ours"
         assert not complaints
 
