@@ -174,6 +174,7 @@ def pictures_of(comfy: ComfyServer, made: Template) -> Image.Image:
 def graph_of(comfy: ComfyServer, name: str, width: int = 900, run: bool = False) -> Image.Image:
     """A template's graph, as the page shows it; after a run, with its pictures."""
     with open_page(comfy, 2400, 1300) as (page, _):
+        page.evaluate("() => app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
         open_template(page, name)
         if run:
             run_by_click(page, comfy)
