@@ -1,4 +1,4 @@
-"""The pictures of docs/pages: Train LoRA and the tab Runs while a training goes on and after it, on the demo's base."""
+"""The pictures of docs/pages: Train LoRA and Training Sweep while a training goes on, and after it, on the demo's base."""
 
 from __future__ import annotations
 
@@ -53,7 +53,6 @@ def write_pages(comfy: ComfyServer) -> None:
         _training(comfy, nodes_2)
     _background(comfy)
     _sweep(comfy)
-    _runs(comfy)
 
 
 @contextmanager
@@ -130,20 +129,3 @@ def _sweep(comfy: ComfyServer) -> None:
         _drawn(page, 2)
         _node(page, SWEEP, "sweep")
         page.locator(".darkroom-said").wait_for(timeout=400_000)
-
-
-def _runs(comfy: ComfyServer) -> None:
-    """The tab while a run goes on and another one waits."""
-    seeds = [next(_seeds) for _ in range(2)]
-    for seed in seeds:
-        comfy.run(in_background(**{**LENGTH, "training_seed": seed, "epochs": 60}))
-    with open_page(comfy, 1500, 960) as (page, _):
-        close_dialogs(page)
-        page.locator(".lora-darkroom-runs-tab-button").click()
-        line = page.locator(".darkroom-tab .run", has_text="running").first
-        line.locator("figure img, .thumb img").first.wait_for(timeout=400_000)
-        line.locator(".summary").click()
-        line.locator("figure img").wait_for()
-        page.wait_for_timeout(1000)
-        page.screenshot(path=str(FOLDER / "runs-running.png"), clip={"x": 0, "y": 38, "width": 440, "height": 922})
-    empty_queue(comfy)
