@@ -1,4 +1,4 @@
-"""The pictures of docs/pages: Train LoRA and Training Sweep while a training goes on, and after it, on the demo's base."""
+"""The pictures of docs/pages: Train LoRA and Training Sweep while they train, and after it, on the demo's base."""
 
 from __future__ import annotations
 
