@@ -8,8 +8,9 @@ checkpointing. Full-size UNets with random weights in bf16, rank-8 LoRA in fp32 
 blocks; it needs what the trainer needs, and no file.
 
 ``floor`` has no adapter: forward, and backward to the activations. ``peft`` is the shortest loop, under autocast, with
-AdamW as torch makes it. ``ours`` is the step of ``trainer/loop.py`` itself, recorded as on a card with room enough, and
-``launched`` the same without recordings. ``compiled`` and ``both`` have the repeated blocks compiled, too.
+AdamW as torch makes it; ``diffusers`` and ``sd-scripts`` are those of ``gpu_peers.py``. ``ours`` is the step of
+``trainer/loop.py`` itself, recorded as on a card with room enough, and ``launched`` the same without recordings.
+``compiled`` and ``both`` are these two with the repeated blocks compiled.
 
 ``ms``: median of a step. ``first`` and ``second``: seconds of these two, in which is compiled and recorded. ``peak``:
 MiB of tensors; ``taken``: of the card. ``kernels``: launched in a step (on a CPU: operators), one by one or by a graph.
@@ -38,11 +39,12 @@ from torch.utils._pytree import tree_leaves
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO), str(REPO / "benchmarks")]
 
+import gpu_peers  # noqa: E402
 from frozen_cuda import CASES, TARGETS, described, draw, mib  # noqa: E402
 
 from trainer import frozen  # noqa: E402
 
-WAYS = ("floor", "peft", "launched", "ours", "compiled", "both")
+WAYS = ("floor", "peft", "diffusers", "sd-scripts", "launched", "ours", "compiled", "both")
 SHAPES = ((8, 8), (9, 7), (7, 9), (10, 6), (6, 10))  # of pictures, in eighths of a side: buckets of about one size
 RATE = 2e-4
 
@@ -50,8 +52,11 @@ RATE = 2e-4
 class Case:
     """A family's UNet on a device, and what it is trained on."""
 
-    def __init__(self, family: str, device: torch.device, *, toy: bool, checkpointing: bool) -> None:
+    def __init__(
+        self, family: str, device: torch.device, *, toy: bool, checkpointing: bool, sd_scripts: Path | None = None
+    ) -> None:
         self.family, self.device, self.toy, self.checkpointing = family, device, toy, checkpointing
+        self.sd_scripts = sd_scripts
         self.config = described(family, toy=toy)
         self.batch, self.side, self.width = CASES[family]
         if toy:
@@ -174,7 +179,7 @@ def ours(case: Case, *, recorded: bool = True, compiled: bool = False) -> Step:
     task: Any = _Shown(case)
     averages, gauge = Averages(parameters, optimizer, 0.0), Gauge(case.device)
     run = loop.Training(
-        config, [], task, model, optimizer, parameters, accelerator, Position(total=1000), 1, averages, gauge
+        config, [], task, model, optimizer, parameters, accelerator, Position(total=1), 1, averages, gauge
     )
     if recorded and case.device.type == "cuda":
         run.recorder = Recorder(parameters, partial(loop.forward_backward, run), gauge, print)
@@ -190,6 +195,8 @@ def ours(case: Case, *, recorded: bool = True, compiled: bool = False) -> Step:
 MADE: dict[str, Callable[[Case], Step]] = {
     "floor": floor,
     "peft": peft,
+    "diffusers": gpu_peers.diffusers,
+    "sd-scripts": gpu_peers.sd_scripts,
     "launched": partial(ours, recorded=False),
     "ours": ours,
     "compiled": partial(ours, recorded=False, compiled=True),
@@ -268,15 +275,17 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--steps", type=int, default=20, help="that are measured")
+    parser.add_argument("--checkpointing", choices=("no", "yes", "both"), default="both")
+    parser.add_argument("--sd-scripts", type=Path, help="a checkout of kohya-ss/sd-scripts")
     parser.add_argument("--toy", action="store_true", help="small UNets, to try the script")
     args = parser.parse_args()
     device = torch.device(args.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(json.dumps({"device": name, "torch": torch.__version__}), flush=True)
     for family in args.families:
-        for checkpointing in (False, True):
+        for checkpointing in {"no": (False,), "yes": (True,), "both": (False, True)}[args.checkpointing]:
             for way in args.ways:
-                case = Case(family, device, toy=args.toy, checkpointing=checkpointing)
+                case = Case(family, device, toy=args.toy, checkpointing=checkpointing, sd_scripts=args.sd_scripts)
                 told = {"family": family, "checkpointing": checkpointing, "way": way}
                 try:
                     told |= measure(case, way, args.steps)
