@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from .checkpoint import Position, State
 from .config import Precision, TrainConfig
 from .control import Requests
 from .dataset.sampler import windows_per_epoch
-from .device import DTYPES, accelerate, precision
+from .device import DTYPES, accelerate, card_name, precision
 from .errors import ConfigError
 from .gauge import Gauge, budget, ram_free
 from .job import Job
@@ -25,12 +25,19 @@ from .loop import Training, forward_backward
 from .memory import Plan, Possible, Savings, Weights
 from .ranks import Ranks
 from .recorded import Recorder
+from .rehearsal import Known, largest
 from .tasks.base import Task
 from .tasks.causal_lm import CausalLM
 from .tasks.diffusion import Diffusion
 from .trained import MAIN, Kind, Trained, build
 
 NF4_IS_WORTH_IT = ("sdxl",)  # of its weights 87 % are in linear layers, of SD1.5's 31 %; and a language model's
+_OF_NO_WEIGHT = {
+    "seed", "learning_rate", "text_encoder_learning_rate", "lr_scheduler", "lr_cycles", "lr_power", "warmup_steps",
+    "weight_decay", "epochs", "max_steps", "save_steps", "log_interval", "early_stopping_patience", "output_dir",
+    "train_data_dir", "metadata_path", "reg_data_dir", "cache_dir", "device", "vram_limit",
+}  # fmt: skip
+"""Settings that say nothing of what a step takes. (What is trained on counts by itself.)"""
 KEPT_WHILE_PAGED = 0.1  # of the base model: on the device ahead of its use
 
 
@@ -97,6 +104,16 @@ def recorder(run: Training, savings: Savings, plan: Plan, tell: Callable[[str], 
     if run.gauge.device.type != "cuda" or not (plain and same and plan.has_room):
         return None
     return Recorder(run.parameters, partial(forward_backward, run), run.gauge, tell)
+
+
+def known(job: Job, run: Training, savings: Savings, mixed: Precision) -> Known:
+    """What trials of the same step have measured before: with the same settings, weights, pictures and device."""
+    settings = {name: value for name, value in job.config.to_plain().items() if name not in _OF_NO_WEIGHT}
+    device = run.gauge.device
+    shown = [(one.item.cost, str(one.item.bucket), one.item.id) for one in largest(run)]
+    sizes = sorted({str(item.bucket) for item in job.items})
+    how = asdict(savings), mixed, str(device), card_name(device), run.ranks.world
+    return Known(job.cache_dir, job.base.content, settings, how, shown, sizes, job.prompts)
 
 
 def reading(job: Job, mixed: Precision) -> int:

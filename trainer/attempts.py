@@ -127,10 +127,16 @@ class Attempts:
             self._gauge.begin()
             with assembly.computing(trained, mixed):
                 run.doing = "trying a step"
-                self._emit(Phase(run.doing))
                 free = budget(self._device, self._job.config.vram_limit)
                 # A card's first step is mostly the choosing of kernels: up to twenty times the time of the others.
-                seconds, plan = rehearse(run, trained, free, twice=self._savings.paged or self._device.type != "cpu")
+                seconds, plan = rehearse(
+                    run,
+                    trained,
+                    free,
+                    twice=self._savings.paged or self._device.type != "cpu",
+                    known=assembly.known(self._job, run, self._savings, mixed),
+                    begin=lambda: self._emit(Phase("trying a step")),
+                )
                 for other in self._ranks.answers():  # the slowest counts, and the one with the least room
                     seconds = max(seconds, other["seconds"])
                     plan = min(plan, Plan(**other["plan"]), key=lambda plan: plan.free - plan.total)

@@ -150,7 +150,8 @@ class _Follower:
         gauge.begin()
         self._around.enter_context(assembly.computing(trained, mixed))
         free = budget(gauge.device, job.config.vram_limit)
-        seconds, plan = rehearse(run, trained, free, twice=savings.paged or gauge.device.type != "cpu")
+        known = assembly.known(job, run, savings, mixed)
+        seconds, plan = rehearse(run, trained, free, twice=savings.paged or gauge.device.type != "cpu", known=known)
         run.recorder = assembly.recorder(run, savings, plan, lambda why: print(why, file=sys.stderr))
         return {"seconds": seconds, "plan": asdict(plan)}
 

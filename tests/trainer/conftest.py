@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from trainer import families, validation
+from trainer import families, rehearsal, validation
 from trainer.config import TrainConfig, parse
 from trainer.events import Event
 
@@ -70,6 +70,18 @@ def config(tmp_path: Path, tiny_base: Path, cache_dir: Path, picture_folder: Cal
             "log_interval": 1,
         }
     )
+
+
+@pytest.fixture(autouse=True)
+def _every_run_tries_a_step(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Whatever other tests have measured, who share the cache. ``knows`` has it as it is."""
+    if "knows" not in request.fixturenames:
+        monkeypatch.setattr(rehearsal.Known, "find", lambda known: None)
+
+
+@pytest.fixture
+def knows() -> None:
+    """What was measured before is not measured again."""
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.trainer.test_loop import ITEMS, accelerator, config, training
-from trainer import gauge
+from trainer import gauge, rehearsal
 from trainer.gauge import Gauge
 from trainer.loop import Training
-from trainer.rehearsal import _largest, rehearse
+from trainer.rehearsal import Known, Measured, largest, rehearse
 from trainer.trained import Trained
 
 __all__ = ["accelerator"]
@@ -122,10 +122,54 @@ def test_what_the_optimizer_keeps_already_is_not_counted_twice(accelerator: Any)
     assert rehearse(run, trained, 1).plan.adapter == before
 
 
+@pytest.mark.usefixtures("knows")
+def test_what_is_known_is_not_tried_again(accelerator: Any, tmp_path: Path) -> None:
+    run = training(accelerator, config(), total=4)
+    run.task = still = cast(Any, Still())
+    trained = Trained(cast(Any, None), {"unet": run.model})
+    tried: list[str] = []
+
+    def rehearsed_as(name: str, free: int) -> Any:
+        still.seen = 0
+        known = Known(tmp_path / "c\u00e4che", name)
+        found = rehearse(run, trained, free, known=known, begin=lambda: tried.append(name))
+        return found, still.seen > 0
+
+    first, computed = rehearsed_as("one", 10)
+    assert computed
+    again, computed = rehearsed_as("one", 20)
+    assert not computed
+    assert again.seconds == first.seconds
+    assert replace(again.plan, process=0) == replace(first.plan, process=0, free=20)  # the process is as it is now
+    _, computed = rehearsed_as("other", 10)
+    assert computed
+    assert tried == ["one", "other"]
+
+
+@pytest.mark.usefixtures("knows")
+@pytest.mark.parametrize("content", ["", "[]", '{"KEY": [1, 2]}', '{"KEY": "x"}', '{"KEY": null}', "no JSON"])
+def test_a_file_that_is_none_of_ours_is_no_answer_and_is_replaced(tmp_path: Path, content: str) -> None:
+    known = Known(tmp_path, "a")
+    (tmp_path / "rehearsals.json").write_text(content.replace("KEY", known._key), "utf-8")
+    assert known.find() is None
+    known.keep(Measured(0.5, 7, 3))
+    assert Known(tmp_path, "a").find() == Measured(0.5, 7, 3)
+    assert Known(tmp_path, "b").find() is None
+
+
+@pytest.mark.usefixtures("knows")
+def test_only_so_many_are_kept_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "MOST_KEPT", 2)
+    for number in range(3):
+        Known(tmp_path, number).keep(Measured(number, number, number))
+    assert [Known(tmp_path, number).find() is None for number in range(3)] == [True, False, False]
+
+
 class Still(Wide):
     """A task for the loop's own small model."""
 
     def batch(self, shown: Any, epoch: int) -> torch.Tensor:
+        self.seen = len(shown)
         return torch.ones(len(shown), 3)
 
     def loss(self, model: Any, batch: torch.Tensor) -> torch.Tensor:
@@ -140,7 +184,7 @@ def test_it_is_the_micro_batch_with_the_most_pixels(accelerator: Any) -> None:
 
     def shown(run: Training, *items: Any) -> list[str]:
         run.items = items
-        return [one.key for one in _largest(run)]
+        return [one.key for one in largest(run)]
 
     run = training(accelerator, config(batch_size=4))
     run.batch = 2

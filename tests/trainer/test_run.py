@@ -21,6 +21,7 @@ from trainer.events import (
     Advised,
     Checkpoint,
     Event,
+    MemoryPlan,
     Phase,
     RunFailed,
     RunFinished,
@@ -411,6 +412,25 @@ def test_held_out_images_are_validated_on_and_never_trained(config: TrainConfig,
     assert {e.loss for e in seen if isinstance(e, Validation) and e.signal == "drift" and e.step == 0} == {0.0}
     with pytest.raises(DatasetError, match="validation_images: 5 cannot be held out of 5"):
         run.start(config.but(validation_images=5, output_dir=(config.output_dir / "x").as_posix()), [])
+
+
+@pytest.mark.usefixtures("knows")
+def test_a_step_that_was_tried_before_is_not_tried_again(config: TrainConfig, tmp_path: Path) -> None:
+    config = config.but(cache_dir=tmp_path / "c\u00e4che", sample_prompts=["a house"])
+
+    def trained(name: str, **fields: Any) -> tuple[bool, list[float], int]:
+        heard: list[Event] = []
+        run.start(config.but(output_dir=tmp_path / name, **fields), [heard.append])
+        tried = any(isinstance(e, Phase) and e.name == "trying a step" for e in heard)
+        (plan,) = [e for e in heard if isinstance(e, MemoryPlan)]
+        return tried, losses(heard), plan.activations
+
+    first, again = trained("first"), trained("again")
+    assert (first[0], again[0]) == (True, False)
+    assert first[1:] == again[1:], "the same to the bit, and the same plan"
+    assert not trained("other seed", seed=7, learning_rate=1e-4, epochs=2)[0]
+    assert trained("rank", lora_rank=4, epochs=1)[0]
+    assert trained("batch", batch_size=1, epochs=1)[0]
 
 
 def test_training_lowers_the_loss_on_the_training_images(config: TrainConfig, seen: Sinks) -> None:
