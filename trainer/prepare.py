@@ -167,8 +167,8 @@ def fill(
     """Encodes what the cache lacks for the job.
 
     Images and captions are encoded one at a time: the same numbers come out whatever else is in the data set. (A batch
-    wins nothing on a CPU, and moves the VAE's last bits.) Meanwhile the next few are decoded, and the last one is
-    written, so that what is held of pictures does not grow with their number.
+    moves the VAE's last bits, and with a full-size one wins nothing on a CPU.) Meanwhile the next few are decoded, and
+    the last one is written, so that what is held of pictures does not grow with their number.
 
     Args:
         job: as ``plan`` made it from the datasets.
