@@ -68,8 +68,8 @@ function question(node) {
 
 const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
 
-// What a run will be; how that is known; and whether it will not fit.
-export function told(found) {
+// What a run will be; how that is known; and whether it will not fit. `plain`: messages in the page's language.
+export function told(found, plain = String) {
   if (!found.steps) return []; // the model is yet to be made
   const cpu = found.device === "cpu", where = cpu ? t("the_cpu") : found.card;
   const parts = [
@@ -87,8 +87,8 @@ export function told(found) {
   if (found.room && found.memory > found.room) {
     lines.push(element("div", "warn", t(found.text ? "text_does_not_fit" : "does_not_fit", { where, memory: gigabytes(found.room) })));
   }
-  if (found.chosen.length) lines.push(element("div", "dim lines", found.chosen.join("\n")));
-  lines.push(...found.advice.map((text) => element("div", text.startsWith("note") ? "dim lines" : "warn lines", text)));
+  if (found.chosen.length) lines.push(element("div", "dim lines", found.chosen.map(plain).join("\n")));
+  lines.push(...found.advice.map((text) => element("div", text.startsWith("note") ? "dim lines" : "warn lines", plain(text))));
   return lines;
 }
 
@@ -116,13 +116,14 @@ async function show(inside, state, asked) {
     inside.replaceChildren();
     return;
   }
+  const { plain } = await import("./messages/plain.mjs");
   let lines;
   try {
     const found = await ask("/estimate", JSON.parse(asked));
     state.seconds = found.seconds;
-    lines = told(found);
+    lines = told(found, plain);
   } catch (error) {
-    lines = [element("div", "error lines", error.message)];
+    lines = [element("div", "error lines", plain(error.message))];
   }
   if (state.asked !== asked) return;
   inside.replaceChildren(...lines);

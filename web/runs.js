@@ -97,7 +97,9 @@ function picker(node, steps) {
       const chip = element("button", "darkroom-step", /\d/.test(text) ? text : t(text));
       chip.type = "button";
       chip.dataset.step = text;
-      if (text === "best" && run.best) chip.title = `${run.best.step}: ${run.best.reason}`;
+      if (text === "best" && run.best) {
+        import("./messages/plain.mjs").then(({ plain }) => { chip.title = `${run.best.step}: ${plain(run.best.reason)}`; });
+      }
       chip.addEventListener("click", () => {
         if (!several) {
           fill(node, steps, Number(text) ? `step ${text}` : text);

@@ -14,8 +14,9 @@ app.registerExtension({
     if (!NODES.has(node.comfyClass)) return;
     const inner = panel(node), table = node.comfyClass === "Darkroom_TrainingSweep";
     if (table && node.size[0] < WIDE) node.setSize([WIDE, node.size[1]]);
-    onExecuted(node, (output) => {
-      const text = (output?.text ?? []).join("\n");
+    onExecuted(node, async (output) => {
+      const { plain } = await import("./messages/plain.mjs");
+      const text = plain((output?.text ?? []).join("\n"));
       inner.replaceChildren(...(text ? [element("div", `lines darkroom-said${table ? " table" : ""}`, text)] : []));
     });
   },

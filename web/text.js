@@ -8,7 +8,7 @@ let chosen = ""; // empty: to be asked for
 
 // Where the user has set none, the page works it out anew for whoever asks, which takes longer than all else in a tile of
 // the gallery: so it is asked once a while.
-function language() {
+export function language() {
   if (!chosen) {
     chosen = app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en";
     setTimeout(() => { chosen = ""; }, 1000);

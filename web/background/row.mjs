@@ -4,6 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { ask, element, keep, toast, write } from "../common.js";
 import { place } from "../graph.js";
+import { plain } from "../messages/plain.mjs";
 import { t } from "../text.js";
 import { behind } from "./behind.mjs";
 
@@ -118,7 +119,7 @@ class Row {
     else if (queue.running === this.run) text = t(queue.paused ? "back_rests" : "back_trains");
     else if (queue.waiting.includes(this.run)) {
       text = ahead ? t(ahead === 1 ? "back_behind_one" : "back_behind_many", { number: ahead }) : t("back_next");
-    } else if (failed) text = t("back_failed", { why: [failed.message, failed.cure].filter(Boolean).join("; ") });
+    } else if (failed) text = t("back_failed", { why: [failed.message, failed.cure].filter(Boolean).map(plain).join("; ") });
     const one = failed && text ? "error" : "dim";
     write(this.state, text);
     if (this.state.className !== one) this.state.className = one;

@@ -1,6 +1,7 @@
 // Beside the pictures: what is found about them, how many are left out, and the words of their captions. Each is pressed
 // to see its pictures alone.
 import { element } from "../common.js";
+import { plain } from "../messages/plain.mjs";
 import { t } from "../text.js";
 import { OUT } from "./album.mjs";
 import { press } from "./dialog.mjs";
@@ -41,8 +42,8 @@ export function aside(album, filter) {
     const all = album.findings.map((one, index) => [one, number(index)]);
     all.sort((a, b) => Boolean(b[1]) - Boolean(a[1]));
     return all.map(([{ kind, message, lines }, here]) => {
-      const name = told(kind), title = [message, ...lines].join("\n");
-      return here ? entry("kind", kind, name, name.text, here, title) : said(name, message, title);
+      const name = told(kind), title = [message, ...lines].map(plain).join("\n");
+      return here ? entry("kind", kind, name, name.text, here, title) : said(name, plain(message), title);
     });
   }
 

@@ -2,6 +2,7 @@
 import { api } from "../../../scripts/api.js";
 import { ask, button, element, toast, widget } from "../common.js";
 import { upstream } from "../graph.js";
+import { plain } from "../messages/plain.mjs";
 import { t } from "../text.js";
 import { dropped, pick, take } from "./upload.mjs";
 
@@ -18,7 +19,7 @@ export function values(node) {
 }
 
 function show(state, { text, sheet }) {
-  state.lines.replaceChildren(element("div", "", text[0]));
+  state.lines.replaceChildren(element("div", "", plain(text[0])));
   state.sheet.hidden = !sheet.length; // text has none
   state.text = !sheet.length;
   state.looker.textContent = t(sheet.length ? "data_look" : "data_read");
@@ -51,7 +52,7 @@ async function look(node, state) {
     if (state.asked === asked) show(state, answer);
   } catch (error) {
     if (state.asked !== asked) return;
-    state.lines.replaceChildren(element("div", "error", error.message));
+    state.lines.replaceChildren(element("div", "error", plain(error.message)));
     state.sheet.hidden = true;
   }
 }

@@ -1,5 +1,6 @@
 // The samples of a data set of text, as they are learnt from; read, not edited.
 import { ask, element } from "../common.js";
+import { plain } from "../messages/plain.mjs";
 import { count, t } from "../text.js";
 import { dialog } from "./dialog.mjs";
 
@@ -40,8 +41,8 @@ export async function show(node, values) {
       for (const [, message, , lines] of found.findings) {
         const line = element("p", "badge mind"), sign = element("span", "sign", "!");
         sign.setAttribute("aria-hidden", "true");
-        line.title = lines.join("\n");
-        line.append(sign, element("span", "", message));
+        line.title = lines.map(plain).join("\n");
+        line.append(sign, element("span", "", plain(message)));
         list.append(line);
       }
       list.append(element("p", "dim", t("data_learnt")));

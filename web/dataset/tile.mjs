@@ -1,5 +1,6 @@
 // A tile of the gallery: a picture with what is trained of it, its caption as it can be edited, and what is found about it.
 import { element } from "../common.js";
+import { plain } from "../messages/plain.mjs";
 import { t } from "../text.js";
 import { told } from "./kinds.mjs";
 import { frame, place } from "./picture.mjs";
@@ -64,7 +65,7 @@ export function tiles({ album, save, include, enlarge }) {
     const said = item.findings.map((index) => ({ ...album.findings[index], ...told(album.findings[index].kind) }));
     tile.badges.replaceChildren(
       ...(item.out ? [badge({ sign: "–", text: t("data_out"), tone: "" }, "")] : []),
-      ...said.map((one) => badge(one, one.each[item.name] ?? one.message)),
+      ...said.map((one) => badge(one, plain(one.each[item.name] ?? one.message))),
     );
     tile.setAttribute("aria-label", [
       item.name, t("data_trained_at", { size: `${width}×${height}`, bucket: `${bucket[0]}×${bucket[1]}` }),

@@ -1,5 +1,6 @@
 // The runs that wait for their turn, above the list: what is at work, and the order of the rest.
 import { ask, button, element } from "../common.js";
+import { plain } from "../messages/plain.mjs";
 import { t } from "../text.js";
 import { called } from "./facts.mjs";
 
@@ -61,7 +62,7 @@ export function showQueue(place, queue, find, changed) {
     }
   });
   const heading = element("h3", "", t("runs_queue"));
-  const notes = failed.map((one) => element("div", "error small", `${name(one.run)}: ${[one.message, one.cure].filter(Boolean).join("; ")}`));
+  const notes = failed.map((one) => element("div", "error small", `${name(one.run)}: ${[one.message, one.cure].filter(Boolean).map(plain).join("; ")}`));
   if (queue.note) notes.push(element("div", "error small", queue.note));
   place.replaceChildren(heading, list, ...notes);
   if (focused) {

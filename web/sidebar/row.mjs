@@ -1,6 +1,7 @@
 // One run in the list: a few words, its course and a picture; and when it is opened, all that is known of it and done to it.
 import { ask, button, element } from "../common.js";
 import { curve } from "../charts/curve.mjs";
+import { plain } from "../messages/plain.mjs";
 import { duration, t } from "../text.js";
 import { addToGraph } from "./graph.mjs";
 import {
@@ -147,10 +148,10 @@ export function row(run, tab) {
   function detail() {
     chart.update({ series: curves(told), marks: marks() });
     const sample = bestSample(told), notes = [];
-    if (run.best?.reason) notes.push(element("div", "small", `${t("runs_best_at", { step: String(run.best.step) })} (${run.best.reason})`));
-    if (told.end?.type === "RunFailed") notes.push(element("div", "error", [told.end.message, told.end.cure].filter(Boolean).join("\n")));
+    if (run.best?.reason) notes.push(element("div", "small", `${t("runs_best_at", { step: String(run.best.step) })} (${plain(run.best.reason)})`));
+    if (told.end?.type === "RunFailed") notes.push(element("div", "error", [told.end.message, told.end.cure].filter(Boolean).map(plain).join("\n")));
     for (const one of told.advice.filter((said) => said.kind === "diagnosis")) {
-      notes.push(element("div", "small", [one.message, one.cure].filter(Boolean).join(": ")));
+      notes.push(element("div", "small", [one.message, one.cure].filter(Boolean).map(plain).join(": ")));
     }
     parts.notes.replaceChildren(...notes);
     if (!sample) return parts.sample.replaceChildren();

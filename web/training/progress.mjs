@@ -1,6 +1,7 @@
 // The head of the panel: what is done for the node now and how far it is, in words and as a bar; or how it has ended.
 import { element, write } from "../common.js";
 import { expected } from "../estimate.js";
+import { plain } from "../messages/plain.mjs";
 import { count, duration, t } from "../text.js";
 
 const PHASES = {
@@ -63,7 +64,7 @@ export function progress(panel) {
       return { text, sign: MARKS.fail, time: "", part };
     }
     if (end?.type === "RunFinished" || story.run?.state === "finished") {
-      const outcome = /^\d+ steps/.test(said[0]) ? said[0] : count("step", end?.step ?? step.step);
+      const outcome = /^\d+ steps/.test(said[0]) ? plain(said[0]) : count("step", end?.step ?? step.step);
       return { text: `${t("train_finished")} · ${outcome}`, sign: MARKS.end, time: "", part };
     }
     if (story.run) return { text: `${t("train_stopped")} · ${t("step_of", step)}`, sign: MARKS.stop, time: "", part };

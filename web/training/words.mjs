@@ -1,6 +1,7 @@
 // What is said of a run in words, below its pictures: why it ended, the diagnosis, warnings; and the rest, folded away.
 import { element } from "../common.js";
 import { says } from "../estimate.js";
+import { plain } from "../messages/plain.mjs";
 import { t } from "../text.js";
 
 // {elements, draw()}. `panel`: whose run it is.
@@ -18,11 +19,11 @@ export function words(panel) {
     if (end?.stopped && !active) found.push(["■", end.stopped]);
     for (const one of story.advice) if (one.kind === "diagnosis") found.push(["★", one.message, one.cure]);
     if (best && best.step < story.step && !active) {
-      found.push(["▲", `${t("train_best_step", { step: best.step })}: ${best.reason}`]);
+      found.push(["▲", `${t("train_best_step", { step: best.step })}: ${plain(best.reason)}`]);
     }
     for (const one of story.advice) {
       // What is said of the next run already need not be said again of this one.
-      if (one.kind === "warning" && !says(panel.node, one.message)) found.push(["⚠", one.message, one.cure]);
+      if (one.kind === "warning" && !says(panel.node, plain(one.message))) found.push(["⚠", one.message, one.cure]);
     }
     for (const text of story.warnings) found.push(["⚠", text]);
     return found;
@@ -55,7 +56,7 @@ export function words(panel) {
 function line([mark, text, cure = ""]) {
   const one = element("p", mark === "⚠" ? "warn" : mark === "✖" ? "error" : ""), sign = element("span", "mark", mark);
   sign.setAttribute("aria-hidden", "true");
-  one.append(sign, text);
-  if (cure) one.append(element("span", "cure", ` → ${cure}`));
+  one.append(sign, plain(text));
+  if (cure) one.append(element("span", "cure", ` → ${plain(cure)}`));
   return one;
 }
