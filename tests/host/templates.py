@@ -85,7 +85,7 @@ def begin(note: str, *, checkpoint: str = "", settings: dict[str, Any]) -> Templ
     made.put("2", 0, 170, 320, 480, class_type="Darkroom_LoadDataset", folder=DEMO_DATA)
     made.put("3", 360, 0, 320, 330, class_type="Darkroom_LoRATrainConfig", **settings)
     wired = {"dataset": ["2", 0], "config": ["3", 0], "model": MODEL, "clip": CLIP, "vae": VAE}
-    made.put("4", 720, 0, 320, 520, class_type="Darkroom_TrainLoRA", **wired)
+    made.put("4", 720, 0, 400, 780, class_type="Darkroom_TrainLoRA", **wired)
     return made
 
 
@@ -110,7 +110,7 @@ def draw(made: Template, first: int, x: int, y: int, model: Link, *, cfg: float)
 def save(made: Template, filename: str) -> None:
     """Save LoRA (5), below the training."""
     wired = {"lora": ["4", 0], "samples": ["4", 2]}
-    made.put("5", 720, 590, 320, 160, class_type="Darkroom_SaveLoRA", filename=filename, **wired)
+    made.put("5", 720, 850, 320, 160, class_type="Darkroom_SaveLoRA", filename=filename, **wired)
 
 
 def train_then_preview(name: str) -> Template:
@@ -120,21 +120,21 @@ def train_then_preview(name: str) -> Template:
     made = begin(NOTES[name], checkpoint=CHECKPOINTS.get(name, ""), settings=settings)
     save(made, "neon" if demo else "my_style_lora")
     if demo:
-        prompts(made, 1080, DEMO_PROMPT, "", 128)
+        prompts(made, 1160, DEMO_PROMPT, "", 128)
     else:
-        prompts(made, 1080, REAL_PROMPT, "blurry, low quality", 1024 if name == SDXL else 512)
+        prompts(made, 1160, REAL_PROMPT, "blurry, low quality", 1024 if name == SDXL else 512)
     for row, (title, strength) in enumerate(SHOWN):
         model = MODEL
         if strength is not None:
             apply = str(10 * (row + 1))
             made.put(
-                apply, 1080, 160 + 390 * row, 320, APPLY, f"Apply LoRA at {strength}", class_type="Darkroom_ApplyLoRA",
+                apply, 1160, 160 + 390 * row, 320, APPLY, f"Apply LoRA at {strength}", class_type="Darkroom_ApplyLoRA",
                 model=MODEL, lora=["4", 0], lora_name=WIRED, strength_model=strength, strength_clip=strength,
             )  # fmt: skip
             model = [apply, 0]
-        picture = draw(made, 10 * (row + 1) + 1, 1440, 340 * row, model, cfg=4.0 if demo else 7.0)
+        picture = draw(made, 10 * (row + 1) + 1, 1520, 340 * row, model, cfg=4.0 if demo else 7.0)
         show = str(10 * (row + 1) + 3)
-        made.put(show, 2030, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
+        made.put(show, 2110, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
         made.previews.append(show)
     return made
 
@@ -142,11 +142,11 @@ def train_then_preview(name: str) -> Template:
 def continue_a_run() -> Template:
     """A run that goes on, and how far it was at an earlier step."""
     made = begin(NOTES[CONTINUE], settings=demo_settings(epochs=170))
-    prompts(made, 1080, DEMO_PROMPT, "", 128)
+    prompts(made, 1160, DEMO_PROMPT, "", 128)
     made.put(
         "9",
         720,
-        590,
+        850,
         320,
         190,
         "After 80 steps",
@@ -160,13 +160,13 @@ def continue_a_run() -> Template:
         if lora is not None:
             apply = str(10 * (row + 1))
             made.put(
-                apply, 1080, 160 + 390 * row, 320, APPLY, title, class_type="Darkroom_ApplyLoRA", model=MODEL,
+                apply, 1160, 160 + 390 * row, 320, APPLY, title, class_type="Darkroom_ApplyLoRA", model=MODEL,
                 lora=lora, lora_name=WIRED, strength_model=0.8, strength_clip=0.8,
             )  # fmt: skip
             model = [apply, 0]
-        picture = draw(made, 10 * (row + 1) + 1, 1440, 340 * row, model, cfg=4.0)
+        picture = draw(made, 10 * (row + 1) + 1, 1520, 340 * row, model, cfg=4.0)
         show = str(10 * (row + 1) + 3)
-        made.put(show, 2030, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
+        made.put(show, 2110, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
         made.previews.append(show)
     return made
 
@@ -175,13 +175,13 @@ def checkpoints_and_strengths() -> Template:
     """Checkpoints x strengths in one picture."""
     made = begin(NOTES[SWEEP], settings=demo_settings())
     made.put(
-        "9", 1080, 540, 320, 240, class_type="Darkroom_StrengthSweep", model=MODEL, clip=CLIP, lora=["4", 0],
+        "9", 1160, 540, 320, 240, class_type="Darkroom_StrengthSweep", model=MODEL, clip=CLIP, lora=["4", 0],
         strengths="0, 0.4, 0.8, 1.0", checkpoints="80, 160, 320, last",
     )  # fmt: skip
-    prompts(made, 1080, DEMO_PROMPT, "", 128)
-    picture = draw(made, 10, 1440, 0, ["9", 0], cfg=4.0)
+    prompts(made, 1160, DEMO_PROMPT, "", 128)
+    picture = draw(made, 10, 1520, 0, ["9", 0], cfg=4.0)
     made.put(
-        "12", 1440, 340, 640, 640, "Checkpoints x strengths", class_type="Darkroom_LabelledGrid", images=picture,
+        "12", 1520, 340, 640, 640, "Checkpoints x strengths", class_type="Darkroom_LabelledGrid", images=picture,
         labels=["9", 2], columns=["9", 3], title="",
     )  # fmt: skip
     made.previews.append("12")
@@ -206,7 +206,7 @@ def made_in_the_graph() -> Template:
     made.put("25", -400, 670, 290, 60, class_type="VAEDecode", samples=["24", 0], vae=VAE)
     made.put("26", -400, 790, 290, 60, "The style: inverted", class_type="ImageInvert", image=["25", 0])
     made.graph["2"]["inputs"] |= {"images": ["26", 0], "texts": ["21", 1]}
-    prompts(made, 1080, DEMO_PROMPT, "", 128)
+    prompts(made, 1160, DEMO_PROMPT, "", 128)
     save(made, "inverted")
     with_and_without(made)
     return made
@@ -223,7 +223,7 @@ def caption_then_train() -> Template:
         format="csv", trigger_word="", prefix="a",
     )  # fmt: skip
     made.graph["4"]["inputs"]["dataset"] = ["9", 0]
-    prompts(made, 1080, CAPTION_PROMPT, "", 128)
+    prompts(made, 1160, CAPTION_PROMPT, "", 128)
     save(made, "captioned")
     with_and_without(made)
     return made
@@ -235,13 +235,13 @@ def with_and_without(made: Template) -> None:
         model = MODEL
         if strength is not None:
             made.put(
-                "10", 1080, 550, 320, APPLY, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=["4", 0],
+                "10", 1160, 550, 320, APPLY, class_type="Darkroom_ApplyLoRA", model=MODEL, lora=["4", 0],
                 lora_name=WIRED, strength_model=strength, strength_clip=strength,
             )  # fmt: skip
             model = ["10", 0]
-        picture = draw(made, 11 + 20 * row, 1440, 340 * row, model, cfg=4.0)
+        picture = draw(made, 11 + 20 * row, 1520, 340 * row, model, cfg=4.0)
         show = str(13 + 20 * row)
-        made.put(show, 2030, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
+        made.put(show, 2110, 340 * row, 290, 300, title, class_type="PreviewImage", images=picture)
         made.previews.append(show)
 
 
