@@ -64,15 +64,14 @@ def collected() -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """How many processes test folders: one more than cores, up to four, because a test of the page waits a quarter of
-    its time. Single files are done before a second one would start.
+    """How many processes test folders: one a core, up to four. Single files are done before a second one would start.
 
     Each has one thread: more would only wait for each other, and a server and a worker are beside it anyway.
     """
     if not all(Path(argument).is_dir() for argument in config.args):
         return 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return min((os.cpu_count() or 1) + 1, MOST_PROCESSES)
+    return min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.conftest import REPO
 from tests.host.browser import open_page, wait_until_ready
 from tests.host.server import PACK_NAME, ComfyServer
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
+WEB = REPO / "web"
 MOST_BYTES = 60_000
 MOST_MS = 50.0
 STARTS = 3  # the quickest counts: what else the machine does is not the pack's
@@ -37,6 +39,11 @@ def test_little_is_fetched_at_the_start_and_nothing_that_waits_for_its_node(page
     total = sum(fetched.values())
     print(f"\n{len(fetched)} modules, {total:,} bytes: {fetched}")
     assert total < MOST_BYTES, fetched
+
+
+@pytest.mark.parametrize("module", sorted(path.relative_to(WEB).as_posix() for path in WEB.rglob("*.mjs")))
+def test_every_module_that_waits_for_its_node_can_be_loaded(page: Page, module: str):
+    page.evaluate("async (path) => { await import(path); }", f"/extensions/{PACK_NAME}/{module}")
 
 
 def test_the_modules_take_little_time_at_the_start(page: Page):

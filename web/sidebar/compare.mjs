@@ -4,7 +4,7 @@ import { curve } from "../charts/curve.mjs";
 import { smoothed } from "../charts/smoothed.mjs";
 import { t } from "../text.js";
 import { bestSample, called, inTurn, picture, settings, story, validated } from "./facts.mjs";
-import { plain } from "./row.mjs";
+import { written } from "./row.mjs";
 
 // {element, destroy()}; `back` is called when the reader has seen enough.
 export function compare(runs, back) {
@@ -80,7 +80,7 @@ function table(runs, found) {
   for (const field of differs) {
     const line = body.insertRow();
     heading(line, field, "row");
-    for (const values of all) line.insertCell().textContent = values[field] == null ? "–" : plain(values[field]);
+    for (const values of all) line.insertCell().textContent = values[field] == null ? "–" : written(values[field]);
   }
   outer.append(one);
   return outer;

@@ -168,7 +168,7 @@ export function row(run, tab) {
     try {
       for (const [field, value] of Object.entries(await settings(run.id))) {
         if (value === null || value === "" || value?.length === 0) continue;
-        pairs.append(element("dt", "", field), element("dd", "", plain(value)));
+        pairs.append(element("dt", "", field), element("dd", "", written(value)));
       }
     } catch (error) {
       pairs.replaceWith(element("div", "error", error.message));
@@ -311,6 +311,6 @@ export function row(run, tab) {
   };
 }
 
-export function plain(value) {
+export function written(value) {
   return typeof value === "object" ? JSON.stringify(value).replace(/[[\]{}"]/g, "").replace(/,/g, ", ") : String(value);
 }
