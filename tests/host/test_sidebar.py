@@ -301,14 +301,6 @@ def test_all_of_it_can_be_read_in_either_theme(page: Page, comfy: ComfyServer, r
         shutil.rmtree(folder_of_runs(comfy) / failed)
 
 
-def test_without_tensorboard_its_button_says_what_to_do(page: Page, comfy: ComfyServer, runs: list[str]):
-    """ComfyUI's own Python has none; where it has, ``tests/nodes/test_board.py`` sees it answer."""
-    one = opened_row(page, runs[0])
-    one.get_by_role("button", name="TensorBoard").click()
-    page.get_by_text("pip install tensorboard").first.wait_for()
-    assert len(page.context.pages) == 1, "the tab that was opened for it is closed again"
-
-
 def test_of_hundreds_of_runs_only_what_is_seen_is_asked_for(page: Page, comfy: ComfyServer, runs: list[str]):
     names = [f"{number:012x}" for number in range(300)]
     root, asked = folder_of_runs(comfy), []
