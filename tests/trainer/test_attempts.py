@@ -210,7 +210,8 @@ def test_every_rung_trains(config: TrainConfig, monkeypatch: Patch, tmp_path: Pa
     assert len(said(seen)) == 6
     result = json.loads((config.output_dir / "result.json").read_text())["memory"]
     assert result["savings"] == {
-        "half": False, "batch": 1, "checkpointing": True, "base": "nf4", "activations_in_ram": True, "paged": True
+        "half": False, "batch": 1, "checkpointing": True, "base": "nf4", "activations_in_ram": True, "paged": True,
+        "launched": False,
     }  # fmt: skip
     (planned,) = (e for e in seen if isinstance(e, MemoryPlan))
     assert (

@@ -78,12 +78,13 @@ class Room:
         self.trained = Trained(cast(Any, family), {"unet": self.model})
         self.averages = Averages(list(self.named.values()), self.optimizer, 0.0)
         self.requests: Callable[[], Requests] = Requests
+        self.recorder: Any = None
 
     def studio(self, decode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Studio:
         run = SimpleNamespace(
             model=self.model, optimizer=self.optimizer, parameters=list(self.named.values()), task=self.task,
             accelerator=self.accelerator, averages=self.averages, gauge=Gauge(torch.device("cpu")), ranks=Ranks(),
-            position=self.position, config=self.config, step_seconds=self.step_seconds,
+            position=self.position, config=self.config, step_seconds=self.step_seconds, recorder=self.recorder,
         )  # fmt: skip
         return Studio(
             self.job, self.folder, cast(Any, run), self.trained, self.seen.append, lambda: self.requests(), decode,
@@ -298,6 +299,13 @@ def test_a_pause_gives_the_device_back_until_it_ends(
     assert places == ["cpu", "asleep", "asleep", "cpu"]
     assert room.seen == [Phase("paused"), Phase("training")]
     assert all(torch.equal(p, before[name]) for name, p in room.named.items())
+
+
+def test_a_pause_lets_go_of_the_recordings(room: Room) -> None:
+    forgotten: list[bool] = []
+    room.recorder = SimpleNamespace(forget=lambda: forgotten.append(True))
+    move(room.studio()._run, room.trained, "cpu")
+    assert forgotten == [True]
 
 
 def test_a_pause_moves_the_optimizer_too(room: Room) -> None:

@@ -21,7 +21,7 @@ api.addEventListener("status", ({ detail }) => {
   if (detail?.exec_info?.queue_remaining === 0) for (const row of rows) row.draw();
 });
 
-let looks = 0;
+let looks = 0, latest = null;
 
 // What the queue of runs does with a run of which no worker tells anything yet: the name of a phase, or nothing.
 export function phaseOf(run) {
@@ -29,9 +29,14 @@ export function phaseOf(run) {
   return queue.waiting.includes(run) ? "waiting for its turn" : "";
 }
 
-async function lookAtQueue() {
-  const look = (looks += 1), told = await ask("/queue").catch(() => null);
-  if (!told || look !== looks) return; // a later answer may come first
+function lookAtQueue() {
+  return (latest = lookOnce((looks += 1)));
+}
+
+async function lookOnce(look) {
+  const told = await ask("/queue").catch(() => null);
+  if (look !== looks) return latest; // a later answer may come first
+  if (!told) return;
   queue = told;
   for (const row of rows) row.tell();
 }
@@ -88,11 +93,20 @@ class Row {
 
   // The run that the node shows, and the queue.
   async find() {
-    const at = place(this.node);
+    const at = place(this.node), { run } = this;
     if (!at) return;
     const shown = await ask(`/shown?workflow=${encodeURIComponent(at.workflow)}`).catch(() => null);
-    this.run ||= shown?.nodes[at.node]?.run ?? "";
+    if (run === this.run) this.turn(shown?.nodes[at.node]?.run); // else an event has told of a newer one meanwhile
     await Promise.all([this.look(), lookAtQueue()]);
+  }
+
+  // From here on, the row is about this run; whether that is news.
+  turn(run) {
+    if (!run || run === this.run) return false;
+    this.run = run;
+    this.step = 0;
+    this.saved = false;
+    return true;
   }
 
   // Whether anything of the run is saved yet, and when it will be.
@@ -107,7 +121,7 @@ class Row {
 
   // The node has run: where nothing can be drawn yet, nobody need wonder why.
   async executed() {
-    await Promise.all([this.look(), lookAtQueue()]);
+    await this.find(); // its result may come before the first event of its run
     if (!this.waits.hidden) toast("info", t("train_lora"), this.waits.textContent);
   }
 
@@ -135,12 +149,7 @@ class Row {
   hear({ run, workflow, node, events }) {
     const at = place(this.node);
     if (workflow !== at?.workflow || node !== at?.node) return;
-    if (run && run !== this.run) {
-      this.run = run;
-      this.step = 0;
-      this.saved = false;
-      this.look();
-    }
+    if (this.turn(run)) this.look();
     const saved = events.filter((one) => one.type === "Checkpoint").at(-1);
     if (!saved) return;
     this.saved = true;
