@@ -1,18 +1,22 @@
-"""How cost grows: with the pictures, their resolution, the rank, the batch. CPU seconds, on the demo's base.
+"""How cost grows: with pictures, resolution, rank, batch and processes. CPU seconds, on the demo's base.
 
     python benchmarks/growth.py --work DIR [--plot docs/images/growth.png]
 
 One thing at a time is changed from 64 pictures, 128 x 128, rank 8, batch 4. ``step`` is the median of a training step,
 ``encode`` what encoding a picture and its caption takes, ``start`` what a run with everything encoded takes to its
-first step. The pictures are noise, of a size a little above the resolution. The plot wants matplotlib.
+first step. The pictures are noise, of a size a little above the resolution. Of processes that share each step, of the
+batch each, ``step`` is what one of them takes: by what a longer run takes more. The plot wants matplotlib.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,7 +32,9 @@ POINTS = {
     "rank": (4, 8, 16, 32, 64),
     "batch": (1, 2, 4, 8, 16),
 }
+PROCESSES = (1, 2, 3, 4)
 STEPS = 6
+SHORT, LONG = 10, 130  # steps
 
 
 def pictures(folder: Path, count: int, size: int) -> Path:
@@ -82,6 +88,35 @@ def measure(folder: Path, images: int, resolution: int, rank: int, batch: int) -
     return {**told, "step": statistics.median(steps[1:])}
 
 
+def shared(folder: Path, processes: int) -> dict[str, float]:
+    """``step`` of each of so many processes on this machine, in CPU seconds."""
+    from step_time import steps_alone
+
+    from trainer.demo import BASE
+
+    noise = pictures(folder, USUAL["images"], USUAL["resolution"] * 9 // 8)
+    rest = {"resolution": USUAL["resolution"], "lora_rank": USUAL["rank"], "batch_size": USUAL["batch"]}
+    file = folder / "shared.yaml"
+    spent = []
+    for steps in (SHORT, LONG):
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        file.write_text(steps_alone(folder, BASE, noise, steps, **rest).to_yaml(), encoding="utf-8")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        began = children()
+        subprocess.run(
+            [*command, "-m", "trainer", "train", "--config", str(file)],
+            cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True,
+        )  # fmt: skip
+        spent.append(children() - began)
+    return {"step": (spent[1] - spent[0]) / (LONG - SHORT) / processes}
+
+
+def children() -> float:
+    """CPU seconds of all processes that were started here and have ended, and of theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def plot(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
     import matplotlib  # pyright: ignore[reportMissingImports]
 
@@ -89,12 +124,13 @@ def plot(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
     from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
 
     figure, axes = pyplot.subplots(1, len(found), figsize=(3.4 * len(found), 3.2), constrained_layout=True)
-    names = {"images": "start", "resolution": "step", "rank": "step", "batch": "step"}
     for axis, (what, points) in zip(axes, found.items(), strict=True):
-        x, y = [one[what] for one in points], [one[names[what]] for one in points]
+        told = "start" if what == "images" else "step"
+        x, y = [one[what] for one in points], [one[told] for one in points]
         axis.plot(x, y, "o-", color="#2563eb", linewidth=2)
         axis.set(xlabel=what, ylim=(0, 1.15 * max(y)), xticks=x)
-        axis.set_ylabel("CPU s to the first step" if names[what] == "start" else "CPU s a step")
+        unit = "CPU s a step, each process" if what == "processes" else "CPU s a step"
+        axis.set_ylabel("CPU s to the first step" if told == "start" else unit)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         if what == "images":
@@ -116,6 +152,9 @@ def main() -> int:
             told = {name: round(seconds, 4) for name, seconds in measure(args.work, **point).items()}
             found.setdefault(what, []).append({what: value, **told})
             print(json.dumps(found[what][-1]), flush=True)
+    for count in PROCESSES:
+        found.setdefault("processes", []).append({"processes": count, **shared(args.work, count)})
+        print(json.dumps(found["processes"][-1]), flush=True)
     if args.plot:
         plot(found, args.plot)
     return 0

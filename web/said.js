@@ -12,7 +12,7 @@ app.registerExtension({
   name: "LoRADarkroom.Said",
   nodeCreated(node) {
     if (!NODES.has(node.comfyClass)) return;
-    const inner = panel(node), table = node.comfyClass === "Darkroom_TrainingSweep";
+    const inner = panel(node, 1), table = node.comfyClass === "Darkroom_TrainingSweep";
     if (table && node.size[0] < WIDE) node.setSize([WIDE, node.size[1]]);
     onExecuted(node, async (output) => {
       const { plain } = await import("./messages/plain.mjs");

@@ -178,6 +178,7 @@ def graph_of(comfy: ComfyServer, name: str, width: int = 900, run: bool = False)
         open_template(page, name)
         if run:
             run_by_click(page, comfy)
+            page.get_by_text("Job completed").wait_for(state="hidden")
         page.evaluate(FIT)
         page.mouse.move(1200, 1290)  # where nothing shows a hint
         page.wait_for_timeout(3000)
