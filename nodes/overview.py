@@ -69,7 +69,7 @@ def words_of_text(dataset: TextDataset, ref: DatasetRef) -> str:
     unused = [name for name, used in given.items() if used]
     lines = [report.summary, places.shown(ref.folder), *report.first]
     if unused:
-        lines.append(f"- not used: {' and '.join(unused)}, which are for images")
+        lines.append(f"- not used: {', '.join(unused)}, which are for images")
     return "\n".join([*lines, *_told_of(_alarming(dataset.root, report.findings))])
 
 

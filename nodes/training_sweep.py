@@ -122,7 +122,9 @@ class TrainingSweep(io.ComfyNode):
         grid = sheet.to_pixels(drawn).movedim(0, -1)[None]
         kept = (done[verdict.keep] if verdict.keep is not None else None) or there[0]
         progress.say(verdict.text)
-        shown = {**ui.PreviewImage(grid, cls=cls).as_dict(), "text": [table]}
+        # For the page, which lays them out by itself: in Chinese, spaces would not keep columns below each other.
+        rows = [*comparison.rows(setting, trials, verdict), [verdict.text]]
+        shown = {**ui.PreviewImage(grid, cls=cls).as_dict(), "text": [table], "rows": rows}
         return io.NodeOutput(grid, table, kept.lora, ui=shown)
 
 

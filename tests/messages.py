@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -19,10 +20,10 @@ from tests.conftest import REPO
 UNKNOWN = "\u00a7"
 MOST = 64  # texts of one expression; more are more than anybody writes
 
-#: Where messages are, but for what is no run and no data set.
+#: Where messages are, but for what the page does not show.
 FOLDERS = {
-    "trainer": {"captioning", "demo", "importers", "languages", "loras", "setup", "sweep.py"},
-    "nodes": {"blocks.py", "captions.py", "lora.py"},
+    "trainer": {"demo", "importers", "languages", "models.py", "setup", "sweep.py"},
+    "nodes": {"captions.py"},
 }
 #: Who takes a text: the place of the argument, its name, and the table of the page's translations that it belongs to.
 TAKERS: dict[str, tuple[tuple[int, str, str], ...]] = {
@@ -31,7 +32,7 @@ TAKERS: dict[str, tuple[tuple[int, str, str], ...]] = {
     "Finding": ((1, "message", "finding"),),
     "Problem": ((2, "message", "problem"),),
     "_bad": ((1, "message", "problem"),),
-    "Unusable": ((1, "message", "problem"),),
+    "Unusable": ((1, "message", "unusable"),),
     "_Wrong": ((1, "message", "problem"),),
     "Fault": ((0, "message", "fault"),),
     "NoAnswer": ((0, "message", "fault"),),
@@ -42,6 +43,7 @@ TAKERS: dict[str, tuple[tuple[int, str, str], ...]] = {
     "_tell": ((0, "message", "message"),),
     "_with": ((1, "why", "shortage"),),
     "_doubt": ((1, "what", "doubt"),),
+    "Verdict": ((1, "text", "message"),),
     "Best": ((1, "reason", "reason"),),
     "RunStopped": ((1, "reason", "message"),),
     "RunFailed": ((0, "message", "error"), (1, "cure", "message")),
@@ -55,7 +57,7 @@ TAKERS: dict[str, tuple[tuple[int, str, str], ...]] = {
     "note": ((0, "text", "message"),),
 }
 CHOICES = "trainer/advisor/choices.py"  # it has lists of texts, too
-PASSING = ("say", "_say", "_tell")  # in nodes/ what they take is of the moment, and not on the panel
+PASSING = ("say", "_say", "_tell", "note")  # in nodes/ what methods of such names take is not on the panel
 #: Functions that give a text back, or a pair with one at the end.
 GIVERS = {
     CHOICES: ("choice", ("_resolution", "_rank", "_alpha", "_held_out", "_batch", "_epochs")),
@@ -63,16 +65,40 @@ GIVERS = {
     "trainer/validation.py": ("reason", ("exhausted",)),
     "trainer/advisor/diagnosis.py": ("change", ("_less_memory", "_lower_rate")),
     "trainer/text/messages.py": ("fault", ("order",)),
+    "trainer/captioning/label.py": ("message", ("__str__",)),
+    "trainer/comparison.py": ("cell", ("rows",)),
+    "trainer/loras/resize.py": ("message", ("report",)),
+    "trainer/loras/merge.py": ("message", ("report",)),
+    "trainer/text/lint.py": ("message", ("summary",)),
+    "nodes/overview.py": ("message", ("words", "words_of_text")),
 }
-#: Dictionaries, and calls of ``append``, that hold texts.
+#: Lists that texts are appended to, by their files; that of choices has others, too.
+LISTS = {
+    CHOICES: {"parts": "choice"},
+    "trainer/text/lint.py": {"parts": "amount"},
+    "nodes/train.py": {"lines": "message"},
+}
+#: Dictionaries, and tuples, that hold texts.
 HOLDERS = {
+    "nodes/settings.py": {"DECIDED": "decider"},
+    "trainer/comparison.py": {"HEAD": "cell"},
+    "trainer/runstate.py": {"_STATES": "state"},
     "trainer/advisor/diagnosis.py": {"TROUBLES": "trouble"},
     "trainer/dataset/items.py": {"KINDS": "meaning"},
     "trainer/text/items.py": {"KINDS": "meaning"},
     "trainer/memory.py": {"_COSTS": "saving"},
     "trainer/validation.py": {"_NAMES": "signal"},
 }
-Value = str | tuple["Value", ...]
+
+
+@dataclass(frozen=True)
+class Several:
+    """The texts of a list, in whatever order."""
+
+    texts: tuple[Value, ...]
+
+
+Value = str | tuple["Value", ...] | Several
 Names = dict[str, list[Value]]
 
 
@@ -86,7 +112,7 @@ class Message(NamedTuple):
 
 @cache
 def messages() -> tuple[Message, ...]:
-    """All messages that the page may show of a run or a data set, each once."""
+    """All messages that the page may show of a run, of a data set, or as what a node said, each once."""
     found: dict[Message, None] = {}
     for folder, others in FOLDERS.items():
         for path in sorted((REPO / folder).rglob("*.py")):
@@ -117,15 +143,16 @@ class _File:
             self.keep(table, [one[-1] if isinstance(one, tuple) else one for one in self.returns(self.by_name[name])])
         for name, table in HOLDERS.get(self.name, {}).items():
             held = self.constants[name]
-            assert isinstance(held, ast.Dict)
-            for value in held.values:
+            assert isinstance(held, (ast.Dict, ast.Tuple))
+            for value in held.values if isinstance(held, ast.Dict) else held.elts:
                 self.keep(table, self.texts(value.body if isinstance(value, ast.Lambda) else value, {}))
         return self.found
 
     def keep(self, table: str, values: Sequence[Value]) -> None:
         """Adds texts, as the page looks at them: line by line, and what has several parts part by part."""
         parts = "; |\n" if table == "choice" else "\n"
-        lines = [line for one in values if isinstance(one, str) and one != "None" for line in re.split(parts, one)]
+        texts = [one for one in _each(values) if isinstance(one, str) and one != "None"]
+        lines = [line.removeprefix("- ") for one in texts for line in re.split(parts, one)]
         self.found += [Message(table, line, self.name) for line in lines if re.search("[a-z]", line)]
 
     def returns(self, function: ast.FunctionDef) -> list[Value]:
@@ -152,6 +179,8 @@ class _File:
                 self.bind(target, self.texts(node.value, names), names)
             case ast.AnnAssign(target=target, value=ast.expr() as value):
                 self.bind(target, self.texts(value, names), names)
+            case ast.AugAssign(target=ast.Name(id=name), op=ast.Add()) if _is_list(names.get(name, [])):
+                names[name] = [Several((*_each(names[name]), *_each(self.texts(node.value, names))))]
             case ast.AugAssign(target=ast.Name(id=name), op=ast.Add()):
                 names[name] = _joined(names.get(name, [UNKNOWN]), self.texts(node.value, names))
             case ast.Return(value=ast.expr() as value):
@@ -165,7 +194,7 @@ class _File:
                     names[name] = _some([*names.get(name, []), *values])
                 match node:  # what is empty does not come past it
                     case ast.If(test=ast.UnaryOp(op=ast.Not(), operand=ast.Name(id=name)), body=[*_, ast.Return()]):
-                        names[name] = [one for one in names.get(name, []) if one] or [UNKNOWN]
+                        names[name] = _not_empty(names, name)
             case ast.FunctionDef():
                 pass  # it has its own turn
             case _:
@@ -201,6 +230,9 @@ class _File:
                 if name in names:
                     return names[name]
                 return self.texts(self.constants[name], {}) if name in self.constants else [UNKNOWN]
+            case ast.IfExp(test=ast.Name(id=name)):
+                full = {**names, name: _not_empty(names, name)}
+                return _some([*self.texts(node.body, full), *self.texts(node.orelse, names)])
             case ast.IfExp():
                 self.texts(node.test, names)
                 return _some([*self.texts(node.body, names), *self.texts(node.orelse, names)])
@@ -220,6 +252,11 @@ class _File:
                 for element in elements:
                     self.keep("choice", self.texts(element, names))
                 return [UNKNOWN]
+            case ast.List(elts=elements) | ast.Tuple(elts=elements):
+                inside = [one.value if isinstance(one, ast.Starred) else one for one in elements]
+                return [Several(tuple(_each([text for one in inside for text in self.texts(one, names)])))]
+            case ast.ListComp(elt=element) | ast.GeneratorExp(elt=element):
+                return [Several(tuple(self.texts(element, names)))]
             case ast.Call():
                 return self.call(node, names)
         for part in ast.iter_child_nodes(node):
@@ -231,13 +268,20 @@ class _File:
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
         given = [self.texts(one, names) for one in node.args if not isinstance(one, ast.Starred)]
         named = {one.arg: self.texts(one.value, names) for one in node.keywords}
-        passing = name in PASSING and self.name.startswith("nodes/")
+        passing = name in PASSING and isinstance(node.func, ast.Attribute) and self.name.startswith("nodes/")
         for place, keyword, table in () if passing else TAKERS.get(name, ()):
             self.keep(table, given[place] if place < len(given) else named.get(keyword, []))
-        if name == "insert" and ast.unparse(node.func) == "notes.insert":
-            self.keep("message", given[1])
-        if name == "append" and self.name == CHOICES:
-            self.keep("choice", given[0])
+        match node.func:
+            case ast.Attribute(value=ast.Name(id="notes"), attr="insert"):
+                self.keep("message", given[1])
+            case ast.Attribute(value=ast.Name(id="notes") | ast.Attribute(attr="notes"), attr="append"):
+                self.keep("message", given[0])
+            case ast.Attribute(value=ast.Name(id=held), attr="append") if held in LISTS.get(self.name, {}):
+                self.keep(LISTS[self.name][held], given[0])
+            case ast.Attribute(value=ast.Name(id=held), attr="append") if _is_list(names.get(held, [])):
+                names[held] = [Several((*_each(names[held]), *given[0]))]
+            case ast.Attribute(value=ast.Constant(value="\n"), attr="join"):
+                return _each(given[0])
         if name in ("count", "counted") and len(given) == 2:
             return _some([*_joined([f"{UNKNOWN} "], given[1], ["s"]), *_joined(["1 "], given[1])])
         if name == "setdefault" and len(given) == 2:
@@ -255,6 +299,19 @@ def _joined(*parts: Sequence[Value]) -> list[Value]:
 
 def _some(values: Sequence[Value]) -> list[Value]:
     return list(dict.fromkeys(values))[:MOST]
+
+
+def _each(values: Sequence[Value]) -> list[Value]:
+    """The texts, and those of lists among them."""
+    return [text for one in values for text in (_each(one.texts) if isinstance(one, Several) else [one])]
+
+
+def _not_empty(names: Names, name: str) -> list[Value]:
+    return [one for one in names.get(name, []) if one] or [UNKNOWN]
+
+
+def _is_list(values: Sequence[Value]) -> bool:
+    return any(isinstance(one, Several) for one in values)
 
 
 def _is_number(node: ast.expr) -> bool:

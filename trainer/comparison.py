@@ -165,16 +165,16 @@ def _same(bases: Any) -> bool:
 HEAD = ("", "held-out", "above the lowest", "train", "drift", "step", "file", "training", "")
 
 
-def table(setting: str, trials: Sequence[Trial], verdict: Verdict) -> str:
-    """The runs in lines for people, a value each, and what follows."""
-    rows: list[tuple[str, ...]] = [(setting, *HEAD[1:])]
+def rows(setting: str, trials: Sequence[Trial], verdict: Verdict) -> list[list[str]]:
+    """The runs side by side, below a head: a row a value, a cell a column. One that failed has its reason alone."""
+    found = [[setting, *HEAD[1:]]]
     for place, one in enumerate(trials):
         if one.failure:
-            rows.append((one.value, f"failed: {one.failure}", *[""] * 7))
+            found.append([one.value, f"failed: {one.failure}"])
             continue
         apart = verdict.apart[place]
-        rows.append(
-            (
+        found.append(
+            [
                 one.value,
                 _number(one.loss(HELD_OUT)),
                 "" if apart is None else f"{apart.mean:.4f} +- {apart.error:.4f}" if apart.mean else "lowest",
@@ -184,11 +184,17 @@ def table(setting: str, trials: Sequence[Trial], verdict: Verdict) -> str:
                 f"{one.size / 1e6:.1f} MB",
                 f"{one.seconds:.0f} s",
                 "<- keep" if place == verdict.keep else "",
-            )
+            ]
         )
-    widths = [max(len(row[column]) for row in rows if not row[1].startswith("failed")) for column in range(len(HEAD))]
-    widths[0] = max(len(row[0]) for row in rows)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return found
+
+
+def table(setting: str, trials: Sequence[Trial], verdict: Verdict) -> str:
+    """The rows in lines for people, and what follows."""
+    cells = rows(setting, trials, verdict)
+    widths = [max(map(len, column)) for column in zip(*(row for row in cells if len(row) == len(HEAD)), strict=True)]
+    widths[0] = max(len(row[0]) for row in cells)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in cells]
     return "\n".join([*lines, "", verdict.text])
 
 

@@ -80,7 +80,6 @@ const STYLE = `
 .darkroom-panel .warn { color: color-mix(in srgb, #e09000 65%, var(--input-text, #ddd)); }
 .darkroom-panel .error { color: ${ERROR}; }
 .darkroom-panel .lines { white-space: pre-line; max-height: 13em; overflow-y: auto; }
-.darkroom-panel .table { white-space: pre-wrap; font: 10px/1.5 ui-monospace, monospace; }
 .darkroom-panel button, .darkroom-panel select, .darkroom-panel input { font: inherit; color: inherit;
   background: var(--comfy-input-bg, #333); border: 1px solid var(--border-color, #555); border-radius: 6px;
   padding: 3px 10px; }

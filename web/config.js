@@ -79,8 +79,9 @@ app.registerExtension({
     notes.hidden = true;
     panel(node).append(row, said, notes);
     greyed(node, said);
-    onExecuted(node, (output) => {
-      notes.textContent = (output?.text ?? []).join("\n");
+    onExecuted(node, async (output) => {
+      const { plain } = await import("./messages/plain.mjs");
+      notes.textContent = plain((output?.text ?? []).join("\n"));
       notes.hidden = !notes.textContent;
     });
   },

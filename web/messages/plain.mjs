@@ -5,7 +5,7 @@ import { language, t } from "../text.js";
 
 const TABLES = ["zh"];
 const NUMBER = "[-+\\d.,e%]+", BETWEEN = "; |, ";
-const known = new Map(); // text -> what is said instead
+const known = new Map(); // table and text -> what is said instead
 const made = new Map(); // name of a table -> [[expression, names, what is said], ...]
 const written = new Map(); // name -> the expression of what may be filled in
 let spoken = "", tables = {};
@@ -21,13 +21,14 @@ async function speak(now) {
   if (now === spoken) tables = found;
 }
 
-// A message, line by line; what no sentence fits stays as it is.
-export function plain(text) {
+// A message, line by line; what no sentence fits stays as it is. `of`: the table that its lines are in.
+export function plain(text, of = "line") {
   const now = language().split("-")[0];
   if (now !== spoken) speak(now); // it is there when the page next draws what it says
   if (!tables.line) return text;
-  if (!known.has(text)) known.set(text, text.split("\n").map((line) => say("line", line)).join("\n"));
-  return known.get(text);
+  const key = `${of} ${text}`;
+  if (!known.has(key)) known.set(key, text.split("\n").map((line) => say(of, line)).join("\n"));
+  return known.get(key);
 }
 
 const several = (name) => name.endsWith("s") && tables[name.slice(0, -1)] && name.slice(0, -1);
