@@ -29,6 +29,7 @@ def test_every_value_is_trained_once_and_compared(comfy: ComfyServer):
     lines = table.split("\n")
     assert [line.split()[0] for line in lines[1:3]] == ["2", "8"]
     assert "keep lora_rank" in lines[-1]
+    assert [row[0] for row in outputs["sweep"]["rows"]] == ["lora_rank", "2", "8", lines[-1]]
     picture = comfy.pixels(outputs["sweep"]["images"][0])
     assert picture.shape[-2] > 2 * 128
     assert outputs["save"]["text"] == ["Saved as kept.safetensors"]
