@@ -22,7 +22,7 @@ MOST = 64  # texts of one expression; more are more than anybody writes
 
 #: Where messages are, but for what the page does not show.
 FOLDERS = {
-    "trainer": {"demo", "importers", "languages", "models.py", "setup", "sweep.py"},
+    "trainer": {"demo", "importers", "languages", "linting.py", "models.py", "setup", "sweep.py"},
     "nodes": {"captions.py"},
 }
 #: Who takes a text: the place of the argument, its name, and the table of the page's translations that it belongs to.
@@ -52,12 +52,16 @@ TAKERS: dict[str, tuple[tuple[int, str, str], ...]] = {
     "RunError": ((0, "message", "error"), (1, "cure", "message")),
     "CheckpointError": ((0, "message", "error"), (1, "cure", "message")),
     "ExportError": ((0, "message", "error"), (1, "cure", "message")),
+    "DatasetError": ((0, "message", "error"), (1, "cure", "message")),
+    "HostError": ((0, "message", "error"), (1, "cure", "message")),
     "AmbiguousName": ((0, "message", "fault"),),
     "WorkerError": ((0, "message", "error"), (1, "cure", "message")),
     "note": ((0, "text", "message"),),
 }
 CHOICES = "trainer/advisor/choices.py"  # it has lists of texts, too
 PASSING = ("say", "_say", "_tell", "note")  # in nodes/ what methods of such names take is not on the panel
+#: Files of nodes/ whose mistakes of a user the page shows before a run; those of others end one, and ComfyUI says them.
+BEFORE = {"nodes/dataset.py", "nodes/host/places.py"}
 #: Functions that give a text back, or a pair with one at the end.
 GIVERS = {
     CHOICES: ("choice", ("_resolution", "_rank", "_alpha", "_held_out", "_batch", "_epochs")),
@@ -152,7 +156,7 @@ class _File:
         """Adds texts, as the page looks at them: line by line, and what has several parts part by part."""
         parts = "; |\n" if table == "choice" else "\n"
         texts = [one for one in _each(values) if isinstance(one, str) and one != "None"]
-        lines = [line.removeprefix("- ") for one in texts for line in re.split(parts, one)]
+        lines = [re.sub("^ *- ", "", line) for one in texts for line in re.split(parts, one)]
         self.found += [Message(table, line, self.name) for line in lines if re.search("[a-z]", line)]
 
     def returns(self, function: ast.FunctionDef) -> list[Value]:
@@ -269,6 +273,7 @@ class _File:
         given = [self.texts(one, names) for one in node.args if not isinstance(one, ast.Starred)]
         named = {one.arg: self.texts(one.value, names) for one in node.keywords}
         passing = name in PASSING and isinstance(node.func, ast.Attribute) and self.name.startswith("nodes/")
+        passing = passing or (name == "HostError" and self.name not in BEFORE)
         for place, keyword, table in () if passing else TAKERS.get(name, ()):
             self.keep(table, given[place] if place < len(given) else named.get(keyword, []))
         match node.func:

@@ -239,7 +239,6 @@ def _bad_masks(root: Path, faults: list[str]) -> DatasetError:
 
 def _nothing_usable(listing: Listing, problems: list[Problem]) -> DatasetError:
     count = len(listing)
-    what = "the only image" if count == 1 else f"none of the {count} images"
-    verb = "cannot be used" if count == 1 else "can be used"
-    message = f"{listing.root}: {what} {verb}:\n{_listed(problems)}"
+    what = "the only image cannot be used" if count == 1 else f"none of the {count} images can be used"
+    message = f"{listing.root}: {what}:\n{_listed(problems)}"
     return DatasetError(message, "Put readable pictures into the folder.")

@@ -182,14 +182,14 @@ def _convert(name: str) -> str:
 
 
 def _no_text(listing: Listing) -> DatasetError:
-    root, cure = listing.root, f"Put text ({FORMATS}) into it."
+    root, text = listing.root, f"text ({FORMATS}) into it."
     if listing.images:
         what = "1 image" if listing.images == 1 else f"{listing.images} images"
         return DatasetError(
             f"{root}: holds {what} and no text, and task_type is text-generation",
-            f"For images choose task_type: image-generation; else {cure[0].lower()}{cure[1:]}",
+            f"For images choose task_type: image-generation; else put {text}",
         )
     if listing.problems:
         listed = "\n".join(f"  - {problem}" for problem in listing.problems[:5])
-        return DatasetError(f"{root}: no text that can be used; passed over:\n{listed}", cure)
-    return DatasetError(f"{root}: no text in the folder", cure)
+        return DatasetError(f"{root}: no text that can be used; passed over:\n{listed}", f"Put {text}")
+    return DatasetError(f"{root}: no text in the folder", f"Put {text}")
