@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,10 @@ def floor(given: Given) -> Iterator[None]:
         yield
 
 
-def peft(given: Given) -> Iterator[None]:
-    """The shortest loop that trains it."""
+def peft(given: Given, change: Callable[[Any], object] = lambda unet: None) -> Iterator[None]:
+    """The shortest loop that trains it; with one thing changed in the UNet, or in what computes it."""
     unet = adapted(unet_of(given.base), given.names).train()
+    change(unet)
     parameters = [p for p in unet.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01, fused=True)
     noises = schedule()
@@ -233,6 +235,26 @@ def _stepped(nodes: Any, model: Any, given: Given) -> Iterator[None]:
         go.release()
 
 
+def channels_last(unet: Any) -> None:
+    """Weights and pictures with the channels innermost, as oneDNN's convolutions would have them."""
+    unet.to(memory_format=torch.channels_last)
+
+
+def plain_attention(unet: Any) -> None:
+    """Attention by two matrix products, in place of torch's fused one."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    unet.set_attn_processor(AttnProcessor())
+
+
+def without_onednn(unet: Any) -> None:
+    """torch's own convolutions."""
+    torch.backends.mkldnn.set_flags(False)
+
+
+# The bare loop, with one thing changed.
+TRIED = {"channels-last": channels_last, "plain-attention": plain_attention, "no-onednn": without_onednn}
 PEERS: dict[str, Callable[[Given], Iterator[None]]] = {
     "floor": floor, "peft": peft, "diffusers": diffusers_example, "sd-scripts": sd_scripts, "node": native_node,
+    **{name: partial(peft, change=change) for name, change in TRIED.items()},
 }  # fmt: skip

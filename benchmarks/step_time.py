@@ -1,6 +1,6 @@
 """What a step costs, beside what users would pick instead: CPU seconds and peak memory, full-size SD1.5, photographs.
 
-    python benchmarks/step_time.py --work DIR [--ways floor peft ours diffusers sd-scripts node] [--rounds 6]
+    python benchmarks/step_time.py --work DIR [--ways floor peft ours diffusers sd-scripts node ...] [--rounds 6]
         [--sd-scripts CHECKOUT] [--comfy CHECKOUT] [--base FILE] [--steps 4] [--resolution 256]
 
 The ways are those of ``peers.py``, and ours, a whole run. Each measurement is a process of its own; the ways take
@@ -73,7 +73,7 @@ def main() -> int:
 def report(found: dict[str, list[dict[str, Any]]]) -> None:
     """A table: medians over the rounds, and the median of each round's ratio to bare PEFT."""
     steps = {way: [statistics.median(one["seconds"]) for one in rounds] for way, rounds in found.items()}
-    print("way         CPU s a step (range)      / peft   ready, CPU s (wall)   peak")
+    print("way             CPU s a step (range)      / peft   ready, CPU s (wall)   peak")
     for way, rounds in found.items():
         ratio = ""
         if "peft" in steps:
@@ -82,7 +82,7 @@ def report(found: dict[str, list[dict[str, Any]]]) -> None:
         peak = max(one["peak"] for one in rounds) / 2**30
         spread = f"{min(steps[way]):.2f} to {max(steps[way]):.2f}"
         print(
-            f"{way:<11} {statistics.median(steps[way]):6.3f} ({spread})   {ratio:>6}   "
+            f"{way:<15} {statistics.median(steps[way]):6.3f} ({spread})   {ratio:>6}   "
             f"{ready:6.1f} ({wall:.1f})   {peak:.2f} GiB"
         )
     if saving := [second for one in found.get("ours", []) for second in one["saving"]]:

@@ -10,8 +10,9 @@ const NODES = new Set([
 const WIDE = 560; // px: a table's columns, side by side
 const STYLE = `
 .darkroom-said table { font-size: 11px; font-variant-numeric: tabular-nums; }
-.darkroom-said td { padding: 1px 8px 1px 0; vertical-align: bottom; white-space: nowrap; }
-.darkroom-said .dim td { white-space: normal; overflow-wrap: normal; }
+.darkroom-said th, .darkroom-said td { padding: 1px 8px 1px 0; vertical-align: bottom; text-align: start; }
+.darkroom-said th { font-weight: normal; overflow-wrap: normal; }
+.darkroom-said td { white-space: nowrap; }
 .darkroom-said td[colspan] { white-space: normal; }
 `;
 
@@ -19,7 +20,7 @@ const STYLE = `
 function table([head, ...rows], plain) {
   const one = element("table", "");
   for (const cells of [head, ...rows]) {
-    const said = cells.map((text) => element("td", "", plain(text, cells.length > 1 ? "cell" : "line")));
+    const said = cells.map((text) => element(cells === head ? "th" : "td", "", plain(text, cells.length > 1 ? "cell" : "line")));
     if (cells.length < head.length) said.at(-1).colSpan = head.length - cells.length + 1;
     one.insertRow().append(...said);
   }
