@@ -11,15 +11,17 @@ from tests.host.checkpoints import SDXL, add_random_sdxl
 from tests.host.graphs import CLIP, MODEL, Graph, apply_lora, checkpoint_loader, demo_loader, node, picture, training
 from tests.host.measure import run_id, runs
 from tests.host.server import ComfyServer, PromptFailed
+from tests.host.test_dataset import draw
 from trainer import job as jobs
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("sdxl_alone")]
 # A trigger word of its own: a node that another module has run already would tell nothing there.
 SHORT: dict[str, Any] = {
+    "folder": "three for an xl",  # a caption takes its text encoders seconds
     "trigger_word": "xl",
     "resolution": 64,
     "epochs": 1,
-    "batch_size": 6,
+    "batch_size": 2,
     "gradient_checkpointing": False,
 }
 SMALL: dict[str, Any] = {"size": 64, "steps": 2}
@@ -35,6 +37,10 @@ def whole_graph() -> Graph:
 @pytest.fixture(scope="module")
 def outputs(comfy: ComfyServer) -> dict[str, Any]:
     add_random_sdxl(comfy.base)
+    for number in range(3):
+        picture = comfy.base / "input" / SHORT["folder"] / f"{number}.png"
+        draw(picture, 64, 64, seed=number)
+        picture.with_suffix(".txt").write_text(f"drawing number {number}", "utf-8")
     return comfy.run(whole_graph())
 
 
