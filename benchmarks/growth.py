@@ -108,7 +108,7 @@ def shared(folder: Path, processes: int) -> dict[str, float]:
             cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True,
         )  # fmt: skip
         spent.append(children() - began)
-    return {"step": (spent[1] - spent[0]) / (LONG - SHORT) / processes}
+    return {"step": round((spent[1] - spent[0]) / (LONG - SHORT) / processes, 4)}
 
 
 def children() -> float:
