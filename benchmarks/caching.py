@@ -1,6 +1,6 @@
 """Encoding a data set beside the plain loop of diffusers' examples: CPU seconds and seconds on the clock.
 
-    python benchmarks/caching.py --work DIR [--base FILE] [--images 200] [--side 128] [--rounds 3]
+    python benchmarks/caching.py --work DIR [--base FILE] [--images 200] [--side 128] [--rounds 3] [--device cpu]
 
 ``loop`` opens, resizes and crops a picture, encodes it and its caption, and saves both with torch.save; ``loop4`` takes
 four at a time. ``ours`` is what ``python -m trainer cache`` does, into an empty cache, and ``again`` is the same when
@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=200, metavar="N", help="(default %(default)s)")
     parser.add_argument("--side", type=int, default=128, metavar="PIXELS", help="as encoded (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
+    parser.add_argument("--device", default="cpu", help="that encodes (default %(default)s)")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.work = args.work.resolve()
@@ -77,7 +78,7 @@ def report(found: dict[str, list[dict[str, float]]], images: int) -> None:
 def call(args: argparse.Namespace, way: str) -> dict[str, float]:
     """Measures one way in a process of its own."""
     command = [sys.executable, __file__, "--work", str(args.work), "--base", str(args.base), "--way", way]
-    command += ["--images", str(args.images), "--side", str(args.side)]
+    command += ["--images", str(args.images), "--side", str(args.side), "--device", args.device]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{way} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
@@ -108,6 +109,8 @@ def loop(args: argparse.Namespace, pictures: Path, batch: int) -> Callable[[], N
     from trainer import families
 
     encoders: Any = families.detect(args.base).load_encoders(args.base)
+    for model in (encoders.vae, *encoders.text_models.values()):
+        model.to(args.device)
     target = args.work / "plain"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
@@ -122,17 +125,17 @@ def loop(args: argparse.Namespace, pictures: Path, batch: int) -> Callable[[], N
         for first in range(0, len(files), batch):
             group = files[first : first + batch]
             with torch.no_grad():
-                encoded = encoders.vae.encode(torch.stack([tensor(file) for file in group]))
+                encoded = encoders.vae.encode(torch.stack([tensor(file) for file in group]).to(args.device))
                 # The embedded base has TAESD, whose latents are no distribution.
                 latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.sample()
                 captions = [encoders.tokenize(file.with_suffix(".txt").read_text("utf-8")) for file in group]
                 hidden = [
-                    model(torch.cat([ids[name] for ids in captions])).last_hidden_state
+                    model(torch.cat([ids[name] for ids in captions]).to(args.device)).last_hidden_state
                     for name, model in encoders.text_models.items()
                 ]
             for index, file in enumerate(group):  # clones: a view would be saved with all of its batch
-                torch.save(latents[index].clone(), target / f"{file.stem}.latents.pt")
-                torch.save([each[index].clone() for each in hidden], target / f"{file.stem}.caption.pt")
+                torch.save(latents[index].clone().cpu(), target / f"{file.stem}.latents.pt")
+                torch.save([each[index].clone().cpu() for each in hidden], target / f"{file.stem}.caption.pt")
 
     return work
 
@@ -145,7 +148,7 @@ def ours(args: argparse.Namespace, pictures: Path) -> Callable[[], None]:
     from trainer.files import ContentHashes
 
     # Without samples and validations, whose prompts the loop does not encode either.
-    config = steps_alone(args.work, args.base.resolve(), pictures, 1, resolution=args.side, device="cpu")
+    config = steps_alone(args.work, args.base.resolve(), pictures, 1, resolution=args.side, device=args.device)
     again = args.way == "again"
     if not again:
         shutil.rmtree(config.cache_dir, ignore_errors=True)

@@ -129,3 +129,4 @@ def _sweep(comfy: ComfyServer) -> None:
         _drawn(page, 2)
         _node(page, SWEEP, "sweep")
         page.locator(".darkroom-said").wait_for(timeout=400_000)
+        _node(page, SWEEP, "sweep-finished")
