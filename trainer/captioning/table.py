@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ..dataset.text import UTF8
 Texts = tuple[str, ...]
 
 
-class _Lines:
+class _Lines(ABC):
     """The rows of a table, as text, and the images that they belong to.
 
     The rows of an image are changed one after the other; what it has too many is taken out, what is missing comes to
@@ -72,11 +73,13 @@ class _Lines:
         """Those of an image's captions that a row of it takes."""
         return tuple(texts[:1])
 
+    @abstractmethod
     def _changed(self, row: Row, texts: Texts) -> str:
-        raise NotImplementedError
+        """The line of a row with other captions."""
 
+    @abstractmethod
     def _new(self, name: str, text: str) -> str:
-        raise NotImplementedError
+        """The line of an image that has none yet."""
 
     def _joined(self, head: str) -> str:
         lines = [head, *self._lines]
