@@ -158,7 +158,7 @@ class _Shown:
 def ours(case: Case, *, recorded: bool = True, compiled: bool = False) -> Step:
     from peft.helpers import disable_input_dtype_casting
 
-    from trainer import loop, optim
+    from trainer import loop, optim, step
     from trainer.averages import Averages
     from trainer.checkpoint import Position
     from trainer.config import parse
@@ -182,14 +182,21 @@ def ours(case: Case, *, recorded: bool = True, compiled: bool = False) -> Step:
         config, [], task, model, optimizer, parameters, accelerator, Position(total=1), 1, averages, gauge
     )
     if recorded and case.device.type == "cuda":
-        run.recorder = Recorder(parameters, partial(loop.forward_backward, run), gauge, print)
+        run.recorder = Recorder(parameters, partial(step.forward_backward, run), gauge, print)
     window: Any = [Presentation(None, number) for number in range(case.batch)]  # type: ignore[arg-type]
 
-    def step(shape: tuple[int, int], kept: Any = casting) -> None:
-        task.shape = shape
-        loop.step(run, window, 0, RATE)
+    taken: list[step.Taken] = []
 
-    return step
+    def rate() -> float:
+        if taken:
+            taken.pop().happened()  # as the loop asks: of the step before
+        return RATE
+
+    def once(shape: tuple[int, int], kept: Any = casting) -> None:
+        task.shape = shape
+        taken.append(step.step(run, window, 0, rate))
+
+    return once
 
 
 MADE: dict[str, Callable[[Case], Step]] = {

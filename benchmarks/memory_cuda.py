@@ -109,18 +109,24 @@ class RandomEncoders:
         self.latents_fingerprint = self.conditioning_fingerprint = f"random {hidden} {pooled}"
         self._hidden, self._pooled = hidden, pooled
 
-    def encode_image(self, pixels: Any) -> Any:
-        """[1, 3, H, W] -> [1, 4, H/8, W/8]."""
+    texts_at_once = 1
+
+    def images_at_once(self, pixels: int) -> int:
+        """One."""
+        return 1
+
+    def encode_images(self, pixels: Any) -> Any:
+        """[B, 3, H, W] -> [B, 4, H/8, W/8]."""
         import torch
 
-        return torch.randn(1, 4, pixels.shape[2] // 8, pixels.shape[3] // 8) * 5
+        return torch.randn(len(pixels), 4, pixels.shape[2] // 8, pixels.shape[3] // 8) * 5
 
-    def encode_text(self, caption: str) -> dict[str, Any]:
-        """``hidden`` [1, 77, D], and for SDXL ``pooled``."""
+    def encode_texts(self, captions: Any) -> list[dict[str, Any]]:
+        """Of each ``hidden`` [1, 77, D], and for SDXL ``pooled``."""
         import torch
 
-        pooled = {"pooled": torch.randn(1, self._pooled)} if self._pooled else {}
-        return {"hidden": torch.randn(1, 77, self._hidden), **pooled}
+        sizes = {"hidden": (1, 77, self._hidden)} | ({"pooled": (1, self._pooled)} if self._pooled else {})
+        return [{name: torch.randn(size) for name, size in sizes.items()} for _ in captions]
 
 
 def encoders(family: str, toy: bool) -> RandomEncoders:

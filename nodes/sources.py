@@ -132,7 +132,7 @@ class Encoded:
             HostError: they are of another kind of model.
             CacheError: they are not finite, or cannot be written.
         """
-        expected = encoder.encode_text("")
+        expected = encoder.encode_texts([""])[0]
         for item in job.items:
             if item.id not in self._entries:  # a regularisation image, from a folder
                 continue

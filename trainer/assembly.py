@@ -21,11 +21,12 @@ from .device import DTYPES, accelerate, card_name, precision
 from .errors import ConfigError
 from .gauge import Gauge, budget, ram_free
 from .job import Job
-from .loop import Training, forward_backward
+from .loop import Training
 from .memory import Plan, Possible, Savings, Weights
 from .ranks import Ranks
 from .recorded import Recorder
 from .rehearsal import Known, largest
+from .step import forward_backward
 from .tasks.base import Task
 from .tasks.causal_lm import CausalLM
 from .tasks.diffusion import Diffusion

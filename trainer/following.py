@@ -18,11 +18,12 @@ from .errors import RunError, UserError, WorkerError
 from .files import digest
 from .gauge import Gauge, budget, hold_to, release
 from .job import PARTS, Job
-from .loop import Training, step
+from .loop import Training
 from .memory import Savings
 from .prepare import StoppedWhilePreparing
 from .ranks import Dropped, Ended, Ranks
 from .rehearsal import rehearse
+from .step import step
 from .studio import move
 from .trained import Trained
 
@@ -166,8 +167,7 @@ class _Follower:
         run.position.cursor, run.position.step = order["cursor"], order["step"]
         epoch, window = run.next_window()
         try:
-            _, _, stepped = step(run, window, epoch, order["rate"], self._stop)
-            if stepped:
+            if step(run, window, epoch, lambda: order["rate"], self._stop).happened():
                 run.averages.update()
         except (Dropped, Ended, WorkerError):
             raise

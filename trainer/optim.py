@@ -151,6 +151,23 @@ def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value * group.get("rate_scale", 1.0)
 
 
+def skip_unless(optimizer: Any, finite: torch.Tensor) -> bool:
+    """Has the next step change nothing unless a bool on the device is true, so that nobody needs to wait for it.
+
+    Returns whether the optimizer can do that. It is told as ``torch.amp.GradScaler`` does.
+
+    Args:
+        optimizer: any, also in accelerate's wrapping.
+        finite: a bool, on the device of the parameters.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    fused = isinstance(inner, torch.optim.AdamW) and inner.defaults["fused"]
+    if not fused or finite.device.type not in ("cpu", "cuda"):
+        return False
+    inner.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    return True
+
+
 @contextmanager
 def averaged(optimizer: Any) -> Iterator[None]:
     """Within it the parameters are what an averaging optimizer (ScheduleFree) means them to be.

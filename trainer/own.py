@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -12,9 +12,14 @@ from . import families, memory
 from .config import TrainConfig
 from .errors import ConfigError
 from .files import ContentHashes
+from .gauge import Gauge, budget, card
 from .job import Base
 
 T = TypeVar("T")
+IMAGES, TEXTS = 8, 16
+"""Pictures and captions that a card is given at once, at most: beyond that it is busy anyway."""
+ROOM = 0.5
+"""Of what is free for pictures: what they take is known of one size only."""
 
 
 def base(config: TrainConfig, hashes: ContentHashes) -> Base:
@@ -47,12 +52,16 @@ class OwnEncoder:
     The text encoders and the VAE are on the device one after the other, never together. A picture that does not fit
     goes through the VAE in tiles; what still does not fit is done on the CPU.
 
+    A card is given several at once: of pictures as many as have room, by what the first one took. A CPU is not: with a
+    full-size VAE it wins nothing by that, and one at a time gives the same numbers whatever else is in the data set.
+
     Args:
         family: of the base model.
         base: the base model.
         clip_skip: which layer of the text encoders counts; None: the family's.
         device: encodes.
         say: takes what the user should know.
+        limit: ``vram_limit``, in GB; None: none.
     """
 
     def __init__(
@@ -62,9 +71,14 @@ class OwnEncoder:
         clip_skip: int | None = None,
         device: torch.device | str = "cpu",
         say: Callable[[str], None] = lambda message: None,
+        limit: float | None = None,
     ) -> None:
         self._family, self._base, self._clip_skip = family, base, clip_skip
-        self._device, self._say = torch.device(device), say
+        self._device, self._say, self._limit = torch.device(device), say, limit
+        self._each = 0.0
+        """Bytes that the VAE takes for a pixel; 0: not known."""
+        self._alone = False
+        """Whether several pictures at once did not fit."""
         self._encoders: families.Encoders | None = None
         self.latents_fingerprint = f"{base.family}-vae-1:{base.content}"
         # Versions 4 and 5 of the tokenizer part Chinese differently.
@@ -72,13 +86,34 @@ class OwnEncoder:
         skip = f":{clip_skip}" if clip_skip not in (None, family.default_clip_skip) else ""
         self.conditioning_fingerprint = f"{base.family}-text-1:{tokenizer}:{base.content}{skip}"
 
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[1, 3, H, W] in 0..1 -> [1, C, H/8, W/8], unscaled."""
-        return self._on_device(lambda encoders: encoders.encode_images(pixels), "vae")
+    @property
+    def texts_at_once(self) -> int:
+        """How many captions it is best given together."""
+        return 1 if self._device.type == "cpu" else TEXTS
 
-    def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
-        """The conditioning of one caption."""
-        return self._on_device(lambda encoders: encoders.encode_text([caption])[0], "text")
+    def images_at_once(self, pixels: int) -> int:
+        """How many pictures of so many pixels it is best given together."""
+        if self._device.type == "cpu" or self._alone or not self._each:
+            return 1
+        free = budget(self._device, self._limit) - Gauge(self._device).now()
+        return max(1, min(IMAGES, int(ROOM * free / (self._each * pixels))))
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] in 0..1 -> [B, C, H/8, W/8], unscaled."""
+        if len(pixels) == 1:
+            return self._on_device(lambda encoders: self._measured(encoders, pixels), "vae")
+        try:
+            return self._moved("vae").encode_images(pixels)
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
+        self._alone = True
+        _empty(self._device)
+        return torch.cat([self.encode_images(one) for one in pixels.split(1)])
+
+    def encode_texts(self, captions: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        """The conditioning of each caption."""
+        return self._on_device(lambda encoders: encoders.encode_text(captions), "text")
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """[1, C, h, w] unscaled -> [1, 3, H, W] in 0..1. The VAE is on the device only as long as it takes."""
@@ -99,10 +134,8 @@ class OwnEncoder:
     def _on_device(self, encode: Callable[[families.Encoders], T], part: str) -> T:
         """Encodes on the device; what does not fit in tiles, if it is a picture, and then on the CPU."""
         encoders = self._load()
-        other = {"vae": part != "vae", "text": part != "text"}
         try:
-            encoders.to("cpu", **other).to(self._device, vae=part == "vae", text=part == "text")
-            return encode(encoders)
+            return encode(self._moved(part))
         except Exception as error:
             if not memory.ran_out(error):
                 raise
@@ -110,6 +143,7 @@ class OwnEncoder:
             if not in_tiles and self._device.type == "cpu":
                 raise
         # Here the error is gone, and with it the frames that held what was being computed.
+        self._alone = True
         if in_tiles:
             self._say(f"large pictures do not fit through the VAE on {self._device}: they go through it in tiles")
         else:
@@ -119,6 +153,20 @@ class OwnEncoder:
         if not in_tiles:
             self._device = torch.device("cpu")
         return self._on_device(encode, part)
+
+    def _moved(self, part: str) -> families.Encoders:
+        """The encoders, with one part of them on the device."""
+        text = part == "text"
+        return self._load().to("cpu", vae=text, text=not text).to(self._device, vae=not text, text=text)
+
+    def _measured(self, encoders: families.Encoders, pixels: torch.Tensor) -> torch.Tensor:
+        """Encodes one picture; on a card it is then known what a pixel takes."""
+        if card(self._device) is None:
+            return encoders.encode_images(pixels)
+        with Gauge(self._device).piece() as grown:
+            latents = encoders.encode_images(pixels)
+        self._each = max(self._each, grown[0] / pixels[0, 0].numel())
+        return latents
 
     def _load(self) -> families.Encoders:
         if self._encoders is None:

@@ -77,7 +77,12 @@ def images(
     hashes = ContentHashes(cache.folder / "hashes.json")
     base = own.base(config, hashes)
     encoder = own.OwnEncoder(
-        families.get(base.family), base, config.clip_skip, device, lambda message: emit(Warned(message))
+        families.get(base.family),
+        base,
+        config.clip_skip,
+        device,
+        lambda message: emit(Warned(message)),
+        config.vram_limit,
     )
     init = _init(config, config.output_dir, hashes)
     job = plan(config, dataset, base, encoder, cache.folder, regularisation=regularisation, init=init)

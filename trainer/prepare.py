@@ -6,12 +6,12 @@ The host calls this with the wired CLIP and VAE, the command line with the famil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn.functional import interpolate
@@ -50,12 +50,21 @@ class Fingerprints(Protocol):
 class Encoder(Fingerprints, Protocol):
     """Turns pictures and captions into what the denoiser is trained on; asked only for what the cache lacks."""
 
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[1, 3, H, W] in 0..1 -> [1, C, H/8, W/8], fp32: the posterior's mode, unscaled."""
+    @property
+    def texts_at_once(self) -> int:
+        """How many captions it is best given together."""
         ...
 
-    def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
-        """``hidden`` [1, 77 n, D], and what else the family conditions on."""
+    def images_at_once(self, pixels: int) -> int:
+        """How many pictures of so many pixels it is best given together: what its device has memory for."""
+        ...
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] in 0..1 -> [B, C, H/8, W/8], fp32: the posterior's mode, unscaled."""
+        ...
+
+    def encode_texts(self, captions: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        """Of each caption ``hidden`` [1, 77 n, D], and what else the family conditions on."""
         ...
 
 
@@ -166,9 +175,8 @@ def fill(
 ) -> None:
     """Encodes what the cache lacks for the job.
 
-    Images and captions are encoded one at a time: the same numbers come out whatever else is in the data set. (A batch
-    moves the VAE's last bits, and with a full-size one wins nothing on a CPU.) Meanwhile the next few are decoded, and
-    the last one is written, so that what is held of pictures does not grow with their number.
+    Images and captions are encoded in batches of what the encoder wants, images of one size. Meanwhile the next few are
+    decoded, and the last one is written, so that what is held of pictures does not grow with their number.
 
     Args:
         job: as ``plan`` made it from the datasets.
@@ -194,10 +202,13 @@ def fill(
     own = list(captions.items())[share]  # of all, not of what is missing: that changes while others encode
     missing = {key: caption for key, caption in own if not cache.has("conditioning", key)}
     with Behind(cache.store) as store:
-        for done, (key, caption) in enumerate(missing.items()):
+        rest = iter(missing.items())
+        for start in range(0, len(missing), encoder.texts_at_once):
             check()
-            emit(Phase("encoding captions", done, len(missing)))
-            store("conditioning", key, encoder.encode_text(caption))
+            emit(Phase("encoding captions", start, len(missing)))
+            keys, texts = zip(*islice(rest, encoder.texts_at_once), strict=True)
+            for key, entry in zip(keys, encoder.encode_texts(texts), strict=True):
+                store("conditioning", key, entry)
 
     images = {image.id: image for image in dataset.items}
     images |= {REGULARISATION + image.id: image for image in (regularisation.items if regularisation else ())}
@@ -207,19 +218,21 @@ def fill(
         if item.flipped:
             pictures.setdefault(item.flipped, (images[item.id], True))
     lacking = [(key, *picture) for key, picture in list(pictures.items())[share] if not cache.has("latents", key)]
-    # A picture and its mirror image lie side by side: they are decoded once.
+    # A picture and its mirror image lie side by side: they are decoded once. And so do pictures of one size.
     together = [list(group) for _, group in groupby(lacking, key=lambda one: one[1])]
+    together.sort(key=lambda group: group[0][1].bucket)
     done = 0
     with (
         closing(ahead(lambda group: _decoded(group[0][1]), together, threads())) as decoded,
         Behind(cache.store) as store,
     ):
-        for group, (pixels, mask) in decoded:
-            for key, _, flip in group:
-                check()
-                emit(Phase("encoding images", done, len(lacking)))
-                store("latents", key, _encoded(pixels, mask, flip, encoder))
-                done += 1
+        for batch in _batches(decoded, encoder):
+            check()
+            emit(Phase("encoding images", done, len(lacking)))
+            latents = encoder.encode_images(torch.stack([picture.pixels for picture in batch]))
+            for picture, own in zip(batch, latents.split(1), strict=True):
+                store("latents", picture.key, picture.entry(own))
+            done += len(batch)
     if missing or lacking:
         cache.trim(wanted)
 
@@ -231,13 +244,43 @@ def _decoded(image: ImageItem) -> tuple[torch.Tensor, torch.Tensor | None]:
     return both
 
 
-def _encoded(pixels: torch.Tensor, mask: torch.Tensor | None, flip: bool, encoder: Encoder) -> dict[str, torch.Tensor]:
-    """``latents`` [1, C, h, w], and where the image has a mask, ``mask`` [1, 1, h, w] in 0..1."""
-    latents = encoder.encode_image((pixels.flip(-1) if flip else pixels)[None])
-    if mask is None:
-        return {"latents": latents}
-    mask = mask.flip(-1) if flip else mask
-    return {"latents": latents, "mask": interpolate(mask[None, None], size=latents.shape[-2:], mode="area")}
+class _Picture(NamedTuple):
+    """What is to be encoded: the key of its entry, pixels [3, H, W], and the mask [H, W] if it has one."""
+
+    key: str
+    pixels: torch.Tensor
+    mask: torch.Tensor | None
+
+    def mirrored(self) -> _Picture:
+        """The same, left and right exchanged."""
+        return _Picture(self.key, self.pixels.flip(-1), self.mask if self.mask is None else self.mask.flip(-1))
+
+    def entry(self, latents: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``latents`` [1, C, h, w], and where there is a mask, ``mask`` [1, 1, h, w] in 0..1."""
+        own = {"latents": latents.clone()}  # not with all of its batch
+        if self.mask is None:
+            return own
+        return own | {"mask": interpolate(self.mask[None, None], size=latents.shape[-2:], mode="area")}
+
+
+def _batches(
+    decoded: Iterable[tuple[list[tuple[str, ImageItem, bool]], tuple[torch.Tensor, torch.Tensor | None]]],
+    encoder: Encoder,
+) -> Iterator[list[_Picture]]:
+    """Decoded pictures, each as it is to be encoded, in batches of one size."""
+    batch: list[_Picture] = []
+    for group, (pixels, mask) in decoded:
+        for key, _, flip in group:
+            if batch and batch[0].pixels.shape != pixels.shape:
+                yield batch
+                batch = []
+            picture = _Picture(key, pixels, mask)
+            batch.append(picture.mirrored() if flip else picture)
+            if len(batch) >= encoder.images_at_once(pixels[0].numel()):
+                yield batch
+                batch = []
+    if batch:
+        yield batch
 
 
 def _variants(image: ImageItem, config: TrainConfig) -> tuple[str, ...]:

@@ -60,17 +60,14 @@ class Studio:
         train on; ``stopped`` then says why.
         """
         step, config, record = position.step, self._run.config, self._validations
-        saving = save_steps(config, position.total)
-        if step and position.cursor < position.total:
-            every = validation.interval(config, position.total, saving, record.cost or 0.0)
-            if not validation.due(step, every, saving):
-                return False
+        if step and position.cursor < position.total and not self.validates(step):
+            return False
         if step not in record.steps:
             signals, seconds = self._measured()
             cost = None
             if record.cost is None:
                 cost = record.cost = seconds / self._run.step_seconds
-                self._tell_interval(position.total, saving, cost)
+                self._tell_interval(position.total, save_steps(config, position.total), cost)
             validation.append(self._folder, step, signals, cost)
             record.steps[step] = signals
             for signal, values in signals.items():
@@ -79,6 +76,12 @@ class Studio:
                 self._emit(Validation(step, signal, mean, self._by_band(values), perplexity))
         self.stopped = validation.exhausted(record.steps, config.early_stopping_patience, position.extended_at)
         return bool(self.stopped)
+
+    def validates(self, step: int) -> bool:
+        """Whether a validation is due at a step between the first and the last."""
+        config, total = self._run.config, self._run.position.total
+        saving = save_steps(config, total)
+        return validation.due(step, validation.interval(config, total, saving, self._validations.cost or 0.0), saving)
 
     def _measured(self) -> tuple[dict[str, dict[str, float]], float]:
         """The signals, and the seconds that they take once everything is warm and known."""

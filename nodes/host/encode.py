@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,10 +62,21 @@ class HostEncoder:
             clip.tokenizer_options,
         )
 
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[1, 3, H, W] in 0..1 -> [1, 4, H/8, W/8], fp32: the posterior's mode, unscaled."""
+    texts_at_once = 1
+    """ComfyUI's CLIP takes one at a time."""
+
+    def images_at_once(self, pixels: int) -> int:
+        """One: where several do not fit, ComfyUI would silently encode all of them in tiles."""
+        return 1
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] in 0..1 -> [B, 4, H/8, W/8], fp32: the posterior's mode, unscaled."""
         # ComfyUI's VAE works in tiles by itself where the picture does not fit.
         return memory.with_room(lambda: self._vae.encode(pixels.movedim(1, -1))).float().cpu()
+
+    def encode_texts(self, captions: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        """What ``encode_text`` gives for each."""
+        return [self.encode_text(caption) for caption in captions]
 
     def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
         """``hidden`` [1, 77 n, D]; of SDXL ``pooled`` too. Brackets are letters, and ``embedding:`` is a word."""

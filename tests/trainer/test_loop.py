@@ -15,6 +15,7 @@ from torch import nn
 
 from trainer import loop, optim, runfolder
 from trainer.averages import Averages
+from trainer.books import OVERFLOWS_ALLOWED, SKIPS_ALLOWED
 from trainer.checkpoint import Position
 from trainer.config import TrainConfig, parse
 from trainer.control import Requests
@@ -23,7 +24,8 @@ from trainer.errors import DivergedError
 from trainer.events import Event, Step, Warned
 from trainer.gauge import Gauge
 from trainer.job import Item
-from trainer.loop import OVERFLOWS_ALLOWED, SKIPS_ALLOWED, Training, step, train
+from trainer.loop import Training, train
+from trainer.step import Taken, Verdict, gradients, step
 
 ITEMS = tuple(Item(f"{n:032x}", "", ("",), (64, 64), (64, 64), 1, "", ("",)) for n in range(7))
 
@@ -68,6 +70,7 @@ class Recorder:
     asked: list[str] = field(default_factory=list)
     model: Model | None = None
     enough: float = math.inf
+    every: int = 1
 
     def _note(self, what: str, position: Position) -> None:
         self.asked.append(f"{what} {position.step}")
@@ -75,6 +78,9 @@ class Recorder:
     def validate(self, position: Position) -> bool:
         self._note("validate", position)
         return position.step >= self.enough
+
+    def validates(self, step: int) -> bool:
+        return step % self.every == 0
 
     def sample(self, position: Position) -> None:
         self._note("sample", position)
@@ -136,6 +142,12 @@ def run_it(
     return seen, studio.asked, reached
 
 
+def taken(run: Training, window: Window, epoch: int, rate: float) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """A step: its loss, the norm of its gradient, and whether it happened."""
+    made = step(run, window, epoch, lambda: rate)
+    return made.loss, made.norm, made.happened()
+
+
 def weight(run: Training) -> torch.Tensor:
     return cast(Model, run.model).weight.detach().clone()
 
@@ -159,7 +171,7 @@ def test_gradients_are_divided_by_the_samples_truly_in_the_window(
     assert sorted(map(len, both)) == [3, 4]  # a short one among them
     for window in both:
         before = weight(run)
-        loss, norm, stepped = step(run, window, 0, 1.0)
+        loss, norm, stepped = taken(run, window, 0, 1.0)
         expected = mean_gradient(window, 0, before)
         assert stepped
         assert torch.allclose(before - weight(run), expected, rtol=1e-5)
@@ -187,7 +199,7 @@ def test_the_gradients_of_two_ranks_add_up_to_those_of_one(accelerator: Any) -> 
     for rank in range(2):
         run = training(accelerator, config(batch_size=2), sgd=True)
         run.ranks = cast(Any, SimpleNamespace(rank=rank, world=2))
-        loss += float(loop._gradients(run, window, 0))
+        loss += float(gradients(run, window, 0))
         assert run.parameters[0].grad is not None
         total += run.parameters[0].grad
     start = Model().weight.detach()
@@ -205,7 +217,7 @@ def test_gradients_are_clipped_to_the_norm_or_not_at_all(
     whole = mean_gradient(window, 0, weight(run)).norm().item()
     assert whole > 0.5
     before = weight(run)
-    _, norm, _ = step(run, window, 0, 1.0)
+    _, norm, _ = taken(run, window, 0, 1.0)
     assert norm.item() == pytest.approx(whole, rel=1e-5)  # what is told is the norm before
     assert (before - weight(run)).norm().item() == pytest.approx(expected or whole, rel=1e-4)
 
@@ -252,10 +264,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_said(accelerator: Any, value: 
 def test_a_skipped_step_leaves_weights_and_optimizer_alone(accelerator: Any) -> None:
     run = training(accelerator, config(), broken_at(1))
     both = windows(ITEMS, seed=42, epoch=0, size=2)
-    assert step(run, both[0], 0, 0.1)[2]
+    assert taken(run, both[0], 0, 0.1)[2]
     before = weight(run), optim.state(run.optimizer, ["w"])[0]
     before_state = {name: tensor.clone() for name, tensor in before[1].items()}
-    assert not step(run, both[1], 0, 0.1)[2]
+    assert not taken(run, both[1], 0, 0.1)[2]
     assert torch.equal(weight(run), before[0])
     after, _ = optim.state(run.optimizer, ["w"])
     assert all(torch.equal(after[name], tensor) for name, tensor in before_state.items())
@@ -270,10 +282,127 @@ def test_a_gradient_that_is_not_finite_is_enough(accelerator: Any) -> None:
 
     run = training(accelerator, config(), Steep())
     before = weight(run)
-    loss, _, stepped = step(run, windows(ITEMS, seed=42, epoch=0, size=2)[0], 0, 0.1)
+    loss, _, stepped = taken(run, windows(ITEMS, seed=42, epoch=0, size=2)[0], 0, 0.1)
     assert torch.isfinite(loss)
     assert not stepped
     assert torch.equal(weight(run), before)
+
+
+class Noted:
+    """Notes the order in which batches are made and the device is asked whether a step happened."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, run: Training, task: Task) -> None:
+        self.order: list[str] = []
+        verdict, real = Verdict.__call__, task.batch
+        number = iter(range(1, 10**6))
+        patch.setattr(Verdict, "__call__", lambda asked: (self.order.append("asked"), verdict(asked))[1])
+
+        def batch(window: Window, epoch: int) -> tuple[torch.Tensor, float]:
+            self.order.append(f"step {next(number)}")
+            return real(window, epoch)
+
+        task.batch = batch
+
+
+def test_nobody_waits_for_a_step_before_the_next_is_under_way_unless_something_is_due(
+    accelerator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task()
+    run = training(accelerator, config(log_interval=4, save_steps=5), task, total=7)
+    noted = Noted(monkeypatch, run, task)
+    run_it(run)
+    assert " ".join(noted.order) == (
+        "step 1 asked step 2 step 3 asked step 4 asked asked step 5 asked step 6 step 7 asked asked"
+    )
+
+
+@pytest.mark.parametrize("setting", [{"optimizer": "adafactor"}, {"log_interval": 1}])
+def test_where_that_cannot_be_every_step_is_known_before_the_next(
+    accelerator: Any, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any]
+) -> None:
+    task = Task()
+    run = training(accelerator, config(**{"log_interval": 100, **setting}), task, total=3)
+    noted = Noted(monkeypatch, run, task)
+    run_it(run)
+    first = [one for number, one in enumerate(noted.order) if one != "asked" or noted.order[number - 1] != "asked"]
+    assert first == ["step 1", "asked", "step 2", "asked", "step 3", "asked"]
+
+
+def test_a_step_asks_the_device_nothing(accelerator: Any) -> None:
+    """Counted by the one operator that brings a number to the host."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Asked(TorchDispatchMode):
+        found = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.found += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    window = windows(ITEMS, seed=42, epoch=0, size=2)[0]
+    run = training(accelerator, config(max_grad_norm=1.0))
+    step(run, window, 0, lambda: 0.1)  # in which AdamW makes its state
+    with Asked() as mode:
+        made = step(run, window, 0, lambda: 0.1)
+        assert mode.found == 0
+        assert made.happened()
+        assert mode.found == 1
+
+
+def test_what_is_not_finite_is_told_late_but_changes_nothing_and_counts_for_nothing(accelerator: Any) -> None:
+    """The same run, with the books closed at once, and a step late."""
+    late = training(accelerator, config(log_interval=100, lr_scheduler="linear"), broken_at(2, 5, 6), total=20)
+    at_once = training(accelerator, config(lr_scheduler="linear"), broken_at(2, 5, 6), total=20)
+    said = [[e for e in run_it(run)[0] if isinstance(e, Warned)] for run in (late, at_once)]
+    assert said[0] == said[1]
+    assert [e.message.split(" was")[0] for e in said[0]] == ["step 3", "step 5", "step 5"]
+    assert late.position == at_once.position
+    assert late.position.step == 17
+    assert torch.equal(weight(late), weight(at_once))
+
+
+def test_what_fails_in_a_step_loses_none_that_was_done(accelerator: Any) -> None:
+    """Memory runs out in the fourth step's forward, when the third is not yet written down."""
+    task = Task(lambda window, epoch: 1.0 if len(task.seen) < 4 else oh())
+
+    def oh() -> float:
+        raise torch.OutOfMemoryError
+
+    run, alike = (training(accelerator, config(log_interval=100), one, total=8) for one in (task, Task()))
+    with pytest.raises(torch.OutOfMemoryError):
+        run_it(run)
+    assert run.whole
+    assert run.doing == "training step 4"
+    assert (run.position.step, run.position.cursor) == (3, 3)
+    for number in range(3):
+        alike.position.cursor = number
+        epoch, window = alike.next_window()
+        taken(alike, window, epoch, 0.1)
+    assert torch.equal(weight(run), weight(alike))
+
+
+def test_half_a_step_is_none(accelerator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out within the optimizer: a part of the weights may have moved."""
+    run = training(accelerator, config(log_interval=100), total=8)
+    real, calls = run.optimizer.step, iter(range(10**6))
+
+    def fail(*arguments: Any) -> None:
+        if next(calls) == 2:
+            raise torch.OutOfMemoryError
+        real(*arguments)
+
+    monkeypatch.setattr(run.optimizer, "step", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_it(run)
+    assert not run.whole
+    assert run.position.step == 2
+
+
+def test_a_wish_is_heard_at_the_step_it_comes_at(accelerator: Any) -> None:
+    requests = asking((3, Requests(save=1)), (5, Requests(save=1, stop=True)))
+    _, asked, reached = run_it(training(accelerator, config(log_interval=100), total=9), requests)
+    assert not reached
+    assert asked == ["save 3", "save 5"]
 
 
 def test_too_many_in_a_row_fail_with_the_cure_and_fewer_do_not(accelerator: Any) -> None:
@@ -385,7 +514,7 @@ def test_there_are_at_least_five_checkpoints_whatever_save_steps_says(
     accelerator: Any, monkeypatch: pytest.MonkeyPatch, total: int, asked: int, every: int
 ) -> None:
     monkeypatch.setattr(runfolder, "CHECKPOINTS", 5)
-    monkeypatch.setattr(loop, "step", lambda *_: (torch.tensor(1.0), torch.tensor(1.0), True))
+    monkeypatch.setattr(loop, "step", lambda *_: Taken(torch.tensor(1.0), torch.tensor(1.0), 0.1, lambda: True))
     _, done, _ = run_it(training(accelerator, config(save_steps=asked, log_interval=1000), total=total))
     saved = [int(one.split()[1]) for one in done]
     assert saved == sorted({*range(every, total + 1, every), total})

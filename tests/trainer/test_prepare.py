@@ -30,17 +30,24 @@ class CountingEncoder:
     latents_fingerprint = "vae"
     conditioning_fingerprint = "clip"
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = 1) -> None:
         self.pictures: list[tuple[int, ...]] = []
         self.captions: list[str] = []
+        self.batches: list[int] = []
+        self.texts_at_once = at_once
 
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+    def images_at_once(self, pixels: int) -> int:
+        return self.texts_at_once
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         self.pictures.append(tuple(pixels.shape))
-        return torch.zeros(1, 4, pixels.shape[2] // 8, pixels.shape[3] // 8)
+        means = pixels.mean((1, 2, 3))[:, None, None, None]
+        return means.expand(-1, 4, pixels.shape[2] // 8, pixels.shape[3] // 8).clone()
 
-    def encode_text(self, caption: str) -> dict[str, torch.Tensor]:
-        self.captions.append(caption)
-        return {"hidden": torch.zeros(1, 77, 4)}
+    def encode_texts(self, captions: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        self.batches.append(len(captions))
+        self.captions += captions
+        return [{"hidden": torch.full((1, 77, 4), float(len(caption)))} for caption in captions]
 
 
 def image(name: str, caption: str = "", bucket: tuple[int, int] = (64, 128)) -> ImageItem:
@@ -332,18 +339,42 @@ def test_alternatives_keep_equal_shares_when_some_are_shuffled(encoder: Counting
 
 def test_mirrored_pictures_are_encoded_as_pictures(encoder: CountingEncoder, cache: Cache) -> None:
     seen: list[float] = []
-    encode = encoder.encode_image
+    encode = encoder.encode_images
 
     def watched(pixels: torch.Tensor) -> torch.Tensor:
         seen.append(pixels[..., -1].mean().item())
         return encode(pixels)
 
-    encoder.encode_image = watched  # type: ignore[method-assign]
+    encoder.encode_images = watched  # type: ignore[method-assign]
     job = planned(IMAGES, encoder, flip=True)
     assert len({key for item in job.items for key in (item.latents, item.flipped)}) == 6
     filled(job, IMAGES, encoder, cache)
     assert seen == [0.0, 1.0] * 3  # the white edge is at the right in the mirror
     assert all(not item.flipped for item in planned(IMAGES, encoder).items)
+
+
+def test_a_card_is_given_batches_of_one_size_and_every_entry_is_its_own(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captions in the order they come; pictures, with their mirror images, by their size."""
+    images = [image(f"{n}", "x" * n, (64, 64) if n % 3 else (128, 64)) for n in range(1, 8)]
+    shades = {one.id: torch.full((3, one.bucket[1], one.bucket[0]), int(one.id) / 10) for one in images}
+    monkeypatch.setattr(prepare, "load_both", lambda item: (shades[item.id], shades[item.id][0]))
+    several, alone = CountingEncoder(4), CountingEncoder()
+    job = planned(images, several, flip=True)
+    filled(job, images, several, cache)
+    other = Cache(tmp_path / "other")
+    filled(job, images, alone, other)
+    assert several.pictures == [(4, 3, 64, 64), (4, 3, 64, 64), (2, 3, 64, 64), (4, 3, 64, 128)]
+    assert (several.batches[:-1], len(several.captions)) == ([4] * (len(several.captions) // 4), len(alone.captions))
+    assert set(alone.batches) == {1}
+    for kind, key in job.cache_entries():
+        ours, theirs = cache.load(kind, key), other.load(kind, key)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert {round(float(cache.load("latents", one.latents)["latents"].mean()) * 10) for one in job.items} == {
+        *range(1, 8)
+    }
 
 
 def test_a_mask_lies_beside_its_latents_at_their_size(
@@ -469,7 +500,7 @@ def test_only_a_few_pictures_are_decoded_ahead_and_each_once(
 def test_what_is_not_finite_is_no_part_of_the_cache(
     encoder: CountingEncoder, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder, "encode_image", lambda pixels: torch.full((1, 4, 8, 8), torch.nan))
+    monkeypatch.setattr(encoder, "encode_images", lambda pixels: torch.full((1, 4, 8, 8), torch.nan))
     job = planned(IMAGES, encoder)
     with pytest.raises(CacheError, match="latents that are not finite"):
         filled(job, IMAGES, encoder, cache)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.trainer.test_run import lora_of, losses, relative
-from trainer import assembly, control, memory, run
+from trainer import assembly, control, loop, memory, run
 from trainer.config import TrainConfig
 from trainer.control import Requests
 from trainer.events import Event, Phase, RunFinished, Step, Warned
@@ -220,6 +220,27 @@ def test_a_recorded_run_is_the_launched_one(
     assert len(replayed) == count
     assert losses(seen) == pytest.approx(losses(again), rel=2e-3)
     assert relative(lora_of(one), lora_of(other)) < 0.05
+
+
+@on_a_card
+def test_a_run_waits_for_the_card_only_where_it_has_something_to_tell(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.step
+    taken = 0
+
+    def step(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        torch.cuda.set_sync_debug_mode("error" if taken > 6 else "default")  # the recordings are made before
+        try:
+            return real(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop, "step", step)
+    trained(config.but(device="cuda", epochs=10, mixed_precision="bf16", log_interval=100), "quiet")
+    assert taken > 12
 
 
 @on_a_card

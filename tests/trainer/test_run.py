@@ -552,7 +552,7 @@ def test_encoding_that_runs_out_of_memory_ends_in_words(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("trainer.own.OwnEncoder.encode_image", fail)
+    monkeypatch.setattr("trainer.own.OwnEncoder.encode_images", fail)
     end = run.start(config.but(cache_dir=(tmp_path / "new cache").as_posix()), [seen.append])
     assert isinstance(end, RunFailed)
     assert end.message.startswith("out of memory")

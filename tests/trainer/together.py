@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trainer import assembly, loop
+from trainer import assembly, step
 from trainer.__main__ import main
 
 
@@ -35,7 +35,7 @@ def happens(fault: str, loss: torch.Tensor) -> torch.Tensor:
 def one(port: int, train: list[str], fault: str = "", at: int = 0, rank: int = 1) -> int:
     """Runs a command; returns its exit code."""
     os.environ["MASTER_PORT"] = str(port)
-    plain, count = loop._gradients, 0
+    plain, count = step.gradients, 0
 
     def gradients(*arguments: Any) -> torch.Tensor:
         nonlocal count
@@ -43,12 +43,12 @@ def one(port: int, train: list[str], fault: str = "", at: int = 0, rank: int = 1
         loss = plain(*arguments)
         return happens(fault, loss) if count == at and int(os.environ["RANK"]) == rank else loss
 
-    loop._gradients = gradients
+    step.gradients = gradients
     assembly.sixteen_bits = lambda *_: "no"  # some CPUs could give up half of their bits first; these do not
     try:
         return main(["train", *train])
     finally:
-        loop._gradients = plain
+        step.gradients = plain
 
 
 if __name__ == "__main__":
