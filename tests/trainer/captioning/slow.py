@@ -81,9 +81,11 @@ def main(folder: Path, log: Path, stops: int, seed: int, arguments: list[str]) -
     from trainer.__main__ import main as command
     from trainer.captioning.registry import all_captioners
 
-    all_captioners()["slow"] = Slow(log, seconds=0.001)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
     chance = random.Random(seed)
     total = len(list(folder.glob("*.png")))
+    # Of few pictures each takes so long that none is left out by a stop that comes late.
+    all_captioners()["slow"] = Slow(log, seconds=0.001 if total > 100 else 0.01)
     for number in range(stops):
         before = len(said(log))
         enough = before + chance.randint(1, max(1, 2 * (total - before) // (stops - number + 1)))
