@@ -148,6 +148,13 @@ def _seconds(device: torch.device, kind: Precision, size: int) -> float:
     return min(times[1:])
 
 
+def onto(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor on a device. Onto a card out of pinned memory: else the copy waits for all that it has to compute."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def accelerate(device: torch.device, mixed: Precision) -> Accelerator:
     """An Accelerator on a device and in a number format, whatever an earlier run of this process had.
 
@@ -157,6 +164,8 @@ def accelerate(device: torch.device, mixed: Precision) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # recordings and events are made on the one that is chosen so
     # It remembers the first one of a process, and refuses another number format.
     AcceleratorState._reset_state(reset_partial_state=True)
     before = {name: os.environ.pop(name) for name in (_DEVICE, *_LAUNCHED) if name in os.environ}

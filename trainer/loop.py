@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
+from . import memory
 from .averages import Averages
 from .books import Books, Clock, every, next_rate
 from .checkpoint import Position
@@ -163,8 +165,12 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         run.ranks.tell("step", cursor=position.cursor, step=position.step, rate=next_rate(run))
         try:
             taken = step(run, window, epoch, books.rate)
-        except Exception:
-            books.close()  # what was done before it stays done
+        except Exception as error:
+            if memory.ran_out(error):
+                error.__traceback__ = None  # its frames hold what was being computed
+            with suppress(Exception):
+                books.close()  # what was done before it stays done
+            run.doing = f"training step {books.coming}"
             raise
         books.open(taken, epoch)
         if taken.known or books.due(studio):

@@ -161,7 +161,7 @@ def skip_unless(optimizer: Any, finite: torch.Tensor) -> bool:
         finite: a bool, on the device of the parameters.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
-    fused = isinstance(inner, torch.optim.AdamW) and inner.defaults["fused"]
+    fused = isinstance(inner, torch.optim.AdamW) and all(group["fused"] for group in inner.param_groups)
     if not fused or finite.device.type not in ("cpu", "cuda"):
         return False
     inner.found_inf = (~finite).float()  # type: ignore[attr-defined]

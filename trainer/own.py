@@ -78,7 +78,7 @@ class OwnEncoder:
         self._each = 0.0
         """Bytes that the VAE takes for a pixel; 0: not known."""
         self._alone = False
-        """Whether several pictures at once did not fit."""
+        """Whether something did not fit: then there is one at a time."""
         self._encoders: families.Encoders | None = None
         self.latents_fingerprint = f"{base.family}-vae-1:{base.content}"
         # Versions 4 and 5 of the tokenizer part Chinese differently.
@@ -89,7 +89,7 @@ class OwnEncoder:
     @property
     def texts_at_once(self) -> int:
         """How many captions it is best given together."""
-        return 1 if self._device.type == "cpu" else TEXTS
+        return 1 if self._device.type == "cpu" or self._alone else TEXTS
 
     def images_at_once(self, pixels: int) -> int:
         """How many pictures of so many pixels it is best given together."""
@@ -102,18 +102,15 @@ class OwnEncoder:
         """[B, 3, H, W] in 0..1 -> [B, C, H/8, W/8], unscaled."""
         if len(pixels) == 1:
             return self._on_device(lambda encoders: self._measured(encoders, pixels), "vae")
-        try:
-            return self._moved("vae").encode_images(pixels)
-        except Exception as error:
-            if not memory.ran_out(error):
-                raise
-        self._alone = True
-        _empty(self._device)
-        return torch.cat([self.encode_images(one) for one in pixels.split(1)])
+        together = self._if_they_fit(lambda encoders: encoders.encode_images(pixels), "vae")
+        return torch.cat([self.encode_images(one) for one in pixels.split(1)]) if together is None else together
 
     def encode_texts(self, captions: Sequence[str]) -> list[dict[str, torch.Tensor]]:
         """The conditioning of each caption."""
-        return self._on_device(lambda encoders: encoders.encode_text(captions), "text")
+        if len(captions) == 1:
+            return self._on_device(lambda encoders: encoders.encode_text(captions), "text")
+        together = self._if_they_fit(lambda encoders: encoders.encode_text(captions), "text")
+        return [self.encode_texts([one])[0] for one in captions] if together is None else together
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """[1, C, h, w] unscaled -> [1, 3, H, W] in 0..1. The VAE is on the device only as long as it takes."""
@@ -130,6 +127,17 @@ class OwnEncoder:
             self._encoders.drop_text()
             self._encoders.to("cpu")
             _empty(self._device)
+
+    def _if_they_fit(self, encode: Callable[[families.Encoders], T], part: str) -> T | None:
+        """Encodes several on the device; None where that has no room for them: from then on there is one at a time."""
+        try:
+            return encode(self._moved(part))
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
+        self._alone = True
+        _empty(self._device)
+        return None
 
     def _on_device(self, encode: Callable[[families.Encoders], T], part: str) -> T:
         """Encodes on the device; what does not fit in tiles, if it is a picture, and then on the CPU."""

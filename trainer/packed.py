@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .device import onto
+
 ATTENTION = "darkroom_packed"
 
 
@@ -42,7 +44,7 @@ def pack(texts: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> 
     lengths = tuple(map(len, texts))
     ids = torch.tensor([[token for text in texts for token in text]])
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
-    return Packed(ids.to(device), positions.to(device), lengths)
+    return Packed(onto(ids, device), onto(positions, device), lengths)
 
 
 # Configs of the models that read rows, and the attention that each had before.

@@ -6,7 +6,7 @@ The host calls this with the wired CLIP and VAE, the command line with the famil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import groupby, islice
@@ -17,11 +17,11 @@ import torch
 from torch.nn.functional import interpolate
 
 from . import draws
-from .cache import Cache, conditioning_key, latents_key
+from .cache import Cache, Kind, conditioning_key, latents_key
 from .canaries import canary
 from .config import SamplePrompt, TrainConfig
 from .dataset import Dataset, ImageItem
-from .dataset.ahead import Behind, ahead, threads
+from .dataset.ahead import Behind, ahead
 from .dataset.near import alike
 from .dataset.pixels import check_unchanged, load_both
 from .dataset.variants import shuffled, without
@@ -31,6 +31,7 @@ from .job import REGULARISATION, Base, ClassPrompt, Item, Job, Prompt
 
 CAPTIONS_SAMPLED = 3
 CLASS_PROMPTS = 4
+DECODED = 8  # pictures ahead: a batch of a card's
 
 
 class Fingerprints(Protocol):
@@ -201,14 +202,13 @@ def fill(
     captions = {key: text for key, text in job.captions().items() if ("conditioning", key) in wanted}
     own = list(captions.items())[share]  # of all, not of what is missing: that changes while others encode
     missing = {key: caption for key, caption in own if not cache.has("conditioning", key)}
-    with Behind(cache.store) as store:
-        rest = iter(missing.items())
-        for start in range(0, len(missing), encoder.texts_at_once):
+    with Behind(partial(_store, cache)) as store:
+        rest, done = iter(missing.items()), 0
+        while batch := dict(islice(rest, encoder.texts_at_once)):
             check()
-            emit(Phase("encoding captions", start, len(missing)))
-            keys, texts = zip(*islice(rest, encoder.texts_at_once), strict=True)
-            for key, entry in zip(keys, encoder.encode_texts(texts), strict=True):
-                store("conditioning", key, entry)
+            emit(Phase("encoding captions", done, len(missing)))
+            store("conditioning", dict(zip(batch, encoder.encode_texts([*batch.values()]), strict=True)))
+            done += len(batch)
 
     images = {image.id: image for image in dataset.items}
     images |= {REGULARISATION + image.id: image for image in (regularisation.items if regularisation else ())}
@@ -223,18 +223,22 @@ def fill(
     together.sort(key=lambda group: group[0][1].bucket)
     done = 0
     with (
-        closing(ahead(lambda group: _decoded(group[0][1]), together, threads())) as decoded,
-        Behind(cache.store) as store,
+        closing(ahead(lambda group: _decoded(group[0][1]), together, DECODED)) as decoded,
+        Behind(partial(_store, cache)) as store,
     ):
-        for batch in _batches(decoded, encoder):
+        for several in _batches(decoded, encoder):
             check()
             emit(Phase("encoding images", done, len(lacking)))
-            latents = encoder.encode_images(torch.stack([picture.pixels for picture in batch]))
-            for picture, own in zip(batch, latents.split(1), strict=True):
-                store("latents", picture.key, picture.entry(own))
-            done += len(batch)
+            latents = encoder.encode_images(torch.stack([picture.pixels for picture in several])).split(1)
+            store("latents", {picture.key: picture.entry(own) for picture, own in zip(several, latents, strict=True)})
+            done += len(several)
     if missing or lacking:
         cache.trim(wanted)
+
+
+def _store(cache: Cache, kind: Kind, entries: Mapping[str, dict[str, torch.Tensor]]) -> None:
+    for key, tensors in entries.items():
+        cache.store(kind, key, tensors)
 
 
 def _decoded(image: ImageItem) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -26,10 +26,11 @@ class Verdict:
 
     def __init__(self, finite: torch.Tensor) -> None:
         self._event = None
-        self._finite = finite.to("cpu", non_blocking=True)  # from a card: into pinned memory, when it gets there
+        # Into pinned memory, when the card gets there. What other devices do without waiting nothing here could await.
+        self._finite = finite.to("cpu", non_blocking=finite.is_cuda)
         if finite.is_cuda:
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(finite.device))
 
     def __call__(self) -> bool:
         """Whether they are; waits until that is known."""
@@ -80,7 +81,8 @@ def step(
     norm = accelerator.clip_grad_norm_(run.parameters, run.config.max_grad_norm or math.inf)
     assert isinstance(norm, torch.Tensor)
     run.look_ahead()
-    optim.set_rate(run.optimizer, now := rate())
+    now = rate()
+    optim.set_rate(run.optimizer, now)
     # fp16's scaler must see every step, to find its scale; it skips by itself. Whether it did is asked of the norm:
     # a fused optimizer skips within its kernel, of which accelerate's optimizer_step_was_skipped knows nothing.
     if accelerator.scaler is not None:

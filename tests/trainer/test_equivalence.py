@@ -124,6 +124,21 @@ def test_a_broken_run_is_the_unbroken_one_bit_for_bit(five: TrainConfig, name: s
     assert all(torch.equal(tensor, tensors[1][key]) for key, tensor in tensors[0].items())
 
 
+def test_steps_that_are_written_down_late_are_those_that_are_written_down_at_once(five: TrainConfig) -> None:
+    """And so they are where the run is broken while a step is open."""
+    config = five.but(max_steps=9, batch_size=2, ema_decay=0.9, log_interval=100, save_steps=3)
+    at_once = trained(elsewhere(config, "at once", log_interval=1))[1]
+    late = trained(elsewhere(config, "late"))[1]
+    broken = elsewhere(config, "broken")
+    end = run.start(broken, [], lambda: (checkpoint.latest(broken.output_dir) or 0) >= 3)
+    assert isinstance(end, RunStopped)
+    gone_on = trained(broken)[1]
+    for other in (late, gone_on):
+        assert all(torch.equal(tensor, other[key]) for key, tensor in at_once.items())
+    files = [load_file(config.output_dir.with_name(name) / f"{name}.safetensors") for name in ("at once", "broken")]
+    assert all(torch.equal(tensor, files[1][key]) for key, tensor in files[0].items())
+
+
 @pytest.mark.parametrize("saved", [1, 4])
 def test_a_run_that_broke_within_a_window_goes_on_bit_for_bit(
     five: TrainConfig, monkeypatch: pytest.MonkeyPatch, saved: int

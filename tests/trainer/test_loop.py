@@ -350,15 +350,51 @@ def test_a_step_asks_the_device_nothing(accelerator: Any) -> None:
 
 
 def test_what_is_not_finite_is_told_late_but_changes_nothing_and_counts_for_nothing(accelerator: Any) -> None:
-    """The same run, with the books closed at once, and a step late."""
-    late = training(accelerator, config(log_interval=100, lr_scheduler="linear"), broken_at(2, 5, 6), total=20)
-    at_once = training(accelerator, config(lr_scheduler="linear"), broken_at(2, 5, 6), total=20)
-    said = [[e for e in run_it(run)[0] if isinstance(e, Warned)] for run in (late, at_once)]
-    assert said[0] == said[1]
-    assert [e.message.split(" was")[0] for e in said[0]] == ["step 3", "step 5", "step 5"]
+    """The same run, with the books closed at once, and a step late; at step 8 something is due that does not happen."""
+    both = []
+    for interval in (100, 1):
+        settings = config(log_interval=interval, lr_scheduler="linear", ema_decay=0.9, save_steps=8)
+        run = training(accelerator, settings, broken_at(2, 5, 6, 10), total=20)
+        seen, asked, _ = run_it(run)
+        both.append((run, [e for e in seen if isinstance(e, Warned)], asked))
+    (late, said, asked), (at_once, said_at_once, asked_at_once) = both
+    assert said == said_at_once
+    assert [e.message.split(" was")[0] for e in said] == ["step 3", "step 5", "step 5", "step 8"]
+    assert asked == asked_at_once == ["save 8", "save 16"]
     assert late.position == at_once.position
-    assert late.position.step == 17
+    assert late.position.step == 16
     assert torch.equal(weight(late), weight(at_once))
+    assert late.averages.state()[1] == at_once.averages.state()[1] == 16
+    assert torch.equal(late.averages.state()[0][0], at_once.averages.state()[0][0])
+
+
+def test_too_many_in_a_row_fail_a_step_late(accelerator: Any) -> None:
+    run = training(accelerator, config(log_interval=100), broken_at(*range(1, 1 + SKIPS_ALLOWED)), total=60)
+    before: list[torch.Tensor] = []
+    real = run.averages.update
+    run.averages.update = lambda: (before.append(weight(run)), real())[1]
+    with pytest.raises(DivergedError, match=f"{SKIPS_ALLOWED} steps in a row were not finite"):
+        run_it(run)
+    assert (run.position.step, run.position.cursor) == (1, 1 + SKIPS_ALLOWED)
+    assert torch.equal(weight(run), before[-1])
+
+
+def test_a_pause_finds_nothing_open(accelerator: Any) -> None:
+    run = training(accelerator, config(log_interval=100), total=6)
+    studio, at = Recorder(), []
+    studio.pause = lambda: at.append((run.position.step, run.position.cursor, run.whole))
+    assert train(run, studio, asking((3, Requests(pause=True)), (4, Requests())), lambda event: None)
+    assert at == [(3, 3, True)]
+
+
+def test_what_fails_after_a_skipped_step_is_told_by_its_own_number(accelerator: Any) -> None:
+    task = broken_at(2)
+    real = task.factor
+    task.factor = lambda window, epoch: real(window, epoch) if len(task.seen) < 4 else 1 // 0
+    run = training(accelerator, config(log_interval=100), task, total=8)
+    with pytest.raises(ZeroDivisionError):
+        run_it(run)
+    assert (run.doing, run.position.step, run.position.cursor) == ("training step 3", 2, 3)
 
 
 def test_what_fails_in_a_step_loses_none_that_was_done(accelerator: Any) -> None:
@@ -521,14 +557,17 @@ def test_there_are_at_least_five_checkpoints_whatever_save_steps_says(
     assert len(saved) >= min(5, total)
 
 
-def test_what_is_due_when(accelerator: Any) -> None:
-    """The studio is asked for a validation after every step; it knows whether one is due."""
-    settings = config(save_steps=3, validation_steps=2, sample_every=4)
-    _, asked, _ = run_it(training(accelerator, settings, total=7))
-    assert [a for a in asked if "validate" in a] == [f"validate {n}" for n in range(8)]
-    assert asked.index("save 3") < asked.index("validate 3")
-    assert [a for a in asked if "sample" in a] == ["sample 4", "sample 7"]
-    assert [a for a in asked if "save" in a] == ["save 3", "save 6", "save 7"]
+@pytest.mark.parametrize("log_interval", [1, 100])
+def test_what_is_due_when(accelerator: Any, log_interval: int) -> None:
+    """Whether a validation is due the studio knows; all are done, however seldom something is logged."""
+    settings = config(save_steps=5, validation_steps=2, sample_every=4, log_interval=log_interval)
+    run = training(accelerator, settings, total=11)
+    studio = Recorder(every=3)
+    assert train(run, studio, Requests, lambda event: None)
+    assert studio.asked == [
+        "validate 0", "validate 3", "sample 4", "save 5", "validate 6", "sample 8", "validate 9", "save 10",
+        "save 11", "validate 11", "sample 11",
+    ]  # fmt: skip
 
 
 def test_without_validation_nobody_is_asked_for_one(accelerator: Any) -> None:

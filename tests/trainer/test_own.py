@@ -106,7 +106,7 @@ class Measured:
 
 
 class Limited(Watched):
-    """Encoders through which at most so many pictures go at once."""
+    """Encoders through which at most so many pictures, or captions, go at once."""
 
     def __init__(self, most: int) -> None:
         super().__init__(fits=True)
@@ -117,6 +117,12 @@ class Limited(Watched):
         if len(pixels) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return pixels[:, :1, ::8, ::8] * 2
+
+    def encode_text(self, captions: Any) -> list[str]:
+        self.batches.append(len(captions))
+        if len(captions) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [caption.upper() for caption in captions]
 
 
 def watched(base: Base, monkeypatch: pytest.MonkeyPatch, *, fits: bool) -> tuple[OwnEncoder, Watched, list[str]]:
@@ -193,6 +199,17 @@ def test_where_several_do_not_fit_each_is_encoded_alone_and_so_are_all_that_foll
     assert limited.batches == [1, 3, 4, 1, 1, 1, 1]
     assert encoder.images_at_once(64 * 64) == 1
     assert (limited.tiled, limited.vae, said) == (False, "cuda", [])
+
+
+def test_captions_that_do_not_fit_together_are_encoded_on_the_card_all_the_same(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, _, said = watched(base, monkeypatch, fits=True)
+    encoder._encoders = limited = Limited(2)  # type: ignore[assignment]
+    assert encoder.encode_texts(["a", "b"]) == ["A", "B"]
+    assert encoder.encode_texts(["a", "b", "c"]) == ["A", "B", "C"]
+    assert limited.batches == [2, 3, 1, 1, 1]
+    assert (encoder.texts_at_once, limited.text, said) == (1, "cuda", [])
 
 
 def test_several_pictures_are_encoded_as_each_alone_but_for_the_last_bits(base: Base) -> None:

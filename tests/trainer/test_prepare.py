@@ -377,6 +377,25 @@ def test_a_card_is_given_batches_of_one_size_and_every_entry_is_its_own(
     }
 
 
+def test_every_caption_is_encoded_even_if_the_encoder_takes_fewer_from_now_on(
+    encoder: CountingEncoder, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card that runs out of memory leaves the rest to the CPU, which takes one at a time."""
+    encoder.texts_at_once, real = 4, encoder.encode_texts
+
+    def out_of_memory(captions: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        encoder.texts_at_once = 1
+        return real(captions)
+
+    monkeypatch.setattr(encoder, "encode_texts", out_of_memory)
+    images = [image(f"{n}", f"caption {n}") for n in range(9)]
+    job = planned(images, encoder)
+    seen = filled(job, images, encoder, cache)
+    assert all(cache.has(kind, key) for kind, key in job.cache_entries())
+    done = [event.done for event in seen if isinstance(event, Phase) and event.name == "encoding captions"]
+    assert done == [0, *range(4, len(encoder.captions))]
+
+
 def test_a_mask_lies_beside_its_latents_at_their_size(
     encoder: CountingEncoder, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,7 +511,7 @@ def test_only_a_few_pictures_are_decoded_ahead_and_each_once(
         job, dataset(*images), encoder, cache,
         emit=lambda event: ahead.append(len(decoded) - len(encoder.pictures) // 2), stop=lambda: False,
     )  # fmt: skip
-    assert max(ahead) <= 1 + 4
+    assert max(ahead) <= 1 + prepare.DECODED
     assert sorted(decoded) == [one.id for one in images]  # the mirror image is not decoded again
     assert len(encoder.pictures) == 80
 

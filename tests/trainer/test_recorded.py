@@ -13,6 +13,7 @@ from torch import nn
 
 from tests.trainer.test_run import lora_of, losses, relative
 from trainer import assembly, control, loop, memory, run
+from trainer import step as steps
 from trainer.config import TrainConfig
 from trainer.control import Requests
 from trainer.events import Event, Phase, RunFinished, Step, Warned
@@ -226,8 +227,18 @@ def test_a_recorded_run_is_the_launched_one(
 def test_a_run_waits_for_the_card_only_where_it_has_something_to_tell(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.step
+    real, verdict = loop.step, steps.Verdict.__call__
     taken = 0
+    asked: list[tuple[int, int]] = []
+
+    class Verdict(steps.Verdict):
+        def __init__(self, finite: torch.Tensor) -> None:
+            super().__init__(finite)
+            self.of = taken
+
+        def __call__(self) -> bool:
+            asked.append((self.of, taken))
+            return verdict(self)
 
     def step(*arguments: Any) -> Any:
         nonlocal taken
@@ -238,9 +249,12 @@ def test_a_run_waits_for_the_card_only_where_it_has_something_to_tell(
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
+    monkeypatch.setattr(steps, "Verdict", Verdict)
     monkeypatch.setattr(loop, "step", step)
     trained(config.but(device="cuda", epochs=10, mixed_precision="bf16", log_interval=100), "quiet")
     assert taken > 12
+    late = [of for of, now in asked if now == of + 1]
+    assert len(late) > taken / 2, "of most steps it is asked when the next one is under way"
 
 
 @on_a_card

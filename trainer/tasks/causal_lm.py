@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from .. import adapters, cross_entropy, draws
 from ..dataset.sampler import Presentation
+from ..device import onto
 from ..errors import BaseModelError, RunError
 from ..events import DRIFT, HELD_OUT, TRAIN
 from ..job import Job, TextItem
@@ -155,7 +156,7 @@ class CausalLM:
             owner += [number] * len(item.counted)
             start += len(item.tokens)
         row = pack([item.tokens for item in items], self._device)
-        found = (torch.tensor(one, device=self._device) for one in (places, labels, owner))
+        found = (onto(torch.tensor(one), self._device) for one in (places, labels, owner))
         return Batch(row, *found, texts=len(items))
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from .. import adapters, draws
 from ..cache import Cache
 from ..dataset.buckets import cover
 from ..dataset.sampler import Presentation
+from ..device import onto
 from ..errors import RunError
 from ..events import DRIFT, HELD_OUT, TRAIN
 from ..families import Encoders, Family
@@ -62,9 +63,7 @@ class Batch:
         def move(value: Any) -> Any:
             if isinstance(value, dict):
                 return {name: move(tensor) for name, tensor in value.items()}
-            if value is not None and device.type == "cuda" and value.device.type == "cpu":
-                value = value.pin_memory()  # else the copy waits for all that the card has still to compute
-            return None if value is None else value.to(device, non_blocking=True)
+            return None if value is None else onto(value, device)
 
         return Batch(*(move(getattr(self, part.name)) for part in fields(self)))
 
