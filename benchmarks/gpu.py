@@ -9,7 +9,7 @@ blocks; it needs what the trainer needs, and no file.
 
 ``floor`` has no adapter: forward, and backward to the activations. ``peft`` is the shortest loop, under autocast, with
 AdamW as torch makes it; ``diffusers`` and ``sd-scripts`` are those of ``gpu_peers.py``. ``ours`` is the step of
-``trainer/loop.py`` itself, recorded as on a card with room enough, and ``launched`` the same without recordings.
+``trainer/step.py`` itself, recorded as on a card with room enough, and ``launched`` the same without recordings.
 ``compiled`` and ``both`` are these two with the repeated blocks compiled.
 
 ``ms``: median of a step. ``first`` and ``second``: seconds of these two, in which is compiled and recorded. ``peak``:
@@ -158,7 +158,7 @@ class _Shown:
 def ours(case: Case, *, recorded: bool = True, compiled: bool = False) -> Step:
     from peft.helpers import disable_input_dtype_casting
 
-    from trainer import loop, optim, step
+    from trainer import optim, step
     from trainer.averages import Averages
     from trainer.checkpoint import Position
     from trainer.config import parse
@@ -166,6 +166,7 @@ def ours(case: Case, *, recorded: bool = True, compiled: bool = False) -> Step:
     from trainer.device import accelerate
     from trainer.gauge import Gauge
     from trainer.recorded import Recorder
+    from trainer.training import Training
 
     unet = case.unet(adapted=True)
     casting = disable_input_dtype_casting(unet)
@@ -178,9 +179,7 @@ def ours(case: Case, *, recorded: bool = True, compiled: bool = False) -> Step:
     model, optimizer = accelerator.prepare(unet, optim.make(config, parameters, []))
     task: Any = _Shown(case)
     averages, gauge = Averages(parameters, optimizer, 0.0), Gauge(case.device)
-    run = loop.Training(
-        config, [], task, model, optimizer, parameters, accelerator, Position(total=1), 1, averages, gauge
-    )
+    run = Training(config, [], task, model, optimizer, parameters, accelerator, Position(total=1), 1, averages, gauge)
     if recorded and case.device.type == "cuda":
         run.recorder = Recorder(parameters, partial(step.forward_backward, run), gauge, print)
     window: Any = [Presentation(None, number) for number in range(case.batch)]  # type: ignore[arg-type]

@@ -49,6 +49,7 @@ from trainer.job import Base, Item, Job
 from trainer.own import OwnEncoder
 from trainer.tasks.diffusion import Diffusion
 from trainer.trained import build
+from trainer.training import Training
 
 SIDE = world.SIDE
 HELD_OUT, TIMESTEPS = 12, (125, 375, 625, 875)
@@ -201,7 +202,7 @@ def ours(lab: Lab, settings: dict[str, Any], goal: float, most: int, say: Callab
     total = config.epochs * per_epoch
     model, optimizer = accelerator.prepare(trained.model, optimizer)
     task = Diffusion(job, lab.family, lab.cache, accelerator.device)
-    run = loop.Training(
+    run = Training(
         config, job.train_items, task, model, optimizer, list(named.values()), accelerator, Position(total=total),
         per_epoch, averages, Gauge(accelerator.device),
     )  # fmt: skip

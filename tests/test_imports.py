@@ -96,7 +96,7 @@ def test_nothing_heavy_is_imported_at_the_top(path: Path):
         assert not HEAVY & {name.partition(".")[0] for name in names}
 
 
-WORKER = {"run", "loop", "studio", "tasks", "families"}
+WORKER = {"run", "loop", "step", "books", "training", "studio", "tasks", "families"}
 
 
 def used_by_nodes() -> Iterator[str]:

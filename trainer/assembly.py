@@ -21,7 +21,6 @@ from .device import DTYPES, accelerate, card_name, precision
 from .errors import ConfigError
 from .gauge import Gauge, budget, ram_free
 from .job import Job
-from .loop import Training
 from .memory import Plan, Possible, Savings, Weights
 from .ranks import Ranks
 from .recorded import Recorder
@@ -31,6 +30,7 @@ from .tasks.base import Task
 from .tasks.causal_lm import CausalLM
 from .tasks.diffusion import Diffusion
 from .trained import MAIN, Kind, Trained, build
+from .training import Training
 
 NF4_IS_WORTH_IT = ("sdxl",)  # of its weights 87 % are in linear layers, of SD1.5's 31 %; and a language model's
 _OF_NO_WEIGHT = {
@@ -49,7 +49,7 @@ class Standing:
     Args:
         position: where it is.
         state: the weights and all that goes with them; None: it begins.
-        saved, due, asked: as in ``loop.Training``.
+        saved, due, asked: as in ``Training``.
     """
 
     position: Position

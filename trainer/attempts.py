@@ -20,13 +20,14 @@ from .errors import DivergedError, OutOfMemoryError
 from .events import Event, MemoryPlan, Phase, RunStarted, Warned
 from .gauge import GB, Gauge, budget, hold_to, ram_free, release, swap_free
 from .job import Item, Job, TextItem
-from .loop import Training, train
+from .loop import train
 from .memory import Plan, Savings
 from .ranks import Ranks
 from .rehearsal import rehearse
 from .runfolder import check_length
 from .studio import Studio
 from .trained import Trained
+from .training import Training
 
 HALVINGS = 3  # of the rate, because losses were not finite
 _DECIDE = ("batch_size", "gradient_checkpointing", "mixed_precision", "base_weights", "vram_limit")

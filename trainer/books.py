@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,9 +14,7 @@ from .errors import DivergedError, RunError
 from .events import Event, Step, Warned
 from .runfolder import save_steps
 from .step import Taken
-
-if TYPE_CHECKING:
-    from .loop import Studio, Training
+from .training import Training
 
 SKIPS_ALLOWED = 5  # in a row, with a loss that is not finite
 OVERFLOWS_ALLOWED = 20  # in a row: fp16 may need a few until its loss scale has come down
@@ -55,15 +53,19 @@ class Books:
         """Whether it is not written down yet that a step was taken."""
         return self._open is not None
 
-    def due(self, studio: Studio) -> bool:
-        """Whether there is something to do or to tell right after the open step, if it happened."""
+    def due(self, validates: Callable[[int], bool]) -> bool:
+        """Whether there is something to do or to tell right after the open step, if it happened.
+
+        Args:
+            validates: whether a validation is due at a step.
+        """
         config, position, step = self._run.config, self._run.position, self._run.position.step + 1
         intervals = config.log_interval, save_steps(config, position.total), config.sample_every
         return (
             step == 1
             or position.cursor == position.total
             or any(every(interval, step) for interval in intervals)
-            or bool(config.validation_steps and studio.validates(step))
+            or bool(config.validation_steps and validates(step))
         )
 
     def open(self, taken: Taken, epoch: int) -> None:

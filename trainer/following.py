@@ -18,7 +18,6 @@ from .errors import RunError, UserError, WorkerError
 from .files import digest
 from .gauge import Gauge, budget, hold_to, release
 from .job import PARTS, Job
-from .loop import Training
 from .memory import Savings
 from .prepare import StoppedWhilePreparing
 from .ranks import Dropped, Ended, Ranks
@@ -26,6 +25,7 @@ from .rehearsal import rehearse
 from .step import step
 from .studio import move
 from .trained import Trained
+from .training import Training
 
 
 @dataclass(frozen=True)

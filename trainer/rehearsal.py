@@ -16,9 +16,9 @@ import torch
 from . import optim
 from .dataset.sampler import Presentation
 from .files import digest, read_json, write_json
-from .loop import Training
 from .memory import Plan
 from .trained import Trained
+from .training import Training
 
 MOST_KEPT = 200
 """Trials that are known for later."""

@@ -6,15 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from . import draws, optim
 from .dataset.sampler import Window, micro_batches
-
-if TYPE_CHECKING:
-    from .loop import Training
+from .training import Training
 
 
 class Verdict:

@@ -19,10 +19,10 @@ from .control import Requests
 from .events import DRIFT, Checkpoint, Event, Phase, Sample, Validation, Warned
 from .files import write_tensors
 from .job import Job
-from .loop import Training
 from .runfolder import save_steps
 from .sheet import to_image
 from .trained import Trained
+from .training import Training
 
 MOST = 700.0  # a loss of which the exponential is still a number
 FLAT = 1e-4  # standard deviation below which a picture in 0..1 shows nothing

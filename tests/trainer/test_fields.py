@@ -17,8 +17,8 @@ from trainer.events import Event, MemoryPlan, RunStopped
 from trainer.frozen.layers import Frozen
 from trainer.gauge import GB
 from trainer.job import Job
-from trainer.loop import Training
 from trainer.studio import Studio
+from trainer.training import Training
 
 # Fields that are used where a test of that place sees them.
 ELSEWHERE = {

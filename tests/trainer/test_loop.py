@@ -24,8 +24,9 @@ from trainer.errors import DivergedError
 from trainer.events import Event, Step, Warned
 from trainer.gauge import Gauge
 from trainer.job import Item
-from trainer.loop import Training, train
+from trainer.loop import train
 from trainer.step import Taken, Verdict, gradients, step
+from trainer.training import Training
 
 ITEMS = tuple(Item(f"{n:032x}", "", ("",), (64, 64), (64, 64), 1, "", ("",)) for n in range(7))
 

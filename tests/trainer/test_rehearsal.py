@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from tests.trainer.test_loop import ITEMS, accelerator, config, training
 from trainer import gauge, rehearsal
 from trainer.gauge import Gauge
-from trainer.loop import Training
 from trainer.rehearsal import Known, Measured, largest, rehearse
 from trainer.trained import Trained
+from trainer.training import Training
 
 __all__ = ["accelerator"]
 WIDTH, ROWS = 256, 64
