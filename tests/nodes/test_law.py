@@ -13,7 +13,7 @@ NODES = REPO / "nodes"
 FILES = sorted(NODES.rglob("*.py"))
 COMFY = {"comfy", "comfy_execution", "execution", "folder_paths", "latent_preview", "nodes", "server", "app", "utils"}
 HEAVY = {"diffusers", "peft", "transformers", "accelerate", "tensorboard"}
-PRIVATE_TRAINER = {"run", "loop", "studio", "tasks", "families"}
+PRIVATE_TRAINER = {"run", "loop", "step", "books", "training", "studio", "tasks", "families"}
 
 
 def imports(path: Path) -> list[tuple[str, int]]:
