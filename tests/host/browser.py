@@ -25,7 +25,7 @@ NOISE = (  # what ComfyUI's page says of itself, or when there is no internet
     "[Settings]", "Autofocus",
 )  # fmt: skip
 
-# A minute in either renderer: in the classic one it is a long form.
+# Half a minute and more in either renderer: in the classic one it is a long form.
 MINUTES = pytest.mark.parametrize(
     "nodes_2", [pytest.param(False, marks=pytest.mark.long), True], ids=["classic", "nodes 2.0"], indirect=True,
     scope="module",

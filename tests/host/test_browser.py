@@ -213,7 +213,8 @@ def test_the_template_that_expands_a_wish_draws_the_style_of_the_prompts(comfy: 
     assert entry["outputs"]["22"]["text"][0].strip() == "a big pink heart on a mint background, watercolor"
 
 
-@pytest.mark.parametrize("name", [SD15, pytest.param(SDXL, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", [SD15, SDXL])
 def test_a_template_for_checkpoints_runs_with_one_of_its_name(
     request: pytest.FixtureRequest, comfy: ComfyServer, name: str
 ):

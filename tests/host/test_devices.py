@@ -28,7 +28,7 @@ WITHIN = 30  # seconds: until all have ended where one has
 
 def graph(seed: int, **more: Any) -> Graph:
     """Two times two pictures a step, where more says nothing else."""
-    settings: dict[str, Any] = {"epochs": 16, "save_steps": 1000, "sample_every": 1000, "training_seed": seed}
+    settings: dict[str, Any] = {"epochs": 8, "save_steps": 1000, "sample_every": 1000, "training_seed": seed}
     return {**demo_loader(), **training(**{**settings, "batch_size": 2, "devices": 2, **more})}
 
 
@@ -42,7 +42,7 @@ def test_two_devices_are_paused_saved_sampled_kept_and_train_what_one_does(comfy
     run = new_run_of(comfy, before)
     reach(run, 3)
     (started,) = [event for event in told(run) if isinstance(event, RunStarted)]
-    assert (started.processes, started.effective_batch, started.total_steps) == (2, 4, 48)
+    assert (started.processes, started.effective_batch, started.total_steps) == (2, 4, 24)
     assert len(workers(run)) == 2
     control(comfy, run, "pause")
     wait_for(lambda: comfy.get(f"/darkroom/runs/{run.name}/story")["phase"]["name"] == "paused", "the pause")
@@ -52,12 +52,12 @@ def test_two_devices_are_paused_saved_sampled_kept_and_train_what_one_does(comfy
     wait_for(lambda: count(run, Step) > paused, "steps after the pause")
     wait_for(lambda: count(run, Checkpoint) and count(run, Sample), "a checkpoint and samples")
     control(comfy, run, "keep")
-    assert "of 48 steps, and kept" in comfy.wait(prompt)["outputs"]["train"]["text"][0]
+    assert "of 24 steps, and kept" in comfy.wait(prompt)["outputs"]["train"]["text"][0]
     assert not workers(run)
 
     assert run_id(comfy.run(made)) == run.name
     together = losses(run)
-    assert sorted(together) == list(range(1, 49))
+    assert sorted(together) == list(range(1, 25))
     assert len(starts(run)) == 2
 
     # One process with both batches is the same run, so it is found; and anew it comes to the same.
@@ -94,7 +94,7 @@ def test_where_one_of_two_is_killed_both_end_and_the_run_goes_on_in_the_backgrou
         empty_queue(comfy)
     assert starts(run)[-1] >= 2
     assert [event.processes for event in told(run) if isinstance(event, RunStarted)] == [2, 2]
-    assert sorted(losses(run)) == list(range(1, 49))
+    assert sorted(losses(run)) == list(range(1, 25))
 
 
 def test_more_devices_than_there_are_is_told_with_the_cure(comfy: ComfyServer):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.host.accidents import wait_for
-from tests.host.browser import quick, settle
+from tests.host.browser import MINUTES, quick, settle
 from tests.host.graphs import BARE_DATA, DEMO_DATA, SAILOR_DATA, demo_loader, node, training
 from tests.host.measure import planned_run, runs
 from tests.host.server import ComfyServer
@@ -320,6 +320,7 @@ def test_samples_of_text_are_read(page: Page):
     assert page.locator(".sample").first.locator(".text").count() >= 2
 
 
+@MINUTES
 def test_opened_and_closed_again_and_again_nothing_is_left(page: Page, data: Path):
     page.evaluate(SET, ["folder", data.name])
     page.locator(".darkroom-panel", has_text="3 images").wait_for()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host.browser import press_run, wait_until_ready
+from tests.host.browser import MINUTES, press_run, wait_until_ready
 from tests.host.graphs import demo_loader, training
 from tests.host.server import ComfyServer
 
@@ -237,6 +237,7 @@ LISTEN = """() => {
 }"""
 
 
+@MINUTES
 def test_train_lora_tells_how_far_it_is_shows_samples_and_says_that_it_has_ended(page: Page, nodes_2: bool):
     graph = {**demo_loader(), **training(training_seed=1203 + nodes_2, epochs=2, sample_every=2)}
     page.evaluate("graph => app.loadApiJson(graph, 'training')", graph)

@@ -390,6 +390,7 @@ MOUNT = """async ([module, times, lines]) => {
 }"""
 
 
+@MINUTES
 @pytest.mark.browser
 def test_a_thousand_panels_leave_nothing_behind(page: Page):
     page.evaluate(ADD)
