@@ -16,7 +16,15 @@ def test_of_a_run_that_is_too_long_a_good_checkpoint_is_called_best(
     """By what it holds out, and by eight pictures of that style that it never saw."""
     monkeypatch.setattr(validation, "SHARE", 1.0)  # so short a run would be validated at its ends alone
     found = measure(
-        tmp_path, 1, pictures=8, unseen=8, draws=4, max_steps=180, learning_rate=6e-3, lr_scheduler="constant"
+        tmp_path,
+        1,
+        pictures=8,
+        unseen=8,
+        draws=4,
+        max_steps=180,
+        learning_rate=6e-3,
+        lr_scheduler="constant",
+        resolution=64,
     )
     assert found.own_regret <= 0.02
     assert found.chosen < found.last
