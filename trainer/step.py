@@ -24,7 +24,7 @@ class Verdict:
 
     def __init__(self, finite: torch.Tensor) -> None:
         self._event = None
-        # Into pinned memory, when the card gets there. What other devices do without waiting nothing here could await.
+        # From a card into pinned memory, when it gets there; of other devices there is no event that tells when.
         self._finite = finite.to("cpu", non_blocking=finite.is_cuda)
         if finite.is_cuda:
             self._event = torch.cuda.Event()
