@@ -21,7 +21,7 @@ from .cache import Cache, Kind, conditioning_key, latents_key
 from .canaries import canary
 from .config import SamplePrompt, TrainConfig
 from .dataset import Dataset, ImageItem
-from .dataset.ahead import Behind, ahead
+from .dataset.ahead import Behind, ahead, threads
 from .dataset.near import alike
 from .dataset.pixels import check_unchanged, load_both
 from .dataset.variants import shuffled, without
@@ -31,7 +31,6 @@ from .job import REGULARISATION, Base, ClassPrompt, Item, Job, Prompt
 
 CAPTIONS_SAMPLED = 3
 CLASS_PROMPTS = 4
-DECODED = 8  # pictures ahead: a batch of a card's
 
 
 class Fingerprints(Protocol):
@@ -223,7 +222,7 @@ def fill(
     together.sort(key=lambda group: group[0][1].bucket)
     done = 0
     with (
-        closing(ahead(lambda group: _decoded(group[0][1]), together, DECODED)) as decoded,
+        closing(ahead(lambda group: _decoded(group[0][1]), together, threads())) as decoded,
         Behind(partial(_store, cache)) as store,
     ):
         for several in _batches(decoded, encoder):
