@@ -53,20 +53,30 @@ class Books:
         """Whether it is not written down yet that a step was taken."""
         return self._open is not None
 
-    def due(self, validates: Callable[[int], bool]) -> bool:
+    def due(self, step: int, validates: Callable[[int], bool]) -> list[str]:
+        """What the settings have done after a step: of ``save``, ``validate``, ``sample`` those that are due.
+
+        Args:
+            step: its number.
+            validates: whether a validation is due at a step between the first and the last.
+        """
+        config, position = self._run.config, self._run.position
+        ended = position.cursor == position.total
+        found = {
+            "save": ended or every(save_steps(config, position.total), step),
+            "validate": config.validation_steps and (ended or validates(step)),
+            "sample": config.sample_every and (ended or every(config.sample_every, step)),
+        }
+        return [what for what, is_due in found.items() if is_due]
+
+    def concern(self, validates: Callable[[int], bool]) -> bool:
         """Whether there is something to do or to tell right after the open step, if it happened.
 
         Args:
-            validates: whether a validation is due at a step.
+            validates: as in ``due``.
         """
-        config, position, step = self._run.config, self._run.position, self._run.position.step + 1
-        intervals = config.log_interval, save_steps(config, position.total), config.sample_every
-        return (
-            step == 1
-            or position.cursor == position.total
-            or any(every(interval, step) for interval in intervals)
-            or bool(config.validation_steps and validates(step))
-        )
+        step = self._run.position.step + 1
+        return self._is_told(step) or bool(self.due(step, validates))
 
     def open(self, taken: Taken, epoch: int) -> None:
         """A step was taken, in an epoch."""
@@ -106,9 +116,13 @@ class Books:
         else:
             run.averages.update()
             self._losses.append(loss)
-            if position.step == 1 or every(run.config.log_interval, position.step) or ended:
+            if self._is_told(position.step):
                 self._tell(taken, epoch)
         run.whole = True
+
+    def _is_told(self, step: int) -> bool:
+        position = self._run.position
+        return step == 1 or every(self._run.config.log_interval, step) or position.cursor == position.total
 
     def _tell(self, taken: Taken, epoch: int) -> None:
         position = self._run.position

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from . import memory
-from .books import Books, Clock, every, next_rate
+from .books import Books, Clock, next_rate
 from .checkpoint import Position
 from .control import Requests
 from .events import Event
-from .runfolder import save_steps
 from .step import step
 from .training import Training
-
-if TYPE_CHECKING:
-    pass
 
 
 class Studio(Protocol):
@@ -83,7 +79,7 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
             run.doing = f"training step {books.coming}"
             raise
         books.open(taken, epoch)
-        if taken.known or books.due(studio.validates):
+        if taken.known or books.concern(studio.validates):
             books.close()
         before, run.asked = run.asked, requests()
         if books.are_open and run.asked == before and not (run.asked.stop or run.asked.rests):
@@ -91,20 +87,14 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         books.close()
         ended = position.cursor == position.total
         stop = run.asked.stop and not ended
-        due = (books.stepped or ended) and not stop  # a stop only saves, so that Cancel is quick
+        # A stop only saves, so that Cancel is quick.
+        due = books.due(position.step, studio.validates) if (books.stepped or ended) and not stop else ()
         # Saved first: a validation or a sample that fails (out of memory) must not cost the steps.
-        if position.step != run.saved and (
-            ended
-            or stop
-            or run.asked.save > before.save
-            or (due and every(save_steps(config, position.total), position.step))
-        ):
+        if position.step != run.saved and ("save" in due or stop or run.asked.save > before.save):
             run.due.append("save")
-        if due and config.validation_steps and (ended or studio.validates(position.step)):
+        if "validate" in due:
             run.due.append("validate")
-        if run.asked.sample > before.sample or (
-            due and (every(config.sample_every, position.step) or (ended and config.sample_every))
-        ):
+        if "sample" in due or run.asked.sample > before.sample:
             run.due.append("sample")
         _do_what_is_due(run, studio, books.clock)
         if stop:

@@ -83,21 +83,14 @@ def step(
     optim.set_rate(run.optimizer, now)
     # fp16's scaler must see every step, to find its scale; it skips by itself. Whether it did is asked of the norm:
     # a fused optimizer skips within its kernel, of which accelerate's optimizer_step_was_skipped knows nothing.
-    if accelerator.scaler is not None:
-        verdict = Verdict(torch.isfinite(norm))
-        run.whole = False
-        run.optimizer.step()
-        return Taken(total, norm, now, verdict)
-    finite = torch.isfinite(norm + total)
+    scaled = accelerator.scaler is not None
+    finite = torch.isfinite(norm if scaled else norm + total)
     verdict = Verdict(finite)
-    if ranks.world == 1 and optim.skip_unless(run.optimizer, finite):
+    later = not scaled and ranks.world == 1 and optim.skip_unless(run.optimizer, finite)
+    if scaled or later or verdict():
         run.whole = False
         run.optimizer.step()
-        return Taken(total, norm, now, verdict, known=False)
-    if verdict():
-        run.whole = False
-        run.optimizer.step()
-    return Taken(total, norm, now, verdict)
+    return Taken(total, norm, now, verdict, known=not later)
 
 
 def gradients(run: Training, window: Window, epoch: int) -> torch.Tensor:
