@@ -24,7 +24,10 @@ const panels = new Set();
 
 api.addEventListener("darkroom.run", ({ detail }) => panels.forEach((one) => one.hear(detail)));
 // What was said meanwhile is lost.
-api.addEventListener("reconnected", () => panels.forEach((one) => one.load()));
+api.addEventListener("reconnected", () => {
+  asking = null;
+  panels.forEach((one) => { one.load(); one.find(); });
+});
 api.addEventListener("promptQueued", () => panels.forEach((one) => one.queued(true)));
 for (const event of ["execution_success", "execution_error", "execution_interrupted"]) {
   api.addEventListener(event, () => panels.forEach((one) => one.queued(false)));
@@ -53,8 +56,8 @@ class Panel {
     this.at = null; // {workflow, node}: where it is
     this.run = ""; // the run's id
     this.story = new Story();
-    this.host = null; // what ComfyUI itself does, a Phase
-    this.trial = ""; // which of several runs of the node this is, in words
+    this.host = null; // what ComfyUI itself does, a Phase; undefined: not known yet
+    this.trial = ""; // which of several runs of the node this is, in words; undefined: not known yet
     this.waits = 0; // since when it is queued, in ms; 0: it is not
     this.failure = "";
     this.said = []; // lines that the node has said
@@ -100,15 +103,17 @@ class Panel {
     if (this.dirty || this.active() || this.wasActive) this.schedule();
   }
 
-  // The run that this node shows, and what is being done for it.
+  // The run that this node shows, and what is being done for it. What it hears while it asks is newer than the answer.
   async find() {
-    const at = this.at;
+    const { at, run } = this;
+    if (!at) return;
+    this.host = this.trial = undefined;
     const { nodes } = await shownIn(at.workflow).catch(() => ({ nodes: {} }));
     if (this.gone || at !== this.at) return;
     const mine = nodes[at.node];
-    if (mine?.run) this.follow(mine.run);
-    if (mine?.phase) this.host = mine.phase;
-    this.trial = mine?.trial ?? "";
+    if (mine?.run && run === this.run) this.follow(mine.run);
+    if (this.host === undefined) this.host = mine?.phase ?? null;
+    this.trial ??= mine?.trial ?? "";
     this.schedule();
   }
 
