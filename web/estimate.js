@@ -117,15 +117,16 @@ async function show(inside, state, asked) {
     return;
   }
   const { plain } = await import("./messages/plain.mjs");
-  let lines;
+  let lines, seconds = null;
   try {
     const found = await ask("/estimate", JSON.parse(asked));
-    state.seconds = found.seconds;
+    seconds = found.seconds;
     lines = told(found, plain);
   } catch (error) {
     lines = [element("div", "error lines", plain(error.message))];
   }
   if (state.asked !== asked) return;
+  state.seconds = seconds;
   inside.replaceChildren(...lines);
   inside.dispatchEvent(new Event("darkroom-told", { bubbles: true })); // the panel beside it does not repeat it
 }

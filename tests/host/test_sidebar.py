@@ -18,7 +18,7 @@ from tests.host.measure import runs as folder_of_runs
 from tests.host.server import ComfyServer, PromptFailed
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Locator, Page, Route
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 SETTINGS: dict[str, Any] = {
@@ -165,6 +165,25 @@ def test_words_filter(page: Page, comfy: ComfyServer, runs: list[str]):
     assert page.locator(".darkroom-tab .run").evaluate_all("all => all.map((one) => one.dataset.run)") == [runs[1]]
     page.get_by_label("Filter by name").fill("no such run")
     assert "No run matches" in page.locator(".darkroom-tab .runs").inner_text()
+
+
+def test_an_answer_that_a_later_one_overtook_changes_nothing(page: Page):
+    there = page.locator(".darkroom-tab .run").count()
+    look_again = "() => { comfyAPI.api.api.dispatchCustomEvent('darkroom.queue', {}); }"
+    asked: list[Route] = []
+    page.route("**/darkroom/runs", lambda route: asked.append(route))
+    for number in (1, 2):
+        page.evaluate(look_again)
+        while len(asked) < number:
+            page.wait_for_timeout(50)
+    earlier, later = asked
+    with page.expect_response("**/darkroom/runs"):
+        later.continue_()
+    with page.expect_response("**/darkroom/runs"):
+        earlier.fulfill(json={"runs": []})
+    page.wait_for_timeout(500)
+    assert page.locator(".darkroom-tab .run").count() == there > 0
+    page.unroute("**/darkroom/runs")
 
 
 def test_of_compared_runs_only_what_differs_is_told(page: Page, runs: list[str]):

@@ -42,6 +42,7 @@ export function open(container) {
   container.append(tab);
 
   let runs = [], shown = [], queue = { running: null, waiting: [] }, alive = true, timer = 0, comparison = null;
+  let looks = 0, taken = 0; // how often was asked, and the newest answer's number
   const rows = new Map(), chosen = new Set(), known = new Set(); // known: ids of runs that were heard of
   const watching = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
@@ -142,9 +143,13 @@ export function open(container) {
   }
 
   async function look() {
+    const mine = (looks += 1);
     try {
-      ({ runs } = await ask("/runs"));
-      if (alive) arrange();
+      const told = await ask("/runs");
+      if (!alive || mine < taken) return; // a later answer came first
+      taken = mine;
+      ({ runs } = told);
+      arrange();
     } catch (error) {
       if (alive) actions.say(error.message, null, true);
     }
