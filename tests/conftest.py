@@ -87,11 +87,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """Name what fails at once: of a run that is cut off nobody sees the summary."""
+    """Name what fails at once, and why: of a run that is cut off nobody sees the summary."""
     if not report.failed:
         return None
     kind = "failed" if report.when == "call" else "error"
-    return kind, f"\n{kind.upper()} {report.nodeid}\n", kind.upper()
+    crash = getattr(report.longrepr, "reprcrash", None)
+    why = crash.message if crash else report.longreprtext
+    return kind, f"\n{kind.upper()} {report.nodeid}: {why[:500]}\n", kind.upper()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
