@@ -17,7 +17,7 @@ class LoadDemoBase(io.ComfyNode):
             node_id="Darkroom_LoadDemoBase",
             display_name="Load Demo Base",
             category="LoRA Darkroom",
-            description="A small text-to-image model that ships with LoRA Darkroom (12 MB, pictures of 128 x 128 "
+            description="A small text-to-image model that ships with LoRA Darkroom (11 MB, pictures of 128 x 128 "
             "pixels). It draws simple shapes, in Stable Diffusion 1.5's architecture: try a whole training in "
             "minutes, without a download and without a GPU.",
             search_aliases=["demo", "tiny model", "test model", "embedded base", "\u6f14\u793a", "\u793a\u4f8b"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -265,7 +266,7 @@ class Attempts:
                 self._job.name,
                 run.position.step,
                 run.position.total,
-                config.epochs,
+                math.ceil(run.position.total / run.per_epoch),
                 len(run.items),
                 config.window,
                 trainable,

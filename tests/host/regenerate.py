@@ -18,13 +18,14 @@ from typing import Any
 from PIL import Image
 
 from tests.conftest import REPO
-from tests.host.browser import close_dialogs, open_page, open_template, run_by_click
-from tests.host.checkpoints import add_random_sd15, add_random_sdxl
+from tests.host.browser import close_dialogs, open_page, open_template, run_by_click, set_widgets
 from tests.host.pages import write_pages
 from tests.host.server import ComfyServer
 from tests.host.templates import ASKED, CHECKPOINTS, DEMO, SD15, SDXL, TEMPLATES, Template
 from tests.host.test_object_info import STORED, signatures
 from trainer import sheet
+from trainer.demo import world
+from trainer.families import sd15_random, sdxl_random
 
 QUICK = "Train LoRA (quick)"
 # Of each node in the blueprint, the widgets that stand on its outside.
@@ -171,11 +172,28 @@ def pictures_of(comfy: ComfyServer, made: Template) -> Image.Image:
     return row
 
 
+def add_own_pictures(comfy: ComfyServer) -> str:
+    """A data set as a person has one: 60 pictures of 512 pixels, captioned; the name of its folder in ``input``."""
+    folder = comfy.base / "input" / "my_style"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for seed in range(60):
+            drawn = world.draw(seed, style="neon")
+            Image.fromarray(drawn.pixels).resize((512, 512), Image.Resampling.LANCZOS).save(folder / f"{seed:02}.webp")
+            (folder / f"{seed:02}.txt").write_text(drawn.caption, encoding="utf-8")
+    return folder.name
+
+
 def graph_of(comfy: ComfyServer, name: str, width: int = 900, run: bool = False) -> Image.Image:
-    """A template's graph, as the page shows it; after a run, with its pictures."""
+    """A template's graph, as the page shows it; after a run, with its pictures. One for checkpoints has other pictures
+    than the demo's."""
     with open_page(comfy, 2400, 1300) as (page, _):
         page.evaluate("() => app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
+        folder = add_own_pictures(comfy) if name in CHECKPOINTS else ""
         open_template(page, name)
+        if folder:
+            set_widgets(page, folder=folder)
+            page.get_by_text(f"input/{folder}").first.wait_for()
         if run:
             run_by_click(page, comfy)
             page.get_by_text("Job completed").wait_for(state="hidden")
@@ -246,9 +264,10 @@ def main(wanted: list[str]) -> None:
     """Start a server, and write."""
     with tempfile.TemporaryDirectory() as folder:
         comfy = ComfyServer(Path(folder))
-        for add, name in ((add_random_sd15, SD15), (add_random_sdxl, SDXL)):  # so that the page finds nothing missing
-            file = add(comfy.base)
-            file.rename(file.with_name(CHECKPOINTS[name]))
+        # So that the page finds nothing missing. What is said of a graph that is shown depends on the model's size.
+        full = bool({"screenshots", "thumbnails"}.intersection(wanted))
+        for family, name in ((sd15_random, SD15), (sdxl_random, SDXL)):
+            family.write_random(comfy.base / "models" / "checkpoints" / CHECKPOINTS[name], full=full)
         try:
             for what in wanted:
                 WRITERS[what](comfy)

@@ -116,7 +116,8 @@ def save(made: Template, filename: str) -> None:
 def train_then_preview(name: str) -> Template:
     """The base alone, and the LoRA at 0.7 and 0.8, as a column of pictures."""
     demo = name == DEMO
-    settings = {SD15: {}, SDXL: SDXL_SETTINGS, DEMO: demo_settings()}[name]
+    # With auto the others are what is there once it is switched off.
+    settings = {SD15: {"auto": True}, SDXL: {"auto": True, **SDXL_SETTINGS}, DEMO: demo_settings()}[name]
     made = begin(NOTES[name], checkpoint=CHECKPOINTS.get(name, ""), settings=settings)
     save(made, "neon" if demo else "my_style_lora")
     if demo:
@@ -318,12 +319,13 @@ NOTES = {
         CHECKPOINTS,
         "## Train a LoRA on your own pictures\n\n"
         "1. **Load Checkpoint**: your {model} model.\n"
-        "2. **Load Dataset**: drop 10 to 200 pictures of one theme on it, or choose their folder. Auto Caption writes "
-        "captions where there are none.\n"
+        "2. **Load Dataset**: drop 10 to 200 pictures of one theme on it, or choose their folder. Without captions? "
+        "Put **Auto Caption** between it and Train LoRA.\n"
         "3. **Run**. When the training ends, the same prompt is drawn by the base model, and with the LoRA at 0.7 and "
         "0.8; the file lies in the list of every LoRA loader.\n\n"
-        "Train LoRA says beforehand how long it will take. Too weak: more *epochs*, or *lora_rank* 16. Stiff or "
-        "distorted: fewer epochs, a lower *learning_rate*. Change one thing at a time.",
+        "The settings are chosen by your pictures and your card (*auto*); Train LoRA says which, and how long it will "
+        "take. To choose yourself, switch *auto* off. Too weak: more *epochs*, or *lora_rank* 16. Stiff or distorted: "
+        "fewer epochs, a lower *learning_rate*. Change one thing at a time.",
     ),
     CONTINUE: "## Go on with a run, or back to an earlier step\n\n"
     "The settings are those of *Train, then preview (demo base)*, but *epochs* is higher: if you have run that one, "

@@ -227,7 +227,9 @@ def test_a_template_for_checkpoints_runs_with_one_of_its_name(
     with open_page(comfy) as (page, complaints):
         open_template(page, name)
         assert len(nodes_of(page)) == len(FILES[name]["nodes"])
-        set_widgets(page, epochs=1, resolution=64, steps=2, width=64, height=64, sample_inference_steps=2)
+        set_widgets(
+            page, auto=False, epochs=1, resolution=64, steps=2, width=64, height=64, sample_inference_steps=2
+        )  # fmt: skip
         run_by_click(page, comfy)
         check_pictures(page, {title: 1 for title, _ in SHOWN})
         assert not complaints

@@ -66,7 +66,9 @@ def test_from_a_template_to_a_picture_at_08_in_five_clicks(comfy: ComfyServer, t
     with open_page(comfy) as (page, complaints):
         open_template(page, SD15)
         # As short as can be: what a user would leave alone.
-        set_widgets(page, epochs=1, resolution=64, steps=2, width=64, height=64, sample_inference_steps=2)
+        set_widgets(
+            page, auto=False, epochs=1, resolution=64, steps=2, width=64, height=64, sample_inference_steps=2
+        )  # fmt: skip
         count_clicks(page)
         page.evaluate(LOOK_AT, "Load Dataset")
         settle(page)
