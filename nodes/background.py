@@ -47,12 +47,11 @@ class _Comfy:
         return Live(folder, tell_page)
 
     def ended(self, folder: Path, end: Event | DarkroomError) -> None:
-        at = where.read(folder)
-        node = at.node if at is not None else ""
+        at = (where.read(folder) or where.Where("", ""))._asdict()
         if isinstance(end, DarkroomError):
-            tell_page("failed", {"node": node, "text": self.plain(folder, str(end))})
+            tell_page("failed", {**at, "text": self.plain(folder, str(end))})
         elif isinstance(end, RunFinished):
-            tell_page("trained", {"node": node, "steps": end.step, "loss": runstate.state(folder).loss})
+            tell_page("trained", {**at, "steps": end.step, "loss": runstate.state(folder).loss})
 
     def plain(self, folder: Path, text: str) -> str:
         return runstate.without_paths(folder)(text)

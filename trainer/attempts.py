@@ -24,7 +24,7 @@ from .job import Item, Job, TextItem
 from .loop import train
 from .memory import Plan, Savings
 from .ranks import Ranks
-from .rehearsal import rehearse
+from .rehearsal import rehearse, replayed
 from .runfolder import check_length
 from .studio import Studio
 from .trained import Trained
@@ -145,7 +145,8 @@ class Attempts:
                 if not plan.fits and (less := memory.enough(plan, self._savings, self._possible)):
                     return self._with(less, f"it needs {plan.total / GB:.1f} GB, and {plan.free / GB:.1f} are free", at)
                 run.recorder = assembly.recorder(run, self._savings, plan, lambda why: self._emit(Warned(why)))
-                plan = replace(plan, kept=run.recorder is not None)
+                if run.recorder is not None:
+                    plan, seconds = replace(plan, kept=True), replayed(run)
                 run.step_seconds = seconds * -(-run.share // run.micro_batch)
                 self._ranks.tell("align")
                 self._ranks.align(run.parameters)
@@ -196,8 +197,8 @@ class Attempts:
 
     def _slower(self, run: Training) -> Standing:
         """From where to go on, at half the rate."""
-        at = self._saved(run.asked)
-        at.position.halved, at.position.skipped = max(at.position.halved, run.position.halved) + 1, 0
+        at = self._saved(run)
+        at.position.halved, at.position.skipped = at.position.halved + 1, 0
         where = f"step {at.position.step}" if at.position.step else "the beginning"
         rate = self._job.config.learning_rate * 0.5**at.position.halved
         self._emit(
@@ -223,17 +224,23 @@ class Attempts:
             except Exception as error:  # what is copied may want memory too
                 if not memory.ran_out(error):
                     raise
-        return self._saved(run.asked)
+        return self._saved(run)
 
-    def _saved(self, asked: Requests | None = None) -> Standing:
-        """Where the newest checkpoint is that can be read; a run that is given another length has a schedule for it."""
+    def _saved(self, run: Training | None = None) -> Standing:
+        """Where the newest checkpoint is that can be read; a run that is given another length has a schedule for it.
+
+        Args:
+            run: what was trained since; what it was asked counts, and that its rate was halved.
+        """
         state = checkpoint.retry_older(
             self._folder,
             lambda step: checkpoint.load(self._folder, step),
             lambda message: self._emit(Warned(message)),
         )
         position = self._position(state)
-        return Standing(position, state, position.step, [], asked or Requests())
+        if run is not None:
+            position.halved = max(position.halved, run.position.halved)
+        return Standing(position, state, position.step, [], run.asked if run is not None else Requests())
 
     def _position(self, state: State | None) -> Position:
         if state is None:

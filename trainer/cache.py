@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,7 @@ from .files import digest, write_tensors
 
 Kind = Literal["latents", "conditioning"]
 DEFAULT_LIMIT = 20 * 1024**3
+IN_USE = 6 * 3600.0  # seconds: longer than an epoch, in which a run reads each of its entries
 
 
 def default_folder() -> Path:
@@ -91,6 +94,8 @@ class Cache:
         """
         path = self.path(kind, key)
         try:
+            with suppress(OSError):  # of a folder that is only to be read
+                os.utime(path)  # used now: no other run's ``trim`` takes it
             return load_file(path)
         except FileNotFoundError:
             raise CacheError(f"the cached {kind} {key} are gone from {self.folder}", "start the run again") from None
@@ -130,6 +135,8 @@ class Cache:
     def trim(self, keep: Collection[tuple[Kind, str]]) -> int:
         """Removes the entries used longest ago until the store is within its limit; returns the bytes freed.
 
+        Those that were used within ``IN_USE`` stay: another run may read them again.
+
         Args:
             keep: (kind, key) pairs that stay whatever their age: those of the run at hand.
         """
@@ -143,10 +150,11 @@ class Cache:
             entries.append((stat.st_mtime_ns, stat.st_size, path))
         excess = sum(size for _, size, _ in entries) - self._limit
         freed = 0
-        for _, size, path in sorted(entries):
+        began = time.time_ns() - round(IN_USE * 1e9)
+        for used, size, path in sorted(entries):
             if freed >= excess:
                 break
-            if path not in kept and _remove(path):
+            if path not in kept and used < began and _remove(path):
                 freed += size
         return freed
 

@@ -61,7 +61,7 @@ def fill(config: TrainConfig, sink: Sink, stop: Callable[[], bool], shard: tuple
 
     def count(event: Event) -> None:
         if isinstance(event, Phase) and event.name in counts:
-            counts[event.name] += 1
+            counts[event.name] = event.total  # all, or ``StoppedWhilePreparing``
         sink(event)
 
     number, of = shard

@@ -62,7 +62,7 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         # Before the first step; or where the process ended between a checkpoint and its validation.
         run.due.insert(0, "validate")
     _do_what_is_due(run, studio, books.clock)
-    if interrupted and requests().stop:
+    if interrupted and _stopped(run, studio, requests, books):
         return run.enough or position.cursor == position.total
 
     while not run.enough and position.cursor < position.total:
@@ -81,10 +81,11 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
         books.open(taken, epoch)
         if taken.known or books.concern(studio.validates):
             books.close()
-        before, run.asked = run.asked, requests()
-        if books.are_open and run.asked == before and not (run.asked.stop or run.asked.rests):
+        before, asked = run.asked, requests()
+        if books.are_open and asked == before and not (asked.stop or asked.rests):
             continue  # nothing is to be done: the next step is given to the device before this one is done
         books.close()
+        run.asked = asked
         ended = position.cursor == position.total
         stop = run.asked.stop and not ended
         # A stop only saves, so that Cancel is quick.
@@ -101,6 +102,22 @@ def train(run: Training, studio: Studio, requests: Callable[[], Requests], emit:
             return False
         if run.asked.rests and not (ended or run.enough):
             books.clock.outside(studio.pause)
+            if _stopped(run, studio, requests, books):
+                return False
+    return True
+
+
+def _stopped(run: Training, studio: Studio, requests: Callable[[], Requests], books: Books) -> bool:
+    """Whether it is to stop between two steps; then what it has come to is saved."""
+    before, asked = run.asked, requests()
+    if not asked.stop:
+        return False
+    run.asked = asked
+    if run.position.step != run.saved:
+        run.due.append("save")
+    if asked.sample > before.sample:
+        run.due.append("sample")
+    _do_what_is_due(run, studio, books.clock)
     return True
 
 

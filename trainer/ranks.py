@@ -205,7 +205,8 @@ class Ranks:
         with self._summing():
             distributed.all_reduce(own, group=self._sums)
         count = len(parameters)
-        total, has, rest = own[0], own[1 : 1 + count].tolist(), own[1 + count :]
+        # The loss is kept for a while, and not with it all the gradients that it lies beside.
+        total, has, rest = own[0].clone(), own[1 : 1 + count].tolist(), own[1 + count :]
         for parameter, some, part in zip(parameters, has, rest.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter) if some else None
         return total

@@ -105,6 +105,25 @@ def rehearse(
     return Rehearsal(measured.seconds, Plan(process, frozen, adapter, activations, measured.samples, free))
 
 
+def replayed(run: Training) -> float:
+    """Seconds that the same micro-batch takes by a recording: a part of what ``rehearse`` finds, who launches kernels
+    one by one.
+
+    Args:
+        run: before its next step, with a ``recorder``.
+    """
+    assert run.recorder is not None
+    shown, seconds = largest(run), 0.0
+    for _ in range(3):  # the first of a shape is computed as usual, the second is recorded
+        run.recorder.begin()
+        start = time.perf_counter()
+        with run.accelerator.autocast():
+            batch = run.task.batch(shown, 0)
+        run.recorder(batch, 1 / len(shown)).item()  # waits for the device
+        seconds = time.perf_counter() - start
+    return seconds
+
+
 def _measured(run: Training, trained: Trained, weights: int) -> Measured:
     """Computes what is largest of all that the run will compute: an evaluation of a sample or of a validation, and
     forward and backward of a micro-batch. Nothing is kept of it.

@@ -64,12 +64,11 @@ class Studio:
             return False
         if step not in record.steps:
             signals, seconds = self._measured()
-            cost = None
             if record.cost is None:
-                cost = record.cost = seconds / self._run.step_seconds
-                self._tell_interval(position.total, save_steps(config, position.total), cost)
-            validation.append(self._folder, step, signals, cost)
+                record.cost = seconds / self._run.step_seconds
+                self._tell_interval(position.total, save_steps(config, position.total), record.cost)
             record.steps[step] = signals
+            validation.write(self._folder, record)
             for signal, values in signals.items():
                 mean = fmean(values.values())
                 perplexity = math.exp(min(mean, MOST)) if config.text and signal != DRIFT else 0.0

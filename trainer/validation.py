@@ -95,12 +95,6 @@ def write(run: Path, record: Record) -> None:
     write_text(run / FILE, "".join(_line(step, signals, cost) for step, signals in record.steps.items()))
 
 
-def append(run: Path, step: int, signals: Signals, cost: float | None = None) -> None:
-    """Adds a validation."""
-    with (run / FILE).open("a", encoding="utf-8") as file:
-        file.write(_line(step, signals, {} if cost is None else {"cost": cost}))
-
-
 def _line(step: int, signals: Signals, cost: Mapping[str, float]) -> str:
     finite = {
         signal: {pair: value if math.isfinite(value) else None for pair, value in values.items()}

@@ -85,7 +85,7 @@ const STYLE = `
   padding: 3px 10px; }
 .darkroom-panel button { cursor: pointer; }
 .darkroom-panel button:hover:enabled { filter: brightness(1.25); }
-.darkroom-panel button:disabled { opacity: 0.5; cursor: default; }
+.darkroom-panel button:disabled, .darkroom-panel button[aria-disabled="true"] { opacity: 0.5; cursor: default; }
 .darkroom-panel img { max-width: 100%; border-radius: 4px; }
 `;
 
@@ -131,18 +131,20 @@ export function fit(node, shrunk = 0) {
   node.setDirtyCanvas?.(true, true);
 }
 
-// A button that cannot be pressed again while what it started goes on; what that throws is shown.
+// A button that cannot be pressed again while what it started goes on; what that throws is shown. Not `disabled`: that
+// would take the focus from whoever has just pressed it.
 export function button(text, action) {
   const one = element("button", "", text);
   one.type = "button";
   one.addEventListener("click", async () => {
-    one.disabled = true;
+    if (one.ariaDisabled === "true") return;
+    one.ariaDisabled = "true";
     try {
       await action();
     } catch (error) {
       toast("error", text, error.message);
     } finally {
-      one.disabled = false;
+      one.ariaDisabled = "false";
     }
   });
   return one;

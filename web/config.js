@@ -2,8 +2,9 @@
 // With auto the widgets that the pictures and the card decide are greyed, and named.
 import { app } from "../../scripts/app.js";
 import { more } from "./advanced.js";
-import { ask, element, keep, onExecuted, panel, set, toast, widget } from "./common.js";
+import { ask, element, keep, panel, set, toast, widget } from "./common.js";
 import { wired } from "./graph.js";
+import { onSaid } from "./nodes.js";
 import { t } from "./text.js";
 
 let presets = null;
@@ -79,7 +80,7 @@ app.registerExtension({
     notes.hidden = true;
     panel(node).append(row, said, notes);
     greyed(node, said);
-    onExecuted(node, async (output) => {
+    onSaid(node, async (output) => {
       const { plain } = await import("./messages/plain.mjs");
       notes.textContent = plain((output?.text ?? []).join("\n"));
       notes.hidden = !notes.textContent;

@@ -151,8 +151,8 @@ app.registerExtension({
   name: "LoRADarkroom.Estimate",
   setup() {
     setInterval(look, LOOK_EVERY);
-    // A run that ended is a figure for the next one.
-    for (const event of ["execution_success", "execution_error", "execution_interrupted"]) {
+    // A run that ended is a figure for the next one; and while the server was away nothing was answered.
+    for (const event of ["execution_success", "execution_error", "execution_interrupted", "reconnected"]) {
       api.addEventListener(event, () => nodes.forEach((state) => { state.asked = null; }));
     }
   },

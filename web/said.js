@@ -1,7 +1,8 @@
 // What a node said when it ran, on the node: as large as it is, in either renderer, and there until it says else.
 // Training Sweep says rows of cells, too: letters of any width stand below each other in a table alone.
 import { app } from "../../scripts/app.js";
-import { dress, element, onExecuted, panel } from "./common.js";
+import { dress, element, panel } from "./common.js";
+import { onSaid } from "./nodes.js";
 
 const NODES = new Set([
   "Darkroom_ApplyLoRA", "Darkroom_SaveLoRA", "Darkroom_LoadTrainedLoRA", "Darkroom_StrengthSweep",
@@ -35,7 +36,7 @@ app.registerExtension({
     dress("darkroom-said", STYLE);
     const inner = panel(node, 1);
     if (node.comfyClass === "Darkroom_TrainingSweep" && node.size[0] < WIDE) node.setSize([WIDE, node.size[1]]);
-    onExecuted(node, async (output) => {
+    onSaid(node, async (output) => {
       const { plain } = await import("./messages/plain.mjs");
       const { text = [], rows } = output ?? {}, said = element("div", "lines darkroom-said");
       said.append(rows ? table(rows, plain) : plain(text.join("\n")));

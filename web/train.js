@@ -13,8 +13,12 @@ const PROGRESS_TEXT = "$$node-text-preview";
 // Before the panel is there, or where none is: the page calls a message that nobody listens to unknown.
 api.addEventListener("darkroom.run", () => {});
 
-// Node ids are execution ids: "7:3" is node 3 in subgraph 7. Titles of what is inside are not looked for.
-const title = (id) => app.graph?.getNodeById?.(Number(id))?.title ?? "LoRA Darkroom";
+// Node ids are execution ids: "7:3" is node 3 in subgraph 7. Titles of what is inside are not looked for, nor those of
+// another workflow.
+function title({ workflow, node }) {
+  const root = app.rootGraph ?? app.graph;
+  return (workflow === root?.id && root.getNodeById?.(Number(node))?.title) || "LoRA Darkroom";
+}
 
 function silence(node) {
   node.addCustomWidget({
@@ -46,10 +50,10 @@ app.registerExtension({
     };
   },
   setup() {
-    api.addEventListener("darkroom.trained", ({ detail: { node, steps, loss } }) => {
-      const values = { steps, loss: loss?.toFixed(4) };
-      toast("success", title(node), t(loss == null ? "trained" : "trained_to", values));
+    api.addEventListener("darkroom.trained", ({ detail }) => {
+      const { steps, loss } = detail, values = { steps, loss: loss?.toFixed(4) };
+      toast("success", title(detail), t(loss == null ? "trained" : "trained_to", values));
     });
-    api.addEventListener("darkroom.failed", ({ detail }) => toast("error", title(detail.node), detail.text, 20_000));
+    api.addEventListener("darkroom.failed", ({ detail }) => toast("error", title(detail), detail.text, 20_000));
   },
 });

@@ -37,10 +37,6 @@ class NodeProgress:
             self._text = text
             PromptServer.instance.send_progress_text(text, self._node)
 
-    def tell(self, event: str, **data: Any) -> None:
-        """Send an event of the node to every open page."""
-        tell_page(event, {"node": self._node, **data})
-
 
 class RunProgress(NodeProgress):
     """Progress of the executing node that trains, which the panel on it shows (``live``).
@@ -53,6 +49,10 @@ class RunProgress(NodeProgress):
         super().__init__()
         self.panel = Phases(where.of_prompt(extra, self._node), tell_page, clients.user())
         self.mark, self.prompt = where.mark(extra), executing_prompt()
+
+    def tell(self, event: str, **data: Any) -> None:
+        """Send an event of the node to every open page."""
+        tell_page(event, {**self.panel.at._asdict(), **data})
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """Show what is being done, and the part of it that is done, where that is known."""

@@ -22,7 +22,7 @@ from tests.host.test_dataset_page import ADD
 from tests.host.test_routes import post
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 MANY = 5000
@@ -55,7 +55,7 @@ OFTEN = """async (times) => {
   const look = buttons.find((one) => one.textContent === "Look at the pictures");
   const until = async (right) => { while (!right()) await new Promise((done) => setTimeout(done, 1)); };
   for (let turn = 0; turn < times; turn += 1) {
-    await until(() => !look.disabled);
+    await until(() => look.ariaDisabled !== "true");
     look.click();
     await until(() => document.querySelector("dialog.darkroom-dialog[open] .darkroom-tile"));
     window.dialogs.push(new WeakRef(document.querySelector("dialog.darkroom-dialog")));
@@ -201,6 +201,36 @@ def test_what_was_typed_is_saved_though_the_gallery_is_closed_at_once(page: Page
         after = f"\ufeffclosed by {how} \r\n".encode()
         wait_for(lambda after=after: (data / "1 m\u00fcller.txt").read_bytes() == after, f"what was typed before {how}")
         assert everything(data) == {**before, "1 m\u00fcller.txt": after}
+
+
+def test_what_is_left_out_while_the_pictures_are_asked_for_stays_out(page: Page, data: Path):
+    look(page, path=str(data))
+    held: list[Route] = []
+    page.route("**/darkroom/dataset/pictures", lambda route: held.append(route))
+    page.get_by_role("gridcell", name=FIRST).press(" ")
+    while not held:  # what the reload after it asks, with the first left out
+        page.wait_for_timeout(50)
+    page.get_by_role("gridcell", name=SECOND).press(" ")
+    with page.expect_response("**/darkroom/dataset/pictures"):
+        held.pop(0).continue_()
+    page.wait_for_timeout(300)
+    page.get_by_role("gridcell", name=THIRD).press(" ")
+    assert page.evaluate(VALUE, "excluded").split("\n") == [FIRST, SECOND, THIRD]
+    page.unroute("**/darkroom/dataset/pictures")
+    said(page, f"{THIRD} is left out")
+
+
+def test_nothing_is_replaced_that_was_not_seen_before(page: Page, data: Path):
+    look(page, path=str(data))
+    before = everything(data)
+    page.get_by_role("button", name="Find and replace").click()
+    find = page.get_by_label("Find", exact=True)
+    find.fill("red")
+    page.get_by_text("2 captions").first.wait_for()
+    find.fill("r")
+    find.press("Enter")
+    page.wait_for_timeout(500)
+    assert everything(data) == before
 
 
 def test_words_are_found_and_replaced_as_one_step(page: Page, data: Path):

@@ -219,11 +219,12 @@ def test_what_the_scripts_write_is_in_the_pages_language(chinese: Page):
     chinese.locator(
         ".darkroom-panel", has_text="12 \u5f20\u56fe\u7247\uff0c30 \u6b65"
     ).wait_for()  # 12 pictures, 30 steps
-    chinese.evaluate(
-        "api => api.dispatchCustomEvent('darkroom.trained', { node: '1', steps: 1200, loss: 0.125 })",
-        chinese.evaluate_handle("() => comfyAPI.api.api"),
-    )
-    chinese.get_by_text("\u5df2\u8bad\u7ec3 1,200 \u6b65\uff0c\u635f\u5931 0.1250").wait_for()
+    ended = """([node, workflow]) => comfyAPI.api.api.dispatchCustomEvent(
+        "darkroom.trained", { workflow: workflow ?? app.rootGraph.id, node: String(node), steps: 1200, loss: 0.125 })"""
+    for workflow, title in ((None, "\u8bad\u7ec3 LoRA"), ("another", "LoRA Darkroom")):
+        chinese.evaluate(ended, [train, workflow])
+        toast = chinese.get_by_role("alert").filter(has_text="\u5df2\u8bad\u7ec3 1,200 \u6b65\uff0c\u635f\u5931 0.1250")
+        toast.filter(has_text=title).wait_for()
     (caption,) = chinese.evaluate(ADD, ["AutoCaption"])
     named = "id => app.graph.getNodeById(id).widgets.find(one => one.name === 'prompt').element.placeholder"
     assert chinese.evaluate(named, caption) == "\u63d0\u95ee"

@@ -169,11 +169,10 @@ def test_words_filter(page: Page, comfy: ComfyServer, runs: list[str]):
 
 def test_an_answer_that_a_later_one_overtook_changes_nothing(page: Page):
     there = page.locator(".darkroom-tab .run").count()
-    look_again = "() => { comfyAPI.api.api.dispatchCustomEvent('darkroom.queue', {}); }"
     asked: list[Route] = []
     page.route("**/darkroom/runs", lambda route: asked.append(route))
     for number in (1, 2):
-        page.evaluate(look_again)
+        page.evaluate(LOOK_AGAIN)
         while len(asked) < number:
             page.wait_for_timeout(50)
     earlier, later = asked
@@ -184,6 +183,55 @@ def test_an_answer_that_a_later_one_overtook_changes_nothing(page: Page):
     page.wait_for_timeout(500)
     assert page.locator(".darkroom-tab .run").count() == there > 0
     page.unroute("**/darkroom/runs")
+
+
+LOOK_AGAIN = "() => { comfyAPI.api.api.dispatchCustomEvent('darkroom.queue', {}); }"
+
+
+def test_what_is_pressed_or_typed_stays_while_a_run_goes_on(page: Page, comfy: ComfyServer, runs: list[str]):
+    first, second = runs
+    told = {"running": first, "paused": False, "waiting": [second], "failed": [], "note": ""}
+    page.route("**/darkroom/queue", lambda route: route.fulfill(json=told))
+    page.evaluate(LOOK_AGAIN)
+    stop = page.locator(".darkroom-tab .queue button").first
+    stop.wait_for()
+    stop.focus()
+    pressed = stop.element_handle()
+    step = {"type": "Step", "step": 5, "total": 6, "loss": 0.1, "lr": 0.001, "seconds": 1, "memory": 1, "eta": 1}
+    page.evaluate(
+        """([run, step]) => { comfyAPI.api.api.dispatchCustomEvent(
+            "darkroom.run", { run, workflow: "", node: "", events: [step] }); }""",
+        [first, step],
+    )
+    page.locator(".darkroom-tab .queue", has_text="step 5 / 6").wait_for()
+    assert pressed.evaluate("one => one.isConnected && document.activeElement === one")
+
+    one = row(page, second)
+    one.locator(".summary").click()
+    name = one.get_by_label("Name of the file")
+    name.fill("halb getippt")
+    one.get_by_label("Checkpoint").select_option("6")
+    listed = comfy.get("/darkroom/runs")
+    (mine,) = (run for run in listed["runs"] if run["id"] == second)
+    mine["steps"].append(8)
+    page.route("**/darkroom/runs", lambda route: route.fulfill(json=listed))
+    page.evaluate(LOOK_AGAIN)
+    one.locator("option", has_text="step 8").first.wait_for(state="attached")
+    assert (name.input_value(), one.get_by_label("Checkpoint").input_value()) == ("halb getippt", "6")
+    assert name.evaluate("one => one.closest('form').isConnected")
+    for what in ("queue", "runs"):
+        page.unroute(f"**/darkroom/{what}")
+    page.evaluate(LOOK_AGAIN)
+    page.locator(".darkroom-tab .queue").wait_for(state="hidden")
+
+
+def test_that_the_server_was_away_is_said_only_until_it_is_back(page: Page):
+    page.route("**/darkroom/runs", lambda route: route.abort())
+    page.evaluate(LOOK_AGAIN)
+    page.locator(".darkroom-tab .error").wait_for()
+    page.unroute("**/darkroom/runs")
+    page.evaluate("() => { comfyAPI.api.api.dispatchCustomEvent('reconnected'); }")
+    page.locator(".darkroom-tab .error").wait_for(state="hidden")
 
 
 def test_of_compared_runs_only_what_differs_is_told(page: Page, runs: list[str]):

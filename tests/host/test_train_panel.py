@@ -21,7 +21,7 @@ from trainer.events import Checkpoint, Sample, Step
 from trainer.languages import toys
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.host
 FLOW = "0f0e0d0c-1111-2222-3333-444455556666"
@@ -330,41 +330,6 @@ def test_of_several_runs_it_is_said_which_this_is(page: Page):
     assert "lora_rank 8 (2 of 2) \u00b7 Training \u00b7 step 5 / 10" in head(page, "lora_rank")
     page.evaluate(TELL, [NOBODY, [{"type": "Idle", "failure": ""}]])
     page.locator(".darkroom-training .head", has_text="lora_rank").wait_for(state="detached")
-
-
-@pytest.mark.browser
-def test_what_the_page_hears_counts_more_than_an_answer_that_comes_later(page: Page):
-    asked: list[Route] = []
-    page.route("**/darkroom/shown?*", lambda route: asked.append(route))
-    node = page.evaluate(ADD)
-    page.evaluate(LOOK_AT)
-    page.wait_for_selector(".darkroom-training", state="attached")
-    lines = [{"type": "Trial", "text": "lora_rank 8 (2 of 2)"}, *story_lines(5)]
-    page.evaluate(TELL, [NOBODY, lines])
-    head(page, "step 5 / 10")
-    old = {"run": "", "trial": "lora_rank 4 (1 of 2)", "phase": {"name": "loading", "done": 0, "total": 0, "t": 1.0}}
-    with page.expect_response("**/darkroom/shown?*"):
-        for one in asked:
-            one.fulfill(json={"nodes": {node: old}})
-    page.wait_for_timeout(500)
-    assert "lora_rank 8 (2 of 2)" in head(page, "step 5 / 10")
-
-
-@pytest.mark.browser
-def test_what_was_said_while_the_server_was_away_is_asked_for(page: Page):
-    node = page.evaluate(ADD)
-    page.evaluate(LOOK_AT)
-    page.wait_for_selector(".darkroom-training", state="attached")
-    phase = {"type": "Phase", "name": "loading", "done": 0, "total": 0, "t": 1.0}
-    page.evaluate(TELL, ["", [{"type": "Trial", "text": "lora_rank 8 (1 of 2)"}, phase]])
-    head(page, "lora_rank 8 (1 of 2)")
-    shown = {"trial": "lora_rank 8 (2 of 2)", "phase": phase}
-    page.route("**/darkroom/shown?*", lambda route: route.fulfill(json={"nodes": {node: shown}}))
-    page.evaluate("() => { comfyAPI.api.api.dispatchCustomEvent('reconnected'); }")
-    head(page, "lora_rank 8 (2 of 2)")
-    page.unroute("**/darkroom/shown?*")
-    page.evaluate("() => { comfyAPI.api.api.dispatchCustomEvent('reconnected'); }")  # the server knows of nothing
-    page.locator(".darkroom-training").wait_for(state="hidden")
 
 
 @pytest.mark.browser

@@ -448,6 +448,20 @@ def test_the_halved_rate_is_kept_when_the_run_goes_on(config: TrainConfig, monke
     assert {e.lr for e in again if isinstance(e, Step)} == {5e-4}
 
 
+def test_the_halved_rate_is_kept_when_memory_runs_out(config: TrainConfig, monkeypatch: Patch) -> None:
+    """In an optimizer step, so that it goes back to a checkpoint of before the rate was halved."""
+    config = config.but(epochs=5, lr_scheduler="constant", warmup_steps=0)
+    seen: list[Event] = []
+    broken(monkeypatch, lambda call: 8 <= call < 13)
+    # One step tries, six are done, five are left out by themselves: 13 is the second after it went back to step 4.
+    out_of_memory(monkeypatch, torch.optim.AdamW, "step", 14, after=True)
+    assert isinstance(run.start(config, [seen.append]), RunFinished)
+    told = [e.message for e in seen if isinstance(e, Warned)]
+    assert sum("half the learning rate" in line for line in told) == sum("out of memory" in line for line in told) == 1
+    steps = [e for e in events.history(config.output_dir / "events.jsonl") if isinstance(e, Step)]
+    assert {e.step: e.lr for e in steps} == {n: 1e-3 if n <= 4 else 5e-4 for n in range(1, 21)}
+
+
 def test_three_times_is_enough_and_the_error_has_the_cure(config: TrainConfig, monkeypatch: Patch) -> None:
     seen: list[Event] = []
     broken(monkeypatch, lambda call: call > 1)

@@ -172,6 +172,13 @@ def test_the_run_at_hand_keeps_its_entries_whatever_the_limit(cache: Cache) -> N
     assert there(cache, 4) == []
 
 
+def test_what_another_run_reads_stays_whatever_the_limit(cache: Cache) -> None:
+    size = filled(cache, 3)
+    cache.load("latents", key(0))
+    assert Cache(cache.folder, 0).trim(()) == 2 * size
+    assert there(cache, 3) == [0]
+
+
 def test_an_entry_that_another_run_has_open_is_passed_over(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows, where an open file cannot be removed."""
     size = filled(cache, 3)

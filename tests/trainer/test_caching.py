@@ -21,6 +21,7 @@ from trainer.config import TrainConfig
 from trainer.dataset import load_mask, load_pixels, scan
 from trainer.errors import ConfigError, DatasetError, UserError
 from trainer.events import Phase
+from trainer.own import OwnEncoder
 from trainer.prepare import StoppedWhilePreparing
 
 
@@ -54,6 +55,13 @@ def test_the_parts_are_disjoint_and_come_to_the_whole(config: TrainConfig, tmp_p
     found = [entries(tmp_path / f"part {one}") for one in range(3)]
     assert sum(map(len, found)) == len(set().union(*found))
     assert set().union(*found) == entries(whole.folder)
+
+
+def test_pictures_are_counted_whatever_is_encoded_at_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OwnEncoder, "images_at_once", lambda self, pixels: 4)
+    monkeypatch.setattr(OwnEncoder, "texts_at_once", 4)
+    done = caching.fill(config, lambda event: None, never)
+    assert (done.pictures, done.captions) == (10, 6)
 
 
 def test_a_part_that_is_there_is_not_encoded_again_and_a_stop_keeps_what_is(config: TrainConfig) -> None:

@@ -60,10 +60,12 @@ def test_last_goes_into_the_run_with_its_step_in_the_name(folder: Path) -> None:
 def test_best_is_what_the_validations_say_or_else_the_last(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--run", folder, "--step", "best") == 0
     assert same(folder / "my st\u00fcle-000300.safetensors", 300)
-    for step, loss in ((100, 3.0), (200, 1.0), (300, 2.0)):
-        validation.append(
-            folder, step, {"held_out": {f"{image}@1": loss + number for number, image in enumerate("abcd")}}
-        )
+    losses = {100: 3.0, 200: 1.0, 300: 2.0}
+    measured = {
+        step: {"held_out": {f"{image}@1": loss + number for number, image in enumerate("abcd")}}
+        for step, loss in losses.items()
+    }
+    validation.write(folder, validation.Record(measured))
     capsys.readouterr()
     assert call("--run", folder, "--step", "best") == 0
     assert same(folder / "my st\u00fcle-000200.safetensors", 200)

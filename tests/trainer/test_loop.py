@@ -668,6 +668,33 @@ def test_a_stop_only_saves_and_is_quick(accelerator: Any) -> None:
     assert asked == ["validate 0", "validate 1", "validate 2", "save 3"]
 
 
+@pytest.mark.parametrize("further", [0, 2])
+def test_a_stop_of_a_run_that_was_broken_off_between_two_steps_saves(accelerator: Any, further: int) -> None:
+    """Memory ran out while a sample was drawn at step 5; the checkpoint before it may be that of step 3."""
+    run = training(accelerator, config(), total=8)
+    run.position.step = run.position.cursor = 5
+    run.saved, run.due = 5 - further, ["sample"]
+    _, asked, reached = run_it(run, lambda: Requests(stop=True, sample=1))
+    assert not reached
+    assert asked == ["sample 5", *(["save 5"] if further else []), "sample 5"]
+    assert run.position.step == 5
+
+
+def test_a_stop_while_it_pauses_takes_no_further_step(accelerator: Any) -> None:
+    requests = asking((2, Requests(pause=True)), (3, Requests(pause=True, stop=True)))
+    _, asked, reached = run_it(training(accelerator, config(), total=4), requests)
+    assert not reached
+    assert asked == ["pause", "save 2"]
+
+
+def test_what_was_asked_as_too_many_steps_failed_is_not_forgotten(accelerator: Any) -> None:
+    """The run goes on from its checkpoint, with ``run.asked`` as what was done already."""
+    run = training(accelerator, config(log_interval=100), broken_at(*range(20)), total=20)
+    with pytest.raises(DivergedError):
+        run_it(run, asking((SKIPS_ALLOWED + 1, Requests(sample=1))))
+    assert run.asked.sample == 0
+
+
 def test_a_stop_at_the_last_step_is_the_end(accelerator: Any) -> None:
     _, asked, reached = run_it(training(accelerator, config(), total=3), asking((3, Requests(stop=True))))
     assert reached
@@ -675,7 +702,9 @@ def test_a_stop_at_the_last_step_is_the_end(accelerator: Any) -> None:
 
 
 def test_a_pause_is_taken_between_two_steps_but_not_after_the_last(accelerator: Any) -> None:
-    requests = asking((2, Requests(pause=True)), (3, Requests()), (4, Requests(pause=True)))
+    requests = asking(
+        (2, Requests(pause=True)), (3, Requests()), (5, Requests(pause=True))
+    )  # the third is in the pause
     _, asked, reached = run_it(training(accelerator, config(), total=4), requests)
     assert reached
     assert asked == ["pause", "save 4"]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -350,6 +351,20 @@ def test_what_one_has_broken_off_the_others_see(tmp_path: Path) -> None:
     assert not other.over
     other.break_off()
     assert one.over
+
+
+def test_a_loss_keeps_no_gradients_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept until it is logged, perhaps for a hundred steps."""
+    several, weight = ranks.Ranks(), torch.nn.Parameter(torch.ones(1000))
+    several.world = 2
+    monkeypatch.setattr(several, "_summing", nullcontext)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda own, group: own.mul_(2))
+    (weight.sum() * 3).backward()
+    loss = several.add_up([weight], several.own([weight], torch.tensor(0.5)))
+    assert loss == 1
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.full((1000,), 6.0))
+    assert loss.untyped_storage().nbytes() == 4
 
 
 def test_of_several_processes_on_a_machine_each_has_a_card(monkeypatch: pytest.MonkeyPatch) -> None:

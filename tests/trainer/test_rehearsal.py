@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from tests.trainer.test_loop import ITEMS, accelerator, config, training
 from trainer import gauge, rehearsal
 from trainer.gauge import Gauge
-from trainer.rehearsal import Known, Measured, largest, rehearse
+from trainer.rehearsal import Known, Measured, largest, rehearse, replayed
+from trainer.step import forward_backward
 from trainer.trained import Trained
 from trainer.training import Training
 
@@ -192,3 +193,32 @@ def test_it_is_the_micro_batch_with_the_most_pixels(accelerator: Any) -> None:
     assert shown(run, small) == [f"{small.id}#0", f"{small.id}#1"], "a whole one, as the sampler would give it"
     run.batch = 4
     assert shown(run, small, large) == [f"{small.id}#{n}" for n in range(4)], "four small are more than a large"
+
+
+class Slowly:
+    """A recorder of which the first two micro-batches take longer: one is tried, one is recorded."""
+
+    def __init__(self, run: Training, clock: list[float]) -> None:
+        self.run, self.clock = run, clock
+        self.calls: list[str] = []
+        self.shares: list[float] = []
+
+    def begin(self) -> None:
+        self.calls.append("begin")
+
+    def __call__(self, batch: Any, share: float) -> torch.Tensor:
+        self.calls.append(f"{len(batch[0])} rows")
+        self.shares.append(share)
+        self.clock[0] += (20.0, 5.0, 0.25)[len(self.shares) - 1]
+        return forward_backward(self.run, batch, share)
+
+
+def test_a_recorded_micro_batch_takes_what_its_replay_does(accelerator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(rehearsal.time, "perf_counter", lambda: clock[0])
+    run = training(accelerator, config(batch_size=2))
+    slowly = Slowly(run, clock)
+    run.recorder = cast(Any, slowly)
+    assert replayed(run) == 0.25
+    assert slowly.calls == ["begin", "2 rows"] * 3
+    assert slowly.shares == [0.5] * 3

@@ -163,6 +163,15 @@ def test_a_run_that_goes_on_measures_what_is_missing_and_nothing_twice(room: Roo
     assert list(validation.read(room.folder).steps) == [0]
 
 
+def test_half_a_line_of_a_full_disk_costs_no_other(room: Room) -> None:
+    assert validated(room, 0, 100) == [0, 100]
+    with (room.folder / validation.FILE).open("a", encoding="utf-8") as file:
+        file.write('{"step": 200, "held_o')
+    room.position = Position(step=100, total=500)
+    assert validated(room, 200, 300) == [200, 300]
+    assert list(validation.read(room.folder).steps) == [0, 100, 200, 300]
+
+
 def test_a_studio_says_when_training_on_is_of_no_use_and_again_in_a_new_process(room: Room) -> None:
     room.config = room.config.but(early_stopping_patience=2)
     found, answers = room.studio(), []

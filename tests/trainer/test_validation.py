@@ -203,8 +203,7 @@ def test_what_was_written_is_read_back_and_a_torn_line_is_passed_over(tmp_path: 
     assert validation.read(tmp_path) == Record()
     history = run(5, 4)
     history[10][TRAIN] = {"a@1": math.inf}
-    validation.append(tmp_path, 0, history[0], 2.5)
-    validation.append(tmp_path, 10, history[10])
+    validation.write(tmp_path, Record(history, 2.5))
     found = validation.read(tmp_path)
     assert found.cost == 2.5
     assert found.steps[0] == history[0]
@@ -222,8 +221,7 @@ def test_a_run_that_goes_on_knows_what_came_before_and_one_that_begins_anew_noth
 
 
 def folder_of(run_folder: Path, history: dict[int, Any], kept: list[int]) -> Path:
-    for step, signals in history.items():
-        validation.append(run_folder, step, signals)
+    validation.write(run_folder, Record(history))
     for step in kept:
         folder = run_folder / "checkpoints" / f"step-{step:06d}"
         folder.mkdir(parents=True)

@@ -28,8 +28,14 @@ def checkpointing(model: nn.Module, in_ram: bool = False) -> None:
 
 
 def _draws(model: nn.Module) -> bool:
-    """Whether something is dropped out: then what is computed again must draw the same."""
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    """Whether something is dropped out: then what is computed again must draw the same.
+
+    LoHa and LoKr drop rows of their change, by numbers in a ``rank_dropout`` of their own.
+    """
+    return any(
+        (isinstance(module, nn.Dropout) and module.p > 0) or any(getattr(module, "rank_dropout", {}).values())
+        for module in model.modules()
+    )
 
 
 def _in_ram(block: nn.Module, *args: Any) -> Any:

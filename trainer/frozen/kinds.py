@@ -7,6 +7,7 @@ Plain torch on every device: these run once a weight when a model is loaded (``p
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch.nn import functional
@@ -118,7 +119,8 @@ def _divisor(scale: torch.Tensor) -> torch.Tensor:
     return scale.float().clamp_min(torch.finfo(torch.float32).tiny)
 
 
+@cache
 def _pairs(device: torch.device) -> torch.Tensor:
-    """[256, 2]: the two values of a byte, bf16."""
+    """[256, 2]: the two values of a byte, bf16. Made once: a copy from the CPU waits for the device."""
     values = torch.tensor(_NF4, device=device, dtype=torch.bfloat16)
     return torch.stack((values.repeat_interleave(16), values.repeat(16)), dim=1)

@@ -93,7 +93,9 @@ export function origin(node) {
   const again = ({ detail: { events } }) => {
     if (loader && events?.some((one) => NEWS.includes(one.type))) seen = null;
   };
+  const anew = () => { seen = null; };
   api.addEventListener("darkroom.run", again);
+  api.addEventListener("reconnected", anew);
 
   return {
     element: place,
@@ -101,6 +103,7 @@ export function origin(node) {
     destroy() {
       alive = false;
       api.removeEventListener("darkroom.run", again);
+      api.removeEventListener("reconnected", anew);
     },
   };
 }

@@ -13,7 +13,13 @@ const MARK = "darkroom_drawing"; // in the prompt's workflow
 const rows = new Set();
 let queue = { running: null, paused: false, waiting: [], failed: [], note: "" };
 
-for (const event of ["darkroom.queue", "reconnected"]) api.addEventListener(event, lookAtQueue);
+api.addEventListener("darkroom.queue", lookAtQueue);
+api.addEventListener("reconnected", () => { // what was said meanwhile is lost
+  lookAtQueue();
+  for (const row of rows) row.find();
+});
+// What is behind a node is changed at other nodes, too.
+api.addEventListener("graphChanged", () => { for (const row of rows) row.tell(); });
 api.addEventListener("darkroom.run", ({ detail }) => {
   for (const row of rows) row.hear(detail);
 });
@@ -22,6 +28,7 @@ api.addEventListener("status", ({ detail }) => {
 });
 
 let looks = 0, latest = null;
+lookAtQueue();
 
 // What the queue of runs does with a run of which no worker tells anything yet: the name of a phase, or nothing.
 export function phaseOf(run) {
@@ -68,6 +75,7 @@ class Row {
     this.box.addEventListener("change", () => {
       node.properties[DRAWS] = this.box.checked;
       keep();
+      this.tell();
     });
     label.append(this.box, element("span", "", t("back_draw")));
     label.title = t("back_draw_hint");

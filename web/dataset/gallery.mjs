@@ -43,6 +43,7 @@ export async function show(node, values, changed) {
   const album = new Album(), fetched = new Set(); // addresses of thumbnails
   const outer = dialog(t("data_pictures"), () => end());
   let gone = false, typed = 0, reloading = 0;
+  let looks = 0; // an answer is of what was there when it was asked for: what changed since, or is asked since, outdates it
 
   const status = element("span", "status");
   status.setAttribute("role", "status");
@@ -54,6 +55,7 @@ export async function show(node, values, changed) {
   const request = (more) => ({ dataset: values(), ...more });
   const edited = () => {
     changed();
+    looks += 1;
     clearTimeout(reloading);
     if (!gone) reloading = setTimeout(() => load().catch(failed), RELOAD_AFTER);
   };
@@ -167,11 +169,11 @@ export async function show(node, values, changed) {
 
   async function load() {
     clearTimeout(reloading);
-    const asked = request({ resolution: Number(size.value) || 512 });
+    const look = (looks += 1), asked = request({ resolution: Number(size.value) || 512 });
     const [found, words] = await Promise.all([
       ask("/dataset/pictures", asked), ask("/dataset/words", asked).catch(() => null),
     ]);
-    if (gone) return;
+    if (gone || look !== looks) return;
     const others = album.take(found, words);
     album.fixed = wired(node).includes("excluded");
     outer.name.textContent = found.root;

@@ -109,5 +109,8 @@ setInterval(() => {
   if (document.hidden) return;
   for (const [node, state] of states) if (node.graph) look(node, state);
 }, LOOK_EVERY);
-// After a run the folder may hold other files: asked again, and answered from what is remembered.
-api.addEventListener("execution_success", () => states.forEach((state) => { state.asked = undefined; }));
+// After a run the folder may hold other files; and while the server was away nothing was answered. What is known already
+// comes from what is remembered.
+for (const event of ["execution_success", "reconnected"]) {
+  api.addEventListener(event, () => states.forEach((state) => { state.asked = undefined; }));
+}

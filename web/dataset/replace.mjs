@@ -57,7 +57,10 @@ export function replacer({ request, images, say, failed, done }) {
     find: find.value, put: put.value, whole: whole.checked, case: same.checked, images: images(),
   });
 
+  // What is seen is no longer what would be done.
   function soon() {
+    go.disabled = true;
+    asked = "";
     clearTimeout(typed);
     typed = setTimeout(look, TYPED);
   }
@@ -80,6 +83,7 @@ export function replacer({ request, images, say, failed, done }) {
     if (outer.hidden) return;
     go.disabled = true;
     if (!find.value) {
+      asked = "";
       preview.replaceChildren(element("div", "dim", t("data_replace_hint")));
       return;
     }
@@ -96,6 +100,7 @@ export function replacer({ request, images, say, failed, done }) {
         ...(more > 0 ? [element("div", "dim", t("and_more", { number: more }))] : []));
       go.disabled = !found.captions;
     } catch (error) {
+      if (asked !== JSON.stringify(now)) return;
       preview.replaceChildren(element("div", "error", error.message));
     }
   }

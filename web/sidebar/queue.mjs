@@ -6,9 +6,24 @@ import { called } from "./facts.mjs";
 
 const ANOTHERS = "(another's)"; // of another profile: it is there, and that is all
 
-// Fills `place` with a queue, as GET /queue tells it. `find(id)` is the run of an id, if it is in the list.
+// Fills `place` with a queue, as GET /queue tells it. `find(id)` is the run of an id, if it is in the list. While only the
+// run that is at work goes on, all else stays: a button that is being pressed must not go away.
 export function showQueue(place, queue, find, changed) {
   const name = (id) => (id === ANOTHERS ? t("runs_anothers") : find(id) ? called(find(id)) : id);
+  const { running, paused, waiting, failed: lost = [], note } = queue;
+  const named = [running, ...waiting, ...lost.map((one) => one.run)].map((id) => id && name(id));
+  const shown = JSON.stringify([running, paused, waiting, lost, note, named, Boolean(find(running)?.total)]);
+  if (place.shown !== shown) fill(place, queue, name, find, changed);
+  place.shown = shown;
+  const run = find(running);
+  if (!run) return;
+  place.querySelector(".now").textContent = [
+    t(paused ? "runs_gives_way" : "running"), t("step_of", { step: String(run.step), total: String(run.total) }),
+  ].join(" · ");
+  if (run.total) Object.assign(place.querySelector("progress"), { max: run.total, value: run.step });
+}
+
+function fill(place, queue, name, find, changed) {
   const act = async (action, run) => changed(await ask("/queue", { action, run }));
   const small = (text, label, action) => {
     const one = button(text, action);
@@ -29,14 +44,9 @@ export function showQueue(place, queue, find, changed) {
   if (queue.running) {
     const line = element("li", ""), words = element("div", "words"), run = find(queue.running);
     words.append(element("div", "", `${queue.paused ? "❚❚" : "▶"} ${name(queue.running)}`));
-    words.append(element("div", "dim small", [
-      t(queue.paused ? "runs_gives_way" : "running"),
-      run && t("step_of", { step: String(run.step), total: String(run.total) }),
-    ].filter(Boolean).join(" · ")));
+    words.append(element("div", "dim small now", t(queue.paused ? "runs_gives_way" : "running")));
     if (run?.total) {
       const bar = element("progress", "");
-      bar.max = run.total;
-      bar.value = run.step;
       bar.setAttribute("aria-label", t("runs_progress", { name: name(queue.running) }));
       words.append(bar);
     }

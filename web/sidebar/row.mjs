@@ -175,13 +175,16 @@ export function row(run, tab) {
     }
   }
 
-  // The buttons, for what the run is now; drawn anew only when that is something else.
+  // The buttons, for what the run is now; drawn anew only when that is something else. The form stays: someone may be
+  // typing.
   function act() {
     const running = run.state === "running", queued = tab.queued(run.id), some = run.steps.length > 0;
-    const now = JSON.stringify([running, queued, run.steps, run.best?.step]);
+    if (some && !parts.form) parts.acts.append((parts.form = keeping()).element);
+    parts.form?.offer();
+    const now = JSON.stringify([run.state, queued, some]);
     if (parts.now === now) return;
     parts.now = now;
-    const acts = element("div", "row"), forms = [];
+    const acts = element("div", "row");
     const over = run.state === "finished" || running;
     if (!over) {
       const go = button(t(queued ? "runs_waits" : "runs_continue"), async () => {
@@ -196,7 +199,6 @@ export function row(run, tab) {
         addToGraph(run);
         tab.say(t("runs_loaded", { name: called(run) }));
       }));
-      forms.push(keeping());
     }
     acts.append(button("TensorBoard", board));
     const remove = element("button", "grave", t("runs_delete"));
@@ -205,7 +207,8 @@ export function row(run, tab) {
     if (remove.disabled) remove.title = t("runs_busy");
     remove.addEventListener("click", () => sure(acts, remove));
     acts.append(remove);
-    parts.acts.replaceChildren(acts, ...forms);
+    parts.acts.querySelectorAll(".row:not(.card *), .sure").forEach((one) => one.remove());
+    parts.acts.prepend(acts);
   }
 
   // A tab of the browser opens only while a click is being heard; it is led to its page when that is there.
@@ -226,15 +229,26 @@ export function row(run, tab) {
     }
   }
 
+  // {element, offer()}: the form, and what brings its checkpoints up to date.
   function keeping() {
     const form = element("form", ""), text = document.createElement("input"), step = document.createElement("select");
     text.value = run.name.replace(/[^\p{L}\p{N}_-]+/gu, "_");
     text.required = true;
     text.maxLength = 200;
     text.spellcheck = false;
-    step.add(new Option(run.best ? t("runs_best_at", { step: String(run.best.step) }) : t("best"), "best"));
-    step.add(new Option(t("runs_last_at", { step: String(run.steps.at(-1)) }), "last"));
-    for (const number of [...run.steps].reverse()) step.add(new Option(t("train_at_step", { step: number }), String(number)));
+    let offered = "";
+    const offer = () => {
+      const now = JSON.stringify([run.steps, run.best?.step]), chosen = step.value;
+      if (offered === now || !run.steps.length) return;
+      offered = now;
+      step.replaceChildren(
+        new Option(run.best ? t("runs_best_at", { step: String(run.best.step) }) : t("best"), "best"),
+        new Option(t("runs_last_at", { step: String(run.steps.at(-1)) }), "last"),
+        ...[...run.steps].reverse().map((number) => new Option(t("train_at_step", { step: number }), String(number))),
+      );
+      if (chosen) step.value = chosen;
+      if (!step.value) step.value = "best"; // what was chosen is there no more
+    };
     const field = (label, one) => {
       const outer = element("label", "field", label);
       outer.append(one);
@@ -254,7 +268,7 @@ export function row(run, tab) {
         go.disabled = false;
       }
     });
-    return form;
+    return { element: form, offer };
   }
 
   async function sure(acts, remove) {

@@ -20,7 +20,7 @@ export const STYLE = `
 .darkroom-tab select option { background: var(--comfy-menu-bg, #222); color: var(--input-text, #ddd); }
 .darkroom-tab button { cursor: pointer; }
 .darkroom-tab button:hover:enabled { background: color-mix(in srgb, currentColor 16%, transparent); }
-.darkroom-tab button:disabled { opacity: 0.5; cursor: default; }
+.darkroom-tab button:disabled, .darkroom-tab button[aria-disabled="true"] { opacity: 0.5; cursor: default; }
 .darkroom-tab button.main { font-weight: 600; border: 2px solid var(--p-primary-color, #3b82f6); padding: 3px 9px; }
 .darkroom-tab button.grave { border: 2px solid var(--error-text, #ff6060); padding: 3px 9px; }
 .darkroom-tab :focus-visible { outline: 2px solid var(--p-primary-color, #3b82f6); outline-offset: 1px; }

@@ -53,9 +53,11 @@ export function open(container) {
   }, { root: body, rootMargin: "200px" });
   watching.observe(more);
 
+  let away = false; // whether the list could not be had
   const actions = {
     // What was done, for eyes and for a screen reader; perhaps with a link.
     say(text, link = null, wrong = false) {
+      away = false;
       said.className = wrong ? "small error" : "small";
       said.hidden = !text;
       said.replaceChildren(text, ...(link ? [" ", link] : []));
@@ -149,9 +151,12 @@ export function open(container) {
       if (!alive || mine < taken) return; // a later answer came first
       taken = mine;
       ({ runs } = told);
+      if (away) actions.say("");
       arrange();
     } catch (error) {
-      if (alive) actions.say(error.message, null, true);
+      if (!alive) return;
+      actions.say(error.message, null, true);
+      away = true;
     }
     lookAtQueue(await ask("/queue").catch(() => queue));
   }

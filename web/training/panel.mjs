@@ -16,6 +16,7 @@ import { STYLE } from "./style.mjs";
 import { words } from "./words.mjs";
 
 const EVERY = 200; // ms between two drawings, at least
+const SILENCE = 30_000; // ms without a word of a run, until it is asked what has become of it
 const SMALL = 90; // px: a panel that is narrower on the screen cannot be read, and is not drawn
 const WIDE = 400; // px of the node
 const CANVAS_PICTURE = "$$canvas-image-preview"; // the widget in which the classic renderer shows a node's pictures
@@ -29,6 +30,8 @@ api.addEventListener("reconnected", () => {
   panels.forEach((one) => { one.load(); one.find(); });
 });
 api.addEventListener("promptQueued", () => panels.forEach((one) => one.queued(true)));
+// One that trains in the background may die without a word of its own.
+api.addEventListener("darkroom.queue", () => panels.forEach((one) => { if (one.story.running) one.load(); }));
 for (const event of ["execution_success", "execution_error", "execution_interrupted"]) {
   api.addEventListener(event, () => panels.forEach((one) => one.queued(false)));
 }
@@ -60,7 +63,9 @@ class Panel {
     this.trial = ""; // which of several runs of the node this is, in words; undefined: not known yet
     this.waits = 0; // since when it is queued, in ms; 0: it is not
     this.failure = "";
+    this.early = false; // whether what failed had come to no run
     this.said = []; // lines that the node has said
+    this.news = Date.now(); // when the run was heard of last
     this.loading = null;
     this.later = []; // lines that came while the story was asked for
     this.timer = 0;
@@ -100,6 +105,7 @@ class Panel {
       this.find();
     }
     if (document.hidden || !this.seen) return;
+    if (this.story.running && Date.now() - this.news > SILENCE) this.load();
     if (this.dirty || this.active() || this.wasActive) this.schedule();
   }
 
@@ -128,6 +134,7 @@ class Panel {
   async load() {
     if (!this.run || this.loading) return;
     const run = this.run;
+    this.news = Date.now();
     this.loading = ask(`/runs/${encodeURIComponent(run)}/story`).catch(() => null); // one that is just being planned
     const answer = await this.loading;
     this.loading = null;
@@ -147,18 +154,21 @@ class Panel {
     if (workflow !== this.at?.workflow || node !== this.at?.node) return;
     if (run) this.follow(run);
     this.waits = 0;
+    this.news = Date.now();
     const lines = [];
     for (const event of events) {
       if (event.seq !== undefined) lines.push(event);
       else if (event.type === "Phase") {
         this.host = event;
         this.failure = "";
+        this.said = []; // of what it has done before
       } else if (event.type === "Trial") {
         this.trial = event.text;
       } else if (event.type === "Idle") {
         this.host = null;
         this.trial = "";
         this.failure = event.failure;
+        this.early = !run;
         this.controls.forget();
         this.load(); // what the node made of it, such as its pictures by the wired VAE
       }

@@ -57,6 +57,7 @@ export function progress(panel) {
 
   function ended() {
     const { story, said, failure } = panel, { end } = story;
+    if (failure && panel.early) return { text: t("train_failed"), sign: MARKS.fail, time: "", part: null };
     const step = { step: story.step || story.run?.step || 0, total: story.total };
     const part = story.total ? story.step / story.total : null;
     if (end?.type === "RunFailed" || (failure && end?.type !== "RunStopped")) {

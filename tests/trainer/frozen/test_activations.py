@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from tests.trainer.frozen.small import equal
 from tests.trainer.frozen.toys import Toy, toy
-from trainer import families, frozen
+from trainer import adapters, families, frozen
 from trainer.frozen import activations
 
 
@@ -37,6 +37,23 @@ def test_gradients_are_the_same_to_the_bit(case: Toy, which: str, method: str) -
     for in_ram in (False, True):
         frozen.checkpointing(model, in_ram)
         assert all(equal(case.step(model, seed), wanted[seed]) for seed in range(2))
+
+
+@pytest.mark.parametrize("method", ["lora", "loha", "lokr"])
+@pytest.mark.parametrize("in_ram", [False, True])
+def test_what_is_computed_again_drops_out_the_same(case: Toy, method: str, in_ram: bool) -> None:
+    model = case.model(method=method)
+    for layer in adapters.layers(model):
+        layer = layer.layer
+        if method == "lora":
+            layer.lora_dropout["default"] = nn.Dropout(0.5)
+        else:
+            layer.rank_dropout["default"] = 0.5
+    torch.manual_seed(0)
+    wanted = case.step(model)
+    frozen.checkpointing(model, in_ram)
+    torch.manual_seed(0)
+    assert equal(case.step(model), wanted)
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
