@@ -173,11 +173,11 @@ def pictures_of(comfy: ComfyServer, made: Template) -> Image.Image:
 
 
 def add_own_pictures(comfy: ComfyServer) -> str:
-    """A data set as a person has one: 60 pictures of 512 pixels, captioned; the name of its folder in ``input``."""
+    """A data set as a person has one: 24 pictures of 512 pixels, captioned; the name of its folder in ``input``."""
     folder = comfy.base / "input" / "my_style"
     if not folder.exists():
         folder.mkdir(parents=True)
-        for seed in range(60):
+        for seed in range(24):
             drawn = world.draw(seed, style="neon")
             Image.fromarray(drawn.pixels).resize((512, 512), Image.Resampling.LANCZOS).save(folder / f"{seed:02}.webp")
             (folder / f"{seed:02}.txt").write_text(drawn.caption, encoding="utf-8")
@@ -262,12 +262,13 @@ WRITERS = {
 
 def main(wanted: list[str]) -> None:
     """Start a server, and write."""
-    with tempfile.TemporaryDirectory() as folder:
-        comfy = ComfyServer(Path(folder))
-        # So that the page finds nothing missing. What is said of a graph that is shown depends on the model's size.
-        full = bool({"screenshots", "thumbnails"}.intersection(wanted))
-        for family, name in ((sd15_random, SD15), (sdxl_random, SDXL)):
-            family.write_random(comfy.base / "models" / "checkpoints" / CHECKPOINTS[name], full=full)
+    with tempfile.TemporaryDirectory() as place:
+        comfy = ComfyServer(Path(place))
+        # So that the page finds nothing missing. What is said of a graph that is shown depends on the model's size, but
+        # one of SDXL's would take 21 GB of memory here.
+        folder, shown = comfy.base / "models" / "checkpoints", {"screenshots", "thumbnails"}.intersection(wanted)
+        sd15_random.write_random(folder / CHECKPOINTS[SD15], full=bool(shown))
+        sdxl_random.write_random(folder / CHECKPOINTS[SDXL], full=False)
         try:
             for what in wanted:
                 WRITERS[what](comfy)

@@ -82,6 +82,7 @@ def test_the_button_opens_tensorboard_with_the_runs_curves(comfy: ComfyServer):
         assert not complaints
 
 
+@pytest.mark.long
 def test_without_tensorboard_the_page_says_what_to_install(start_comfy: Callable[..., ComfyServer], tmp_path: Any):
     nodes = tmp_path / BASE_NAME / "custom_nodes"
     nodes.mkdir(parents=True)

@@ -61,6 +61,7 @@ def graph(folder: Path, *moves: tuple[Path | str, Path], **config: Any) -> Graph
     return {**demo_loader(), "meddler": meddler, **training(vae=["meddler", 0], folder=folder.name, **config)}
 
 
+@pytest.mark.long
 def test_a_picture_that_is_replaced_is_an_error_by_name(comfy: ComfyServer, folder: Path, tmp_path: Path):
     old = pictures(folder)[-1]  # the first few are decoded by then, as the scan saw them
     shutil.copy(old, tmp_path / "old.png")

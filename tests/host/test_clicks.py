@@ -109,10 +109,12 @@ def test_what_is_shipped_has_the_widgets_that_the_nodes_have_now(comfy: ComfySer
     assert behind == {}
 
 
+@pytest.mark.long
 def test_the_blueprint_trains_as_one_node(comfy: ComfyServer):
     with open_page(comfy) as (page, complaints):
         close_dialogs(page)
         page.evaluate("() => app.graph.clear()")
+        settle(page)
         page.mouse.dblclick(1200, 800)
         page.locator("input:focus").wait_for()  # the search
         page.keyboard.type(QUICK)

@@ -150,7 +150,13 @@ def story(config: TrainConfig) -> Story:
     return without_times(quiet(config.output_dir)), lora_of(config), checkpoint.complete(config.output_dir)
 
 
-@pytest.mark.parametrize("phase", PHASES)
+# The same places as others of these, a moment earlier or later.
+SELDOM = ("forward of the trial", "backward", "the average", "the check before saving", "the last sample")
+
+
+@pytest.mark.parametrize(
+    "phase", [pytest.param(phase, marks=pytest.mark.long) if phase in SELDOM else phase for phase in PHASES]
+)
 def test_out_of_memory_at_any_time_costs_a_line_and_nothing_else(
     busy: TrainConfig, monkeypatch: Patch, phase: str, once: list[Story]
 ) -> None:

@@ -199,6 +199,7 @@ def test_the_worker_ends_and_saves_when_its_pipe_ends(config: TrainConfig, tmp_p
     assert checkpoint.latest(config.output_dir) == told[-1].step
 
 
+@pytest.mark.long  # of a worker in ComfyUI it is shown in tests/host/test_accidents.py
 def test_killed_at_random_the_run_goes_on_and_ends_as_if_unbroken(
     config: TrainConfig, tmp_path: Path, yaml_file: Path
 ) -> None:

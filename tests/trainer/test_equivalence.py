@@ -73,7 +73,10 @@ def differ(
     [
         {},
         {"train_text_encoder": True},
-        {"prior_preservation": 0.5, "class_prompt": "a house", "loss_type": "huber", "min_snr_gamma": 5.0},
+        pytest.param(
+            {"prior_preservation": 0.5, "class_prompt": "a house", "loss_type": "huber", "min_snr_gamma": 5.0},
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["plain", "text encoder", "prior preservation"],
 )

@@ -39,7 +39,14 @@ def pictures(family: families.Family) -> tuple[Batch, Batch]:
     return encode(range(7_000_000, 7_000_024)), encode(range(7_100_000, 7_100_008))
 
 
-@pytest.mark.parametrize("method", adapters.METHODS)
+# What the others have in common with these two, or compute otherwise, is in the tests beside this one.
+OFTEN = ("lora", "lokr")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [method if method in OFTEN else pytest.param(method, marks=pytest.mark.long) for method in adapters.METHODS],
+)
 def test_the_held_out_loss_falls(family: families.Family, pictures: tuple[Batch, Batch], method: str) -> None:
     model = family.load_model(BASE, torch.float32)
     adapters.inject(model, lambda n, m: family.is_target(n, m, "conv"), rank=8, alpha=8.0, seed=0, method=method)
