@@ -108,18 +108,25 @@ def test_what_a_node_said_is_there_when_it_is_made_anew(page: Page):
 
 
 def test_a_node_in_a_subgraph_is_let_go_when_it_is_made_anew(page: Page):
-    page.evaluate(INTO_A_SUBGRAPH, page.evaluate(NEW, ["LoadDataset", "LoRATrainConfig"]))
-    for _ in range(3):
-        page.evaluate(MADE_ANEW)
-    page.wait_for_timeout(2000)
     asked: list[Route] = []
 
     def count(route: Route) -> None:
         asked.append(route)
         route.continue_()
 
+    def all_asked() -> int:
+        """How often in all, once nobody has asked for two seconds."""
+        known = -1
+        while known < len(asked):
+            known = len(asked)
+            page.wait_for_timeout(2000)
+        return known
+
     page.route("**/darkroom/dataset", count)
+    page.evaluate(INTO_A_SUBGRAPH, page.evaluate(NEW, ["LoadDataset", "LoRATrainConfig"]))
+    for _ in range(3):
+        page.evaluate(MADE_ANEW)
+    before = all_asked()
     page.evaluate(HAPPENS, "execution_success")
-    page.wait_for_timeout(2500)
+    assert all_asked() == before + 1
     page.unroute("**/darkroom/dataset")
-    assert len(asked) == 1
