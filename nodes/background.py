@@ -85,10 +85,12 @@ class _Key(NamedTuple):
 
 @dataclass
 class _Node:
-    """A node. Args: handed: what there was of its runs when it handed them on. token: its fingerprint then."""
+    """A node. Args: handed: what there was of its runs when it handed them on. last: the newest of them. token: its
+    fingerprint then; to begin with one that no other node has, as ComfyUI's cache knows none."""
 
     handed: dict[str, _Key] = field(default_factory=dict)
-    token: str = ""
+    last: str = ""
+    token: str = field(default_factory=secrets.token_urlsafe)
 
 
 def fingerprint(node: str | None) -> str:
@@ -98,11 +100,10 @@ def fingerprint(node: str | None) -> str:
     So the former one is given again as long as there is nothing but what the node has handed on.
     """
     with _mutex:
-        known = _nodes.get(node or "")
-        if known is None:
-            return ""
+        known = _nodes.setdefault(node or "", _Node())
         now = {run: _key(run) for run in known.handed}
-        if any(not key.listed and not key.finished for key in now.values()):
+        last = now.get(known.last)
+        if last is not None and not last.listed and not last.finished:
             known.token = str(time.time_ns())  # it is to be queued again
         elif now != known.handed:
             known.token = repr(sorted(now.items()))
@@ -112,7 +113,8 @@ def fingerprint(node: str | None) -> str:
 def handed_on(node: str, run: str) -> None:
     """A node has handed on what there is of a run."""
     with _mutex:
-        _nodes.setdefault(node, _Node()).handed[run] = _key(run)
+        known = _nodes.setdefault(node, _Node())
+        known.handed[run], known.last = _key(run), run
 
 
 def _key(run: str) -> _Key:

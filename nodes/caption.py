@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,11 +14,12 @@ from ..trainer.captioning.base import Captioner, Length, Tagging, Wish
 from ..trainer.captioning.rules import Rules
 from ..trainer.captioning.rules import read as read_rules
 from ..trainer.captioning.work import PURPOSES, Job, tags
+from ..trainer.dataset import fingerprint
 from ..trainer.errors import HostError
 from . import captions, stored
 from .host import memory, places
 from .host.clip_captioner import ClipCaptioner
-from .host.graph import say
+from .host.graph import executing_node, say
 from .overview import counted
 from .payloads import CATEGORY, DatasetRef, DatasetType, explained
 
@@ -33,6 +35,7 @@ ASKED = {
 }
 OF_MODELS = ("model", "model_path", "download", "batch")
 WIRED = "clip"  # in place of a method
+_written: Counter[str] = Counter()  # how often a node has written captions
 
 
 class AutoCaption(io.ComfyNode):
@@ -105,6 +108,12 @@ class AutoCaption(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        """Another one once it has written: captions that were deleted since are written again, although all is then as
+        it was before the first time."""
+        return _written[executing_node() or ""]
+
+    @classmethod
     def execute(
         cls,
         dataset: DatasetRef,
@@ -162,7 +171,9 @@ class AutoCaption(io.ComfyNode):
         if dataset.folder.parent == places.datasets():  # wired pictures: their folder is named by what is in it
             dataset = replace(dataset, folder=stored.changed(dataset.folder, write, f"{job} {kind}"))
         else:
+            before = fingerprint(dataset.folder)
             write(dataset.folder)
+            _written[executing_node() or ""] += fingerprint(dataset.folder) != before
         scanned = dataset.scan()
         lines = [*reports, counted(scanned), places.shown(scanned.root), *(f"- {one}" for one in scanned.problems[:12])]
         return io.NodeOutput(dataset, ui=say("\n".join(lines)))

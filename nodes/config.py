@@ -15,7 +15,7 @@ from ..trainer.dataset.remembered import content_hash
 from ..trainer.errors import DarkroomError, HostError
 from .host import links, places
 from .payloads import CATEGORY, ConfigFields, ConfigType
-from .settings import ADDED, EMPTY, IN_SIGHT, NAMES, Reader, resolve, resolved_yaml, widgets
+from .settings import ADDED, EMPTY, IN_SIGHT, NAMES, PATHS, Reader, resolve, resolved_yaml, widgets
 
 FIELDS = TrainConfig.model_fields
 DEFAULTS = widgets(TrainConfig())
@@ -91,8 +91,11 @@ class LoRATrainConfig(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: Any) -> str:
-        """Changes with the content of whatever files the settings name."""
+    def fingerprint_inputs(cls, **inputs: Any) -> str | float:
+        """Changes with the content of whatever files the settings name. A wired name, which ComfyUI gives as None, is
+        known only when the graph runs."""
+        if any(inputs.get(name, "") is None for name in ("yaml_file", *PATHS)):
+            return float("nan")
         try:
             found = resolve(inputs, (), READER)
             values = found.values

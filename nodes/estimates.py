@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from ..trainer import advisor, estimate
-from ..trainer.config import TrainConfig
+from ..trainer.config import TrainConfig, parse
 from ..trainer.dataset import scan
 from ..trainer.device import card_name
 from ..trainer.events import Advised, Chosen
@@ -80,7 +80,10 @@ def answer(asked: Question) -> dict[str, Any]:
         UserError: an input cannot be used.
     """
     ref = asked_for(asked.dataset)
-    config = resolve(asked.config, asked.wired, READER).config.in_processes(asked.devices)
+    # What counts of the settings, as Train LoRA has it: a YAML names files, too, which a client may not.
+    values = resolve(asked.config, asked.wired, READER).values
+    config = parse({**values, "cache_dir": places.cache().as_posix()}, source="LoRA Train Config")
+    config = config.in_processes(asked.devices)
     device = torch.device(memory.device())
     if ref.text and asked.base.kind in LANGUAGES:
         found, told = text_estimates.answer(config, ref, asked.base.kind, asked.base.name, asked.base.path)

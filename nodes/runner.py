@@ -137,7 +137,8 @@ def log_tail(log: Path) -> str:
 
 def _stop(process: subprocess.Popen[bytes], run: Path, read: Callable[[], None], check: Callable[[], None]) -> None:
     """Ask the worker to save and end, and wait for it; a second wish to stop ends it at once."""
-    control.write(run / "control.json", control.Requests(stop=True))
+    with contextlib.suppress(OSError):  # the end of the pipe says the same
+        control.write(run / "control.json", control.Requests(stop=True))
     _close_pipe(process)  # a worker that is still starting removes old requests, but hears this one
     try:
         while process.poll() is None:

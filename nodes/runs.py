@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..trainer import checkpoint, runfolder, runstate, validation
-from ..trainer.errors import HostError
+from ..trainer.errors import HostError, RunFolderError
 from ..trainer.files import write_bytes
 from ..trainer.runstate import RunState
 from . import owners
@@ -95,17 +95,25 @@ def as_it_is(folder: Path, total: int) -> Found:
 
 
 def keep_finished(folder: Path) -> None:
-    """Before a run is extended: keep what it finished with, under its length."""
+    """Before a run is extended: keep what it finished with, under its length.
+
+    Raises:
+        RunFolderError: the disk does not take it.
+    """
     result = runfolder.read_result(folder)
     if not result:
         return
     kept = folder / "finished" / str(result["total"])
-    # One that was stopped early makes room for one that was not.
-    if kept.exists() and not runfolder.read_result(kept).get("stopped"):
+    # The result is written last: without one it is half kept. One that was stopped early makes room for another.
+    if (there := runfolder.read_result(kept)) and not there.get("stopped"):
         return
-    kept.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(folder / str(result["path"]), kept / str(result["path"]))
-    write_bytes(kept / "result.json", (folder / "result.json").read_bytes())
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(folder / str(result["path"]), kept / str(result["path"]))
+        write_bytes(kept / "result.json", (folder / "result.json").read_bytes())
+    except OSError as error:
+        why = f"the LoRA of {result['total']} steps cannot be kept in {kept}: {error.strerror or error}"
+        raise RunFolderError(why, "free some space, then queue again: nothing is lost") from None
 
 
 def every(root: Path, user: str = "") -> list[RunState]:

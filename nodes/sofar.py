@@ -63,6 +63,7 @@ def begin(job: Job, kind: Kind, note: Notes, progress: RunProgress) -> Trained |
         return done
     foreman, drawn = background.foreman(), background.drawn_by(progress.mark, progress.prompt)
     if drawn not in (None, run):
+        background.handed_on(node, run)  # nothing, which is not to be handed on again when it is queued
         text = "The settings were changed since the training began: nothing is drawn. Queue the graph for another run"
         return SoFar(None, "", [], None, 0, job.run_id, text, note.lines, [])
     progress.panel.show(folder)

@@ -74,8 +74,11 @@ class StrengthSweep(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, run: str | None = LATEST, checkpoints: str | None = "", **others: Any) -> Any:
-        """Changes when the LoRAs of the run do; a wired one, which ComfyUI gives as None, is known by its link."""
-        return "wired" if "lora" in others else trained.fingerprint(run, checkpoints)
+        """Changes when the LoRAs of the run do; a wired one, which ComfyUI gives as None, is known by its link, but not
+        which others there are of its run."""
+        if "lora" not in others:
+            return trained.fingerprint(run, checkpoints)
+        return "wired" if checkpoints is not None and not checkpoints.strip() else float("nan")
 
     @classmethod
     def execute(

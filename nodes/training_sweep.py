@@ -16,7 +16,7 @@ from .payloads import CATEGORY, ConfigFields, ConfigType, DatasetRef, DatasetTyp
 from .settings import NAMES
 from .sources import Folder
 from .training import train
-from .working import Trained, times_kept, to_the_end
+from .working import Trained, count_kept, times_kept, to_the_end
 
 MOST = 20
 _AT_THE_END = 1_000_000
@@ -106,6 +106,7 @@ class TrainingSweep(io.ComfyNode):
                     progress.panel.trial(trial)
                     trained = train(Folder(dataset), fields, model, clip, vae, "", progress, to_the_end)
             except RunError as error:
+                count_kept(progress.panel.at.node)
                 done.append(None)
                 trials.append(Trial(word, dataset.folder, failure=error.message))
                 continue

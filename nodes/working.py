@@ -131,7 +131,7 @@ def to_the_end(job: Job, kind: Kind, note: Notes, progress: RunProgress) -> Trai
         progress.panel.show(found.folder)
     if found.result is None and kept:
         found = runs.as_it_is(found.folder, total)
-        _kept[progress.panel.at.node] += 1
+        count_kept(progress.panel.at.node)
         notes.insert(0, f"stopped after {found.steps} of {total} steps, and kept; queue again: it goes on from there")
     if found.result is None:
         raise WorkerError(f"the run in {found.folder} says that it finished, but its LoRA is gone", "queue again")
@@ -161,6 +161,11 @@ def prepare(job: Job, folder: Path, kind: Kind) -> None:
         runfolder.check_folder(folder, job)
         runs.keep_finished(folder)
         job.save(folder)
+
+
+def count_kept(node: str) -> None:
+    """A node has handed on less than it was to: queued again, it goes on."""
+    _kept[node] += 1
 
 
 def times_kept(node: str | None) -> int:

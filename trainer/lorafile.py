@@ -191,6 +191,11 @@ def named(names: list[str]) -> str:
     return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
 
 
+def canonical(key: str) -> str:
+    """The key of a layer by which two files can be compared: SD1.5's encoder is ``te`` in some, ``te1`` in others."""
+    return "lora_te_" + key.removeprefix("lora_te1_") if key.startswith("lora_te1_") else key
+
+
 def kohya_key(module: str, first_encoder: str = "lora_te_") -> str:
     """Kohya's key, in diffusers' naming of the layers, of a module as some LoRA file names it."""
     if module.startswith("lycoris_"):

@@ -194,6 +194,17 @@ def test_captioners_without_a_model_need_no_worker(comfy: ComfyServer, data: Pat
     assert said(pids) == before
 
 
+def test_captions_that_were_deleted_are_written_again(comfy: ComfyServer, data: Path):
+    """All is then as before the first time, which ComfyUI's cache remembers."""
+    asked = graph("filename", trigger_word="again")
+    for _ in range(2):
+        comfy.run(asked)
+        assert (data / "metadata.csv").exists()
+        (data / "metadata.csv").unlink()
+    comfy.run(asked)
+    assert "caption" not in comfy.executed(comfy.wait(comfy.queue(asked))), "what is as it was comes out of the cache"
+
+
 def test_a_model_of_transformers_says_the_same_in_the_graph(comfy: ComfyServer, data: Path, tmp_path: Path):
     """The worker of the real ComfyUI, with its own transformers, against a call in this process."""
     toy = toys.build("blip", comfy.base / "models" / "captioners" / "toy blip")

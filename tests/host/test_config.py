@@ -179,6 +179,13 @@ def test_an_estimate_knows_yaml_wires_and_files(comfy: ComfyServer):
     assert comfy.post("/darkroom/estimate", {**question, "wired": ["epochs"]})["steps"] == 24
 
 
+def test_what_a_yaml_names_an_estimate_neither_reads_nor_writes(comfy: ComfyServer, tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere \u00fc"
+    yaml = f"cache_dir: '{elsewhere.as_posix()}'\nchat_template: '{(tmp_path / 'no such').as_posix()}'\n"
+    comfy.post("/darkroom/estimate", asked(**DEMO_CONFIG, yaml=yaml))
+    assert not elsewhere.exists()
+
+
 def test_an_estimate_is_of_what_will_be_chosen_and_says_what_to_mind(comfy: ComfyServer):
     found = comfy.post("/darkroom/estimate", asked(auto=True, lora_rank=64))
     assert (found["images"], found["held_out"], found["steps"]) == (11, 1, 408)

@@ -95,6 +95,24 @@ tell("RunStopped", step=5, reason="as asked")
     assert seen == ["Phase", "cancelled", "RunStopped"]
 
 
+def test_where_the_file_cannot_be_written_the_pipe_is_enough(runner: Any, run: Path):
+    program = """
+tell("Phase", name="training")
+sys.stdin.buffer.read()
+Path("saved").touch()
+tell("RunStopped", step=5, reason="as asked")
+"""
+    (run / "control.json").mkdir(parents=True)
+
+    def check() -> None:
+        if (run / "events.jsonl").exists() and not (run / "saved").exists():
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        runner.work(run, lambda event: None, check, worker(program))
+    assert (run / "saved").exists()
+
+
 def test_stopping_a_second_time_ends_it_at_once(runner: Any, run: Path):
     def check() -> None:
         if (run / "events.jsonl").exists():

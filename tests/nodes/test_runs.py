@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,22 @@ def test_a_run_that_was_stopped_early_is_returned_and_goes_on_for_more_patience(
     runs.keep_finished(root / RUN)
     trained(root / RUN, 24)
     assert runs.find(root, RUN, 18, 0).steps == 18, "the whole length takes the place of the one that was stopped"
+
+
+def test_a_length_that_was_half_kept_is_kept_at_the_next_try(runs: Any, root: Path, monkeypatch: pytest.MonkeyPatch):
+    trained(root / RUN, 12)
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.shutil, "copy2", full)
+        with pytest.raises(Exception, match=r"12 steps cannot be kept in .*: No space left on device") as caught:
+            runs.keep_finished(root / RUN)
+    assert "free some space" in caught.value.cure  # type: ignore[attr-defined]
+    runs.keep_finished(root / RUN)
+    trained(root / RUN, 18)
+    assert runs.find(root, RUN, 12).result.read_text() == "12 steps"
 
 
 def test_best_is_a_step_like_any_other(runs: Any):

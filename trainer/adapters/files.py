@@ -184,9 +184,9 @@ def _matched(
         for name, module in model.named_modules():
             weight = getattr(getattr(module, "base_layer", module), "weight", None)
             if isinstance(weight, torch.Tensor) and weight.ndim >= 2 and not name.endswith(".base_layer"):
-                key = _canonical(export_key(name) if part == "unet" else export_key(name, part))
+                key = lorafile.canonical(export_key(name) if part == "unet" else export_key(name, part))
                 places[key], shapes[key] = (part, name), (weight.shape[0], weight[0].numel())
-    unknown = [key for key in found if _canonical(key) not in places]
+    unknown = [key for key in found if lorafile.canonical(key) not in places]
     if unknown:
         only_text = all(key.startswith(_ENCODERS) for key in unknown) and "text_encoder" not in parts
         raise LoraFileError(
@@ -198,24 +198,21 @@ def _matched(
         )
     result: dict[str, dict[str, FileLayer]] = {}
     for key, layer in found.items():
-        (part, name), wanted = places[_canonical(key)], shapes[_canonical(key)]
+        (part, name), wanted = places[lorafile.canonical(key)], shapes[lorafile.canonical(key)]
         if layer.flat_shape() != wanted:
             raise LoraFileError(
                 f"{source}: {key} changes a weight of {_times(layer.flat_shape())}, but the base model's has "
                 f"{_times(wanted)}",
                 "choose a LoRA that was trained for a base model of this family",
             )
-        result.setdefault(part, {})[name] = layer
+        if name in result.setdefault(part, {}):
+            raise LoraFileError(f"{source}: {key} is in it twice, by two names", "merge its sources again")
+        result[part][name] = layer
     return result
 
 
 def _times(shape: tuple[int, int]) -> str:
     return f"{shape[0]} x {shape[1]}"
-
-
-def _canonical(key: str) -> str:
-    """SD1.5's encoder is ``te`` in some files, ``te1`` in others."""
-    return "lora_te_" + key.removeprefix("lora_te1_") if key.startswith("lora_te1_") else key
 
 
 def _fill(adapted: Adapted, layer: FileLayer, source: str) -> None:

@@ -154,8 +154,8 @@ def _less_memory(case: Case, message: str) -> tuple[str, str]:
         return smaller
     fp32 = started is not None and started.precision == "fp32" and started.device != "cpu"
     for size in (2, 1):
-        if config.batch_size > size:
-            parts = -(-config.window // size)
+        if config.batch_size > size and config.window % size == 0:
+            parts = config.window // size
             return "batch_size", f"batch_size: {size} with gradient_accumulation_steps: {parts}, the same run"
         if size == 2 and fp32 and config.mixed_precision == "no":
             return "mixed_precision", "mixed_precision: fp16"
@@ -177,8 +177,9 @@ def _away(case: Case) -> Iterator[Diagnosis]:
 
 def _lower_rate(case: Case) -> tuple[str, str]:
     config = case.config
-    if rules.off(config, case.base) > 0:
-        return "learning_rate", f"learning_rate: {shown(rules.rate(config, case.base))}"
+    usual = rules.rate(config, case.base)
+    if rules.off(config, case.base) > 0 and usual < config.learning_rate:
+        return "learning_rate", f"learning_rate: {shown(usual)}"
     started = _started(case)
     if started is not None and started.precision == "fp16":
         return "mixed_precision", "mixed_precision: bf16, or no"
@@ -296,6 +297,8 @@ def _healthy(case: Case, end: Event | None) -> Diagnosis | None:
     if not isinstance(end, RunFinished) or len(values) < 2:
         return None
     first, last = values[0].loss, values[-1].loss
+    if last >= first:  # by no more than noise, else something was said of it; but that is no praise
+        return None
     lowest = min(values, key=lambda one: one.loss)
     name = "held-out loss" if lowest.signal == "held_out" else f"loss on fixed {case.facts.what}s"
     where = "lowest at the end" if lowest is values[-1] else f"about as low at the end as at step {lowest.step}"

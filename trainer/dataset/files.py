@@ -37,7 +37,7 @@ METADATA_NAME = "metadata.csv"
 #: Tables of captions; the first one found in a folder wins.
 TABLE_NAMES = (METADATA_NAME, "metadata.jsonl")
 #: What stands behind the stem of a mask beside its image, and the folders of masks. The first one found wins.
-MASK_MARKS = (".mask", "_mask")
+MASK_MARKS = (".mask", "-masklabel", "_mask")
 MASK_FOLDERS = ("masks", "mask")
 
 #: What lies in the folder of a run, and its folders: of a run into the dataset's own folder, these are passed over.
@@ -338,8 +338,8 @@ def _masks_beside(path: Path, pictures: list[str], problems: list[Problem]) -> t
             owners = by_stem.get(fold(stem(name)[: -len(mark)]), [])
             for owner in owners:
                 masks.setdefault(owner, name)
-            # A picture of a mask may be called so; nobody calls one name.mask.png.
-            if owners or mark == MASK_MARKS[0]:
+            # A picture of a mask may be called name_mask.png; nobody calls one otherwise.
+            if owners or mark != "_mask":
                 not_images.add(name)
             if not owners and name in not_images:
                 problems.append(_orphan_mask(path / name, stem(name)[: -len(mark)]))

@@ -290,10 +290,9 @@ def _decode(
             size = image.size
             if size[0] * size[1] > MAX_PIXELS:
                 raise Unusable("decompression-bomb", f"has more than {MAX_PIXELS:,} pixels")
-            if reduce > 1:
-                image.draft(None, (max(1, size[0] // reduce), max(1, size[1] // reduce)))
+            smaller = reduce > 1 and image.draft(None, (max(1, size[0] // reduce), max(1, size[1] // reduce)))
             image.load()
-            # Only now: a PNG may carry its EXIF behind the pixels, and PIL rotates a TIFF while it loads.
+            # Only now: a PNG may carry its EXIF behind the pixels, and an older PIL rotates a TIFF while it loads.
             orientation = _orientation(image)
             result = convert(image)
     except Unusable:
@@ -311,7 +310,7 @@ def _decode(
         result = result.transpose(_TRANSPOSE[orientation])
         if orientation >= 5:
             size = size[1], size[0]
-    if reduce == 1:
+    if not smaller:
         size = result.size
     if min(size) < least:
         raise Unusable("too-small", f"is too small: {size[0]}x{size[1]} pixels, expected at least {least}x{least}")

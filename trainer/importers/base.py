@@ -14,6 +14,7 @@ from ..config import TrainConfig, parse
 from ..errors import ConfigError
 
 NOT_GIVEN = object()
+SHUFFLED = "of lists of tags alone (not of sentences), in up to eight orders an image"
 _SECRET = ("_token", "api_key", "password")
 
 

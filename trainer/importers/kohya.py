@@ -11,13 +11,14 @@ from typing import Any
 
 from ..errors import ConfigError, UserError
 from . import kohya_data, kohya_network, toml
-from .base import NOT_GIVEN, Imported, Reader, base_notes, looks_like_sdxl, nearest_resolution
+from .base import NOT_GIVEN, SHUFFLED, Imported, Reader, base_notes, looks_like_sdxl, nearest_resolution
 from .kohya_keys import LEFT_OUT, TAKEN
 
+TAKEN_WHOLE = "all pictures below it; a .txt is one caption; without one a picture has none, not its folder's name"
 NAME = "kohya (sd-scripts, lora-scripts)"
 _DATA_FIELDS = {
-    "train_data_dir", "reg_data_dir", "prior_weight", "repeats", "resolution", "batch_size", "trigger_word",
-    "caption_dropout", "caption_shuffle", "keep_tokens", "flip", "mask", "mask_outside",
+    "train_data_dir", "reg_data_dir", "prior_weight", "class_prompt", "repeats", "resolution", "batch_size",
+    "trigger_word", "caption_dropout", "caption_shuffle", "keep_tokens", "flip", "mask", "mask_outside",
 }  # fmt: skip
 
 
@@ -116,15 +117,23 @@ def _data(reader: Reader) -> None:
     fields = reader.fields
     if folder := reader.text("train_data_dir"):
         fields["train_data_dir"] = folder
+        reader.differs("train_data_dir", folder, TAKEN_WHOLE)
     prior = reader.number("prior_loss_weight", 1.0)
     if folder := reader.text("reg_data_dir"):
         if prior == 0:
             reader.leave("prior_loss_weight", prior, "no weight, so no regularisation images: reg_data_dir is left out")
         else:
             fields |= {"reg_data_dir": folder, "prior_weight": prior}
+            if name := reader.text("reg_class_tokens"):
+                fields["class_prompt"] = name
+            else:
+                text = "images without a caption have class_prompt, not their folder's name: set it"
+                reader.differs("reg_data_dir", folder, text)
     fields["repeats"] = reader.whole("dataset_repeats", 1)
     fields["batch_size"] = reader.whole("train_batch_size", 1)
     fields["caption_shuffle"] = reader.yes("shuffle_caption")
+    if fields["caption_shuffle"]:
+        reader.differs("shuffle_caption", True, SHUFFLED)
     fields["keep_tokens"] = reader.whole("keep_tokens", 0)
     fields["caption_dropout"] = reader.number("caption_dropout_rate", 0.0)
     fields["flip"] = reader.yes("flip_aug")

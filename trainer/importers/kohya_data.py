@@ -52,6 +52,8 @@ def flatten(data: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[
                 further.append(("image_dir", folder))
                 continue
             found[name] = folder
+            if name == "reg_data_dir" and options.get("class_tokens"):
+                found["reg_class_tokens"] = options["class_tokens"]
             if name == "train_data_dir":  # the settings are those of the images that are trained
                 found.update({_NAMES.get(key, key): value for key, value in options.items()})
     if "train_data_dir" not in found:

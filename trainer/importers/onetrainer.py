@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, UserError
-from .base import NOT_GIVEN, Imported, Reader, base_notes, nearest_resolution, prodigy_rate
+from .base import NOT_GIVEN, SHUFFLED, Imported, Reader, base_notes, nearest_resolution, prodigy_rate
 from .kohya_data import tidy_prompt
 from .onetrainer_keys import DEFAULTS, IGNORED, LEFT_OUT, OPTIMIZERS, SCHEDULES, TAKEN
 
@@ -213,7 +213,6 @@ def _loss(reader: Reader) -> None:
     outside = reader.number("unmasked_weight", 0.1)
     if reader.yes("masked_training"):
         fields |= {"mask": "files", "mask_outside": outside}
-        reader.differs("masked_training", True, "masks are called name.mask.png here, not name-masklabel.png")
 
 
 def _length(reader: Reader) -> None:
@@ -255,6 +254,9 @@ def _data(reader: Reader, path: Path) -> None:
         fields["train_data_dir"] = str(concept["path"])
     if not concept.get("include_subdirectories", False):
         reader.differs("concepts include_subdirectories", False, "folders below it are taken, too")
+    text_file = "a .txt is one caption, with all its lines; alternatives are rows of a metadata.csv"
+    if text.get("prompt_source", "sample") == "sample":
+        reader.differs("concepts prompt_source", "sample", text_file)
     repeats = float(concept.get("balancing", concept.get("repeats", 1.0)) or 1.0)
     if concept.get("balancing_strategy", "REPEATS") == "REPEATS" and repeats >= 1:
         fields["repeats"] = round(repeats)
@@ -262,6 +264,8 @@ def _data(reader: Reader, path: Path) -> None:
         reader.leave("concepts balancing", repeats, f"repeats: {fields.get('repeats', 1)} is written, a whole number")
     fields["flip"] = bool(image.get("enable_random_flip", False))
     fields["caption_shuffle"] = bool(text.get("enable_tag_shuffling", False))
+    if fields["caption_shuffle"]:
+        reader.differs("concepts enable_tag_shuffling", True, SHUFFLED)
     fields["keep_tokens"] = int(text.get("keep_tags_count", 1)) if fields["caption_shuffle"] else 0
     for name, value in image.items():
         if name.startswith("enable_") and value is True and name != "enable_random_flip":

@@ -42,6 +42,8 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "optimizer.d0": (1e-06,), "optimizer.slice_p": (11,), "optimizer.r": (0.0,), "optimizer.weight_lr_power": (2.0,),
     "optimizer.clip_threshold": (1.0,), "optimizer.decay_rate": (-0.8,), "optimizer.optim_bits": (32, 8),
     "optimizer.min_8bit_size": (4096,), "optimizer.percentile_clipping": (100,), "optimizer.momentum": (0, 0.0),
+    "optimizer.amsgrad": (False,), "optimizer.decouple": (True,), "optimizer.scale_parameter": (False,),
+    "text_encoder_2.stop_training_after": (30,),
 }  # fmt: skip
 """Settings without a counterpart at these values say nothing."""
 
@@ -89,9 +91,11 @@ _GROUPS: dict[str, str] = {
     "text_encoder_2.learning_rate": "both text encoders have text_encoder_learning_rate",
     "text_encoder_2.dropout_probability": "both text encoders have caption_dropout",
     "unet.stop_training_after": "the UNet is trained to the end",
+    "text_encoder_2.stop_training_after": "the text encoder is trained to the end",
     "optimizer.beta1 optimizer.beta2 optimizer.beta3 optimizer.eps optimizer.eps2 optimizer.d0 optimizer.slice_p "
     "optimizer.r optimizer.weight_lr_power optimizer.clip_threshold optimizer.decay_rate optimizer.optim_bits "
-    "optimizer.min_8bit_size optimizer.percentile_clipping optimizer.momentum": "left out; see optimizer_args",
+    "optimizer.min_8bit_size optimizer.percentile_clipping optimizer.momentum optimizer.amsgrad optimizer.decouple "
+    "optimizer.scale_parameter": "left out; see optimizer_args",
 }
 LEFT_OUT = {key: text for keys, text in _GROUPS.items() for key in keys.split()}
 """Setting -> why it has no counterpart."""

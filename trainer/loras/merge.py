@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LoraFileError
-from ..lorafile import FileLayer
+from ..lorafile import FileLayer, canonical
 from .files import (
     Layers,
     add_output,
@@ -83,9 +83,11 @@ def add(parts: Sequence[tuple[Path | str, Layers, float]], *, rank: int | None =
     if rank is not None and rank < 1:
         raise LoraFileError(f"rank: {rank}; a rank is 1 or more")
     summands: dict[str, list[tuple[float, FileLayer]]] = {}
+    first: dict[str, str] = {}  # what the first file that has a layer calls it
     for source, layers, strength in parts:
         only_lora(layers, source, "merge")
-        for key, layer in layers.items():
+        for name, layer in layers.items():
+            key = first.setdefault(canonical(name), name)
             _check_same_base(key, layer, summands.get(key, []), source, parts[0][0])
             summands.setdefault(key, []).append((strength, layer))
     merged: Layers = {}

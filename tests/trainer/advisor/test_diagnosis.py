@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 from trainer import __main__ as program
 from trainer import advisor, events, run, validation
 from trainer import job as jobs
-from trainer.advisor import Case, Diagnosis, Length
+from trainer.advisor import Case, Diagnosis, Length, diagnosis
 from trainer.config import TrainConfig, parse
 from trainer.demo import BASE, world
 from trainer.events import Advised, Event, RunFailed, RunFinished, RunStarted, Step, Validation
@@ -127,6 +128,9 @@ def test_out_of_memory(out_of_memory: Callable[..., Done]) -> None:
     assert said.cure == "change one thing: resolution: 64"
     end = RunFailed("out of memory: CUDA out of memory. Tried to allocate 2 GiB")
     done = EndedBefore(done, end)
+    assert found(done.case(batch_size=3)).change == "gradient_checkpointing: true, the same run"
+    checkpointed = done.case(batch_size=3, gradient_checkpointing=True)
+    assert found(checkpointed).change == "batch_size: 1 with gradient_accumulation_steps: 3, the same run"
     assert found(done.case(batch_size=4)).change == ("batch_size: 2 with gradient_accumulation_steps: 2, the same run")
     ways = [
         {"batch_size": 4}, {"batch_size": 2, "gradient_checkpointing": False},
@@ -272,6 +276,14 @@ def healthy(train: Train) -> Done:
     return train(
         "healthy", 8, 2, max_steps=40, learning_rate=4e-3, batch_size=4, validation_steps=20, lr_scheduler="cosine"
     )
+
+
+def test_a_loss_that_rose_is_not_called_healthy() -> None:
+    """By no more than chance, so that no other diagnosis speaks of it."""
+    end = RunFinished(20, "lora.safetensors")
+    told = [Validation(step, "held_out", loss) for step, loss in ((0, 0.12), (20, 0.1215))]
+    case = SimpleNamespace(validations=lambda signal: told, facts=SimpleNamespace(what="picture"))
+    assert diagnosis._healthy(cast(Any, case), end) is None
 
 
 def test_a_healthy_run(healthy: Done) -> None:

@@ -52,8 +52,8 @@ def halves(mask: torch.Tensor | None) -> tuple[float, float]:
 @pytest.mark.parametrize(
     "name",
     [
-        "a 1.mask.png", "a 1_mask.png", "A 1_MASK.PNG", "a 1.mask.webp", "masks/a 1.png", "mask/a 1.jpg",
-        "Masks/A 1.png", "masks/a 1_mask.png", "masks/a 1.mask.png",
+        "a 1.mask.png", "a 1_mask.png", "A 1_MASK.PNG", "a 1.mask.webp", "a 1-masklabel.png", "masks/a 1.png",
+        "mask/a 1.jpg", "Masks/A 1.png", "masks/a 1_mask.png", "masks/a 1.mask.png",
     ],
 )  # fmt: skip
 def test_where_masks_lie(draw: Callable[..., Path], folder: Path, name: str) -> None:
@@ -85,7 +85,7 @@ def test_masks_of_nested_folders(folder: Path) -> None:
 
 def test_mask_files_are_never_trained_as_images(draw: Callable[..., Path], folder: Path) -> None:
     draw("a.png")
-    for name in ("a.mask.png", "a_mask.png", "masks/a.png", "mask/a.png", "masks/deep/x.png"):
+    for name in ("a.mask.png", "a_mask.png", "a-masklabel.png", "masks/a.png", "mask/a.png", "masks/deep/x.png"):
         save(folder, name, gray(100, 80))
     for mask in ("no", "alpha", "files"):
         assert [item.path.name for item in scan(folder, resolution=64, mask=mask).items] == ["a.png"]

@@ -98,6 +98,8 @@ def test_a_whole_sdxl_file() -> None:
         "logging_dir = './logs': logs lie in <output_dir>/logs, for TensorBoard",
     ]
     assert [str(note) for note in found.differing] == [
+        f"train_data_dir = 'D:/trainingsdaten/m\u00e4rz \u98ce\u683c': {kohya.TAKEN_WHOLE}",
+        "shuffle_caption = true: of lists of tags alone (not of sentences), in up to eight orders an image",
         "lr_warmup_steps = 50: warmup_steps: 50, but at most a tenth of the run",
     ]
 
@@ -169,6 +171,9 @@ def test_a_whole_file_in_sections() -> None:
     ]
     assert [str(note) for note in found.differing] == [
         "resolution = '512,768': 640: a square of this area; every image keeps its own shape",
+        f"train_data_dir = './train/\u6c34\u58a8': {kohya.TAKEN_WHOLE}",
+        "reg_data_dir = './train/reg': images without a caption have class_prompt, not their folder's name: set it",
+        "shuffle_caption = true: of lists of tags alone (not of sentences), in up to eight orders an image",
         "max_train_steps = 2000: max_steps: 2000 alone ends the run; epochs is set to 100000",
         "network_args preset = 'full': conv: all but conv_in, conv_out and the time embedding",
         "lr_warmup_steps = 0.05: warmup_steps: 100, but at most a tenth of the run",
@@ -187,6 +192,7 @@ def test_what_the_file_does_not_say_is_as_there_not_as_here() -> None:
     }  # fmt: skip
     assert found.left_out == []
     assert [str(note) for note in found.differing] == [
+        f"train_data_dir = 'x': {kohya.TAKEN_WHOLE}",
         "max_train_steps (not given): max_steps: 1600 alone ends the run; epochs is set to 100000",
         "learning_rate (not given): 2e-6 is written, as there; it moves hardly anything: 1e-4 is usual",
         "seed (not given): 42 is written; sd-scripts draws another one each time",
@@ -213,6 +219,7 @@ keep_tokens = 1
   image_dir = "data/another"
   [[datasets.subsets]]
   is_reg = true
+  class_tokens = "a cat"
   image_dir = "data/reg"
 """
 
@@ -221,13 +228,15 @@ def test_a_data_set_file_alone_keeps_our_defaults_for_all_else() -> None:
     found = read(DATASET)
     assert changed(found) == {
         "train_data_dir": Path("data/\u732b cat"), "reg_data_dir": Path("data/reg"), "repeats": 5, "resolution": 768,
-        "caption_shuffle": True, "keep_tokens": 1, "flip": True, "trigger_word": "mycat", "mask": "alpha",
-        "mask_outside": 0.0, "caption_dropout": 0.0,
+        "class_prompt": "a cat", "caption_shuffle": True, "keep_tokens": 1, "flip": True, "trigger_word": "mycat",
+        "mask": "alpha", "mask_outside": 0.0, "caption_dropout": 0.0,
     }  # fmt: skip
     assert [str(note) for note in found.left_out] == [
         "image_dir = 'data/another': a run has one folder: put both below one, as 10_name for 10 repeats",
     ]
     assert [str(note) for note in found.differing] == [
+        f"train_data_dir = 'data/\u732b cat': {kohya.TAKEN_WHOLE}",
+        "shuffle_caption = true: of lists of tags alone (not of sentences), in up to eight orders an image",
         "caption_prefix = 'mycat, ': trigger_word: put in front of those captions that do not hold it",
         "alpha_mask = true: each image's loss is the mean over its mask, so a small mask weighs as much as a large one",
         "the training options (not given): the file is of a data set alone; what it does not say has this program's "

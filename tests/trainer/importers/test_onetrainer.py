@@ -121,8 +121,11 @@ def test_a_whole_file() -> None:
         "text_encoder.train = true: both text encoders are trained, or none: both are",
         "text_encoder.stop_training_after = '20 EPOCH': the text encoder is trained to the end",
         "learning_rate_warmup_steps = 100.0: warmup_steps: 100, but at most a tenth of the run",
-        "masked_training = true: masks are called name.mask.png here, not name-masklabel.png",
         "ema = 'GPU': ema_decay: 0.999, at every step and on the card",
+        "concepts prompt_source = 'sample': a .txt is one caption, with all its lines; alternatives are rows of a "
+        "metadata.csv",
+        "concepts enable_tag_shuffling = true: of lists of tags alone (not of sentences), in up to eight orders an "
+        "image",
     ]
 
 

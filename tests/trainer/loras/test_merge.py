@@ -52,6 +52,19 @@ def test_the_sum_is_exact_and_its_ranks_add_up(folder: Path) -> None:
     ]
 
 
+def test_the_text_encoder_has_two_names(folder: Path) -> None:
+    """Else the sum would hold a layer twice, of which programs use one."""
+    first, *others = SHAPES
+    a = written(folder / "a.safetensors", 0)
+    renamed = {name.replace("lora_te_", "lora_te1_"): tensor for name, tensor in tensors(1).items()}
+    export.write(folder / "b.safetensors", renamed, {})
+    merge.merge(((a, 0.8), (folder / "b.safetensors", 0.5)), folder / "all.safetensors")
+    found, other = changes(folder / "all.safetensors"), changes(folder / "b.safetensors")
+    assert found.keys() == {first, *others}
+    wanted = 0.8 * changes(a)[first] + 0.5 * other[first.replace("lora_te_", "lora_te1_")]
+    assert (found[first] - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
 def test_cut_to_a_rank_it_is_the_nearest(folder: Path) -> None:
     parts = ((written(folder / "a.safetensors", 0), 0.8), (written(folder / "b.safetensors", 1), 0.5))
     done = merge.merge(parts, folder / "all.safetensors", rank=5)
