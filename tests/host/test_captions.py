@@ -201,7 +201,8 @@ def test_captions_that_were_deleted_are_written_again(comfy: ComfyServer, data: 
         comfy.run(asked)
         assert (data / "metadata.csv").exists()
         (data / "metadata.csv").unlink()
-    comfy.run(asked)
+    for _ in range(2):  # written; and looked at, because the folder is another one now
+        comfy.run(asked)
     assert "caption" not in comfy.executed(comfy.wait(comfy.queue(asked))), "what is as it was comes out of the cache"
 
 
