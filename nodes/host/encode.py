@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import comfy.sd1_clip
@@ -56,7 +57,7 @@ class HostEncoder:
         return digest(
             # Also of what it is wired for: the pooled output is SDXL's alone; what does not fit is not in the cache.
             f"host-clip-2 {self._width}" + " pooled" * self._pooled,
-            _content(clip.cond_stage_model),
+            _content(clip.cond_stage_model, getattr(clip.patcher, "backup", {})),
             patches_hash(clip.patcher.patches),
             clip.layer_idx,
             clip.tokenizer_options,
@@ -123,9 +124,15 @@ def _used(name: str) -> bool:
     return not name.endswith("logit_scale") and ("clip_g." in name or not name.endswith("text_projection.weight"))
 
 
-def _content(module: torch.nn.Module) -> str:
-    """A hash of a module's weights as they were loaded; remembered while the module lives."""
+def _content(module: torch.nn.Module, backup: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """A hash of a module's weights as they were loaded; remembered while the module lives.
+
+    Args:
+        module: of a model.
+        backup: of its patcher: the weights in whose place ComfyUI has put patched ones, while it draws with a LoRA.
+    """
     if module not in _hashes:
         weights = {name: tensor for name, tensor in module.state_dict().items() if _used(name)}
+        weights |= {name: kept.weight for name, kept in backup.items() if name in weights}
         _hashes[module] = patches_hash(weights)
     return _hashes[module]
