@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -529,6 +530,8 @@ def test_what_is_not_finite_is_no_part_of_the_cache(
 def test_the_cache_is_trimmed_but_not_of_this_run_s_entries(encoder: CountingEncoder, cache: Cache) -> None:
     old = planned((image("old"),), encoder)
     filled(old, (image("old"),), encoder, cache)
+    for kind, key in old.cache_entries():
+        os.utime(cache.path(kind, key), (1000, 1000))  # long ago: what was used today another run may be reading
     job = planned(IMAGES, encoder)
     filled(job, IMAGES, encoder, Cache(cache.folder, limit=1))
     assert all(cache.path(kind, key).exists() for kind, key in job.cache_entries())

@@ -207,7 +207,9 @@ export function row(run, tab) {
     if (remove.disabled) remove.title = t("runs_busy");
     remove.addEventListener("click", () => sure(acts, remove));
     acts.append(remove);
-    parts.acts.querySelectorAll(".row:not(.card *), .sure").forEach((one) => one.remove());
+    parts.acts.querySelector(".sure")?.remove();
+    parts.row?.remove();
+    parts.row = acts;
     parts.acts.prepend(acts);
   }
 
